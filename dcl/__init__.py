@@ -1,0 +1,1 @@
+"""dcl: differentiable convex optimization layers."""

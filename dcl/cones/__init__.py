@@ -1,0 +1,7 @@
+"""Cones: projection, its derivatives, and the log-barrier, each in one place (see `dcl.cones.base`)."""
+
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.orthant import Nonnegative, Zero
+from dcl.cones.product import Product, orthant
+
+__all__ = ["AbstractCone", "AbstractDerivative", "Barrier", "Nonnegative", "Product", "Zero", "orthant"]

@@ -1,0 +1,92 @@
+"""The zero cone {0} (dual: all of R^dim) and the nonnegative orthant.
+
+    zero         s = 0, z = v, D = I, no barrier (degree 0)
+    nonnegative  s z = mu for each entry:  z = (v + sqrt(v^2 + 4 mu)) / 2,   D = (1 + v / sqrt(v^2 + 4 mu)) / 2
+                 dD/dv = 2 mu / (v^2 + 4 mu)^(3/2);  at mu = 0: z = max(v, 0), D = [v > 0], 1/2 at a tie, dD/dv = 0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(AbstractDerivative):
+    """D with entries d (B, dim) on its diagonal."""
+
+    d: Tensor
+
+    def apply(self, w: Tensor) -> Tensor:
+        return self.d * w
+
+    def sqrt(self, w: Tensor) -> Tensor:
+        return self.d.sqrt() * w
+
+    def sqrt_rows(self, J: Tensor) -> Tensor:
+        return self.d.sqrt().unsqueeze(-1) * J
+
+    def complement(self) -> Tensor:
+        return 1.0 - self.d
+
+    def live(self) -> Tensor:
+        return self.d != 0.0
+
+
+@dataclass(frozen=True)
+class Zero(AbstractCone):
+    """{0} in R^dim."""
+
+    dim: int
+    degree: int = 0
+
+    def project(self, v: Tensor, mu: Barrier) -> Tensor:
+        return v
+
+    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor) -> Diagonal:
+        return Diagonal(torch.ones_like(v))
+
+    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+        return torch.zeros_like(a * w)
+
+    def kink_distance(self, v: Tensor) -> Tensor:
+        return torch.full_like(v, torch.inf)
+
+
+@dataclass(frozen=True)
+class Nonnegative(AbstractCone):
+    """{s in R^dim : s >= 0}."""
+
+    dim: int
+
+    @property
+    def degree(self) -> int:  # type: ignore[override]
+        """One for each entry."""
+        return self.dim
+
+    def project(self, v: Tensor, mu: Barrier) -> Tensor:
+        if isinstance(mu, float) and mu == 0.0:
+            return v.clamp(min=0.0)
+        root = torch.sqrt(v * v + 4.0 * mu)
+        # for v < 0 the difference v + root cancels: use z = mu / s there
+        return torch.where(v > 0.0, 0.5 * (v + root), 2.0 * mu / (root + v.abs()))
+
+    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor) -> Diagonal:
+        if isinstance(mu, float) and mu == 0.0:
+            step = (v > tie).to(v.dtype)
+            return Diagonal(step + 0.5 * (v.abs() <= tie).to(v.dtype))
+        root = torch.sqrt(v * v + 4.0 * mu)
+        small = 2.0 * mu / (root * (root + v.abs()))
+        return Diagonal(torch.where(v > 0.0, 1.0 - small, small))
+
+    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+        if isinstance(mu, float) and mu == 0.0:
+            return torch.zeros_like(a * w)
+        return 2.0 * mu * (v * v + 4.0 * mu) ** -1.5 * a * w
+
+    def kink_distance(self, v: Tensor) -> Tensor:
+        return v.abs()

@@ -1,0 +1,55 @@
+"""A product of cones is a cone: every method acts on consecutive slices of the last dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.orthant import Diagonal, Nonnegative, Zero
+
+
+@dataclass(frozen=True)
+class Product(AbstractCone):
+    """K_1 x ... x K_k in the order given."""
+
+    cones: tuple[AbstractCone, ...]
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Sum of the dimensions."""
+        return sum(cone.dim for cone in self.cones)
+
+    @property
+    def degree(self) -> int:  # type: ignore[override]
+        """Sum of the degrees."""
+        return sum(cone.degree for cone in self.cones)
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [cone.dim for cone in self.cones]
+
+    def _split(self, t: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(t, self._sizes, dim=-1)
+
+    def project(self, v: Tensor, mu: Barrier) -> Tensor:
+        return torch.cat([cone.project(part, mu) for cone, part in zip(self.cones, self._split(v), strict=True)], -1)
+
+    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor) -> AbstractDerivative:
+        parts = [cone.dproject(part, mu, tie) for cone, part in zip(self.cones, self._split(v), strict=True)]
+        return Diagonal(torch.cat([part.d for part in parts if isinstance(part, Diagonal)], -1))
+
+    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+        parts = zip(self.cones, self._split(v), self._split(a), self._split(w), strict=True)
+        return torch.cat([cone.curvature(vi, mu, ai, wi) for cone, vi, ai, wi in parts], -1)
+
+    def kink_distance(self, v: Tensor) -> Tensor:
+        return torch.cat([cone.kink_distance(part) for cone, part in zip(self.cones, self._split(v), strict=True)], -1)
+
+
+def orthant(zeros: int, nonnegatives: int) -> AbstractCone:
+    """The zero cone of R^zeros times the nonnegative orthant of R^nonnegatives, as one cone."""
+    return Product((Zero(zeros), Nonnegative(nonnegatives)))

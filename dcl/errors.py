@@ -1,0 +1,80 @@
+"""Every error and warning that dcl raises, each with the facts that a program needs to react to it.
+
+An outcome of a solve is a value (`dcl.Status`); it becomes one of these only at the border, in a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dcl.solution import Status
+
+
+class DclError(Exception):
+    """Base of all errors of dcl."""
+
+
+class InputError(DclError, ValueError):
+    """An argument cannot be used. `argument` is its name, `index` the batch index (None where it does not apply)."""
+
+    def __init__(self, message: str, *, argument: str = "", index: tuple[int, ...] | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
+        self.index = index
+
+
+class DtypeError(InputError, TypeError):
+    """An argument has a type that cannot be differentiated or solved in (integer, bool, complex)."""
+
+
+class OptionError(InputError):
+    """An unknown solver, or an option that the solver does not have; the message lists the valid ones."""
+
+
+class DppError(InputError):
+    """A CVXPY problem is not DPP: its parameters would be baked in and their gradients silently zero."""
+
+
+class UnsupportedError(DclError):
+    """A construct that dcl does not handle (a cone, a reduction, an attribute); nothing was dropped silently."""
+
+
+class SolveError(DclError, RuntimeError):
+    """Some instances of a batch have no checked answer.
+
+    indices: batch index of each failed instance.  statuses: its `Status`.  certificates: for an infeasible one the
+    checked certificate (z for PRIMAL_INFEASIBLE, x for DUAL_INFEASIBLE), else None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        indices: Sequence[tuple[int, ...]],
+        statuses: Sequence[Status],
+        certificates: Sequence[Tensor | None],
+    ) -> None:
+        super().__init__(message)
+        self.indices = list(indices)
+        self.statuses = list(statuses)
+        self.certificates = list(certificates)
+
+
+class DegenerateError(DclError, RuntimeError):
+    """`on_degenerate="raise"`: the derivative at the solution is not unique or cannot be trusted."""
+
+    def __init__(self, message: str, *, indices: Sequence[tuple[int, ...]]) -> None:
+        super().__init__(message)
+        self.indices = list(indices)
+
+
+class DegenerateWarning(UserWarning):
+    """The derivative at a solution is one-sided, not unique, or ill-conditioned (DESIGN: `dcl.degeneracy`)."""
+
+
+class CompatibilityWarning(UserWarning):
+    """An option of another package that has no counterpart here was ignored."""

@@ -1,0 +1,117 @@
+"""Matrices on a fixed pattern, in batches: the values vary, the places of the nonzeros do not.
+
+A pattern of shape (m, n) turns values into a linear map M.  Every operation stands beside its adjoint:
+
+    matvec(values, x)   = M x                       <M x, y> = <x, M' y>
+    rmatvec(values, y)  = M' y
+    outer(y, x)         = dM-adjoint of (y, x):     <values, outer(y, x)> = <M(values) x, y>
+
+Batches lead.  Values have B or 1 in front (1: shared by the whole batch, and then `outer` sums over the batch);
+vectors are (..., B, n) or (..., B, m) with any extra dimensions in front, for several right-hand sides.
+All operations are torch operations, so they are differentiable and can be vmapped.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class AbstractPattern(ABC):
+    """Places of the nonzeros of an m x n matrix."""
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def matvec(self, values: Tensor, x: Tensor) -> Tensor:
+        """M x: (..., B, m). Law: <matvec(w, x), y> = <x, rmatvec(w, y)> = <w, outer(y, x)>."""
+
+    @abstractmethod
+    def rmatvec(self, values: Tensor, y: Tensor) -> Tensor:
+        """M' y: (..., B, n). Adjoint of `matvec` in x."""
+
+    @abstractmethod
+    def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
+        """Adjoint of `matvec` in the values for y (B, m), x (B, n); batch is 1 (sum over the batch) or B."""
+
+    @abstractmethod
+    def dense(self, values: Tensor) -> Tensor:
+        """The matrices, (B, m, n)."""
+
+    @abstractmethod
+    def coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and columns of the nonzeros, in the order of `values` flattened per instance."""
+
+
+def _add_over_batch(g: Tensor, batch: int) -> Tensor:
+    """Sum a gradient over the batch where the values are shared."""
+    return g if g.shape[0] == batch else g.sum(0, keepdim=True)
+
+
+@dataclass(frozen=True)
+class DensePattern(AbstractPattern):
+    """Every entry may be nonzero; values are (B, m, n)."""
+
+    shape: tuple[int, int]
+
+    def matvec(self, values: Tensor, x: Tensor) -> Tensor:
+        return (values @ x.unsqueeze(-1)).squeeze(-1)
+
+    def rmatvec(self, values: Tensor, y: Tensor) -> Tensor:
+        return (values.mT @ y.unsqueeze(-1)).squeeze(-1)
+
+    def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
+        if batch == 1 and y.shape[0] != 1:
+            return (y.mT @ x).unsqueeze(0)
+        return y.unsqueeze(-1) * x.unsqueeze(-2)
+
+    def dense(self, values: Tensor) -> Tensor:
+        return values
+
+    def coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        m, n = self.shape
+        return np.repeat(np.arange(m), n), np.tile(np.arange(n), m)
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePattern(AbstractPattern):
+    """Nonzeros at (rows[k], cols[k]), each place at most once; values are (B, nnz)."""
+
+    shape: tuple[int, int]
+    rows: Tensor
+    cols: Tensor
+
+    def matvec(self, values: Tensor, x: Tensor) -> Tensor:
+        return self._gather_add(values, x, self.cols, self.rows, self.shape[0])
+
+    def rmatvec(self, values: Tensor, y: Tensor) -> Tensor:
+        return self._gather_add(values, y, self.rows, self.cols, self.shape[1])
+
+    @staticmethod
+    def _gather_add(values: Tensor, x: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
+        # torch's own CSR and COO products fail under jacfwd, and CSR is slow on the CPU
+        terms = values * x.index_select(-1, source.to(x.device))
+        out = terms.new_zeros((*terms.shape[:-1], size))
+        return out.index_add(-1, target.to(x.device), terms)
+
+    def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
+        terms = y.index_select(-1, self.rows.to(y.device)) * x.index_select(-1, self.cols.to(x.device))
+        return _add_over_batch(terms, batch)
+
+    def dense(self, values: Tensor) -> Tensor:
+        out = values.new_zeros((values.shape[0], self.shape[0] * self.shape[1]))
+        flat = (self.rows * self.shape[1] + self.cols).to(values.device)
+        return out.index_copy(1, flat, values).unflatten(1, self.shape)
+
+    def coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.rows.numpy(), self.cols.numpy()
+
+
+def pattern_of(rows: NDArray[np.int64], cols: NDArray[np.int64], shape: tuple[int, int]) -> SparsePattern:
+    """The sparse pattern with nonzeros at (rows[k], cols[k])."""
+    return SparsePattern(shape, torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(cols.astype(np.int64)))

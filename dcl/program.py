@@ -1,0 +1,95 @@
+"""The waist: one program, and THE place where signs and letters are stated.
+
+    minimize 1/2 x'Px + q'x + d   subject to   Ax + s = b,   s in K            dual z in K*,   v = z - s
+
+    stationarity  Px + q + A'z = 0        feasibility  Ax + s = b        complementarity  z's = mu * degree(K)
+    s = Pi_mu(-v), z = v + s: at mu = 0 the projections onto K and K* (Moreau), at mu > 0 the prox of the log-barrier of K
+    F(x, v) = ( Px + q + A'z,  Ax - b + z - v )  is zero exactly at a KKT point (mu = 0) or at the central-path point x(mu)
+
+P is symmetric, n x n; A is m x n; x, q are n-vectors; z, s, v, b are m-vectors; d is a number.
+Signs are those of Clarabel and SCS.  Batch dimensions lead: every tensor is float64 and has B or 1 in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dcl.cones.base import AbstractCone
+from dcl.pattern import AbstractPattern
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What does not change from call to call: the patterns of P (n, n) and A (m, n), and the cone K of R^m.
+
+    Rows come sorted by cone: the zero cone first, then the nonnegative, then the others.
+    """
+
+    P: AbstractPattern
+    A: AbstractPattern
+    cone: AbstractCone
+
+    @property
+    def n(self) -> int:
+        """Number of variables."""
+        return self.A.shape[1]
+
+    @property
+    def m(self) -> int:
+        """Number of rows of A."""
+        return self.A.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class ConeProgram:
+    """A batch of programs on one structure. P, A: values on their patterns; q (., n); b (., m); . is B or 1."""
+
+    structure: Structure
+    P: Tensor
+    q: Tensor
+    A: Tensor
+    b: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of instances B."""
+        sizes = [t.shape[0] for t in (self.P, self.q, self.A, self.b)]
+        return next((size for size in sizes if size != 1), 1)
+
+    def Px(self, x: Tensor) -> Tensor:
+        """P x, (..., B, n)."""
+        return self.structure.P.matvec(self.P, x)
+
+    def Ax(self, x: Tensor) -> Tensor:
+        """A x, (..., B, m)."""
+        return self.structure.A.matvec(self.A, x)
+
+    def ATz(self, z: Tensor) -> Tensor:
+        """A' z, (..., B, n)."""
+        return self.structure.A.rmatvec(self.A, z)
+
+    def objective(self, x: Tensor) -> Tensor:
+        """1/2 x'Px + q'x, (B,), without the constant d."""
+        return ((0.5 * self.Px(x) + self.q) * x).sum(-1)
+
+    def rows(self, index: Tensor) -> ConeProgram:
+        """The instances `index` (a 1-d integer tensor); shared data stay shared."""
+
+        def pick(t: Tensor) -> Tensor:
+            return t if t.shape[0] == 1 else t.index_select(0, index)
+
+        return replace(self, P=pick(self.P), q=pick(self.q), A=pick(self.A), b=pick(self.b))
+
+    def detach(self) -> ConeProgram:
+        """The same numbers outside of any graph."""
+        return replace(self, P=self.P.detach(), q=self.q.detach(), A=self.A.detach(), b=self.b.detach())
+
+
+def magnitude(t: Tensor) -> Tensor:
+    """Largest absolute entry of the last dimension, 0 where that dimension is empty."""
+    if t.shape[-1] == 0:
+        return t.new_zeros(t.shape[:-1])
+    return torch.linalg.vector_norm(t, ord=float("inf"), dim=-1)

@@ -1,0 +1,63 @@
+"""What is known of an answer: the point, how good it is as dcl itself measured it, and what its derivative is worth."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Outcome of one instance, decided by dcl's own check and not by the solver's word; `message` says it in words."""
+
+    OPTIMAL = 0
+    INACCURATE = 1
+    PRIMAL_INFEASIBLE = 2
+    DUAL_INFEASIBLE = 3
+    MAX_ITERATIONS = 4
+    TIME_LIMIT = 5
+    NUMERICAL_ERROR = 6
+
+    @property
+    def message(self) -> str:
+        """One sentence: what happened, the usual cause, what to try."""
+        return _STATUS_MESSAGES[self]
+
+
+_STATUS_MESSAGES = {
+    Status.OPTIMAL: "solved: residuals and gap are below 1e-8 relative",
+    Status.INACCURATE: "the best point found misses the tolerance 1e-8 (but not 1e-5): the data may be badly scaled; "
+    "rescale them, or try another solver",
+    Status.PRIMAL_INFEASIBLE: "no point satisfies the constraints (certificate checked): relax or penalize one of them",
+    Status.DUAL_INFEASIBLE: "the objective is unbounded below on the constraints (certificate checked): add bounds or "
+    "a regularizing term",
+    Status.MAX_ITERATIONS: "the solver stopped at its iteration limit: raise max_iters, or rescale the data",
+    Status.TIME_LIMIT: "the solver stopped at its time limit: raise time_limit",
+    Status.NUMERICAL_ERROR: "no solver found a point that passes the check, nor a certificate: the problem may be "
+    "nearly infeasible or unbounded, or badly scaled",
+}
+
+
+class GradientKind(IntEnum):
+    """What the derivative of x and z at a solution is; `message` says it in words."""
+
+    EXACT = 0
+    WEAKLY_ACTIVE = 1
+    RANK_DEFICIENT = 2
+    NONUNIQUE = 3
+    ILL_CONDITIONED = 4
+
+    @property
+    def message(self) -> str:
+        """One sentence on what is returned and what to do."""
+        return _KIND_MESSAGES[self]
+
+
+_KIND_MESSAGES = {
+    GradientKind.EXACT: "the solution map is differentiable here and this is its derivative",
+    GradientKind.WEAKLY_ACTIVE: "a constraint holds with equality and zero multiplier: the derivative is one-sided; an "
+    "average of the one-sided ones is returned",
+    GradientKind.RANK_DEFICIENT: "active constraints are linearly dependent: multipliers are not unique; the "
+    "minimum-norm derivative is returned",
+    GradientKind.NONUNIQUE: "the solution is not unique (flat optimal face): the minimum-norm derivative is returned; "
+    "a small quadratic term makes it unique",
+    GradientKind.ILL_CONDITIONED: "the KKT system is ill-conditioned (above 1e10): expect few correct digits",
+}

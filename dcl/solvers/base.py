@@ -1,0 +1,154 @@
+"""The interface of a solver: a batch of programs in, points or claims out. A solver's word is never taken: see `dcl.solve`.
+
+Every solver file has the same order: unpack, convert to the solver's form, options, solve, fill.
+Programs and points are those of `dcl.program` (Ax + s = b), on the host, in NumPy.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from dcl.errors import OptionError
+
+Array = NDArray[np.float64]
+
+
+class Claim(IntEnum):
+    """What a solver says of one instance. It is checked before it becomes a `dcl.Status`."""
+
+    SOLVED = 0
+    PRIMAL_INFEASIBLE = 1
+    DUAL_INFEASIBLE = 2
+    MAX_ITERATIONS = 3
+    TIME_LIMIT = 4
+    FAILED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class HostProgram:
+    """A batch of dense or sparse programs on the host: B or 1 in front, 1 meaning shared by all instances.
+
+    P, A: values (., n, n), (., m, n) where the pattern is dense, (., nnz) where it is sparse; then P_index, A_index are
+    (rows, cols).  q (., n), b (., m).  Rows of A: `zeros` rows of the zero cone first, then nonnegative rows.
+    """
+
+    n: int
+    m: int
+    zeros: int
+    batch: int
+    P: Array
+    q: Array
+    A: Array
+    b: Array
+    P_index: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    A_index: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    @staticmethod
+    def _pick(array: Array, i: int) -> Array:
+        return array[0] if array.shape[0] == 1 else array[i]
+
+    def vectors(self, i: int) -> tuple[Array, Array]:
+        """q (n,) and b (m,) of instance i."""
+        return self._pick(self.q, i), self._pick(self.b, i)
+
+    def dense(self, i: int) -> tuple[Array, Array]:
+        """P (n, n) and A (m, n) of instance i as dense C-ordered arrays."""
+        P, A = self._pick(self.P, i), self._pick(self.A, i)
+        if self.P_index is not None:
+            P = sp.coo_array((P, self.P_index), shape=(self.n, self.n)).toarray()
+        if self.A_index is not None:
+            A = sp.coo_array((A, self.A_index), shape=(self.m, self.n)).toarray()
+        return P, A
+
+    def sparse(self, i: int) -> tuple[sp.csc_matrix, sp.csc_matrix]:
+        """P (n, n) and A (m, n) of instance i, sparse by columns."""
+        P, A = self._pick(self.P, i), self._pick(self.A, i)
+        full_P = P if self.P_index is None else sp.coo_matrix((P, self.P_index), shape=(self.n, self.n))
+        full_A = A if self.A_index is None else sp.coo_matrix((A, self.A_index), shape=(self.m, self.n))
+        return sp.csc_matrix(full_P), sp.csc_matrix(full_A)
+
+
+@dataclass(frozen=True, eq=False)
+class Iterates:
+    """Points of a batch, filled by a solver in place: x (B, n), z (B, m), claim (B,), iterations (B,), seconds (B,).
+
+    On the claim PRIMAL_INFEASIBLE z holds the certificate (z in K*, A'z = 0, b'z < 0), on DUAL_INFEASIBLE x holds it
+    (Px = 0, -Ax in K, q'x < 0), unscaled as the solver gave it.  NaN where the solver gave nothing.
+    """
+
+    x: Array
+    z: Array
+    claim: NDArray[np.int8]
+    iterations: NDArray[np.int64]
+    seconds: Array
+
+    @staticmethod
+    def empty(batch: int, n: int, m: int) -> Iterates:
+        """Nothing known yet: NaN everywhere, claim FAILED."""
+        return Iterates(
+            x=np.full((batch, n), np.nan),
+            z=np.full((batch, m), np.nan),
+            claim=np.full(batch, Claim.FAILED, dtype=np.int8),
+            iterations=np.zeros(batch, dtype=np.int64),
+            seconds=np.zeros(batch),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractSolver(ABC):
+    """A solver with its options; immutable, picklable, without state between calls.
+
+    eps: target accuracy, relative and absolute.  max_iters: iterations per instance.  time_limit: seconds per
+    instance.  verbose: let the solver print.  None means dcl's default for this solver.
+    """
+
+    eps: float | None = None
+    max_iters: int | None = None
+    time_limit: float | None = None
+    verbose: bool = False
+
+    name: ClassVar[str]
+    releases_gil: ClassVar[bool]
+    warm_starts: ClassVar[bool]
+    gives_certificates: ClassVar[bool]
+
+    @abstractmethod
+    def solve(
+        self,
+        program: HostProgram,
+        rows: Iterable[int],
+        out: Iterates,
+        start: Iterates | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Solve the instances `rows` and fill their entries of `out`; nothing else is touched.
+
+        start: points to start from, used where `warm_starts`.  stop: checked before each instance; once set, return.
+        Law: a claim SOLVED comes with x and z that are the solver's answer in the signs of `dcl.program`.
+        Raises KeyboardInterrupt if the solver reports that it was interrupted.
+        """
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """Names of the options that this solver takes."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def configured(cls, options: dict[str, object]) -> AbstractSolver:
+        """The solver with these options. Raises OptionError that lists the valid ones for an unknown name."""
+        unknown = sorted(set(options) - set(cls.options()))
+        if unknown:
+            raise OptionError(
+                f"{cls.name} has no option {', '.join(map(repr, unknown))}; valid options: {', '.join(cls.options())}",
+                argument="solver_args",
+            )
+        return cls(**options)  # type: ignore[arg-type]
