@@ -1,4 +1,6 @@
-"""The interface of a solver: a batch of programs in, points or claims out. A solver's word is never taken: see `dcl.solve`.
+"""The interface of a solver: a batch of programs in, points or claims out.
+
+A solver's word is never taken: see `dcl.solve`.
 
 Every solver file has the same order: unpack, convert to the solver's form, options, solve, fill.
 Programs and points are those of `dcl.program` (Ax + s = b), on the host, in NumPy.
@@ -11,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
@@ -54,10 +57,11 @@ class HostProgram:
 
     @staticmethod
     def _pick(array: Array, i: int) -> Array:
-        return array[0] if array.shape[0] == 1 else array[i]
+        picked: Array = array[0] if array.shape[0] == 1 else array[i]
+        return picked
 
     def vectors(self, i: int) -> tuple[Array, Array]:
-        """q (n,) and b (m,) of instance i."""
+        """Vectors q (n,) and b (m,) of instance i."""
         return self._pick(self.q, i), self._pick(self.b, i)
 
     def dense(self, i: int) -> tuple[Array, Array]:
@@ -109,6 +113,9 @@ class AbstractSolver(ABC):
 
     eps: target accuracy, relative and absolute.  max_iters: iterations per instance.  time_limit: seconds per
     instance.  verbose: let the solver print.  None means dcl's default for this solver.
+
+    releases_gil: several instances may be solved at once, in threads.  warm_starts: `start` is used.
+    gives_certificates: claims of infeasibility come with one.  limits_time: `time_limit` is honored.
     """
 
     eps: float | None = None
@@ -120,6 +127,7 @@ class AbstractSolver(ABC):
     releases_gil: ClassVar[bool]
     warm_starts: ClassVar[bool]
     gives_certificates: ClassVar[bool]
+    limits_time: ClassVar[bool]
 
     @abstractmethod
     def solve(
@@ -152,3 +160,25 @@ class AbstractSolver(ABC):
                 argument="solver_args",
             )
         return cls(**options)  # type: ignore[arg-type]
+
+
+def check_options(solver: AbstractSolver) -> None:
+    """Raise OptionError for a value that cannot be meant, and for a time limit where there is none to honor.
+
+    Every solver calls it when it is made, so that no solver's own code sees a bad number.
+    """
+    for field in fields(solver):
+        value = getattr(solver, field.name)
+        if value is None or isinstance(value, bool):
+            continue
+        words = "integer" if field.name == "max_iters" else "number"
+        is_kind = isinstance(value, Integral if words == "integer" else Real)
+        if not (is_kind and float(value) > 0.0):
+            raise OptionError(
+                f"{solver.name}: {field.name} must be a positive {words}, not {value!r}", argument=field.name
+            )
+    if solver.time_limit is not None and not solver.limits_time:
+        raise OptionError(
+            f"{solver.name} cannot honor time_limit, it has none: leave it out, or name another solver",
+            argument="time_limit",
+        )

@@ -1,0 +1,9 @@
+"""Solvers, one file each, with the rule that chooses among them and the pool that runs them over a batch."""
+
+from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates
+from dcl.solvers.clarabel import Clarabel
+from dcl.solvers.daqp import Daqp
+from dcl.solvers.osqp import Osqp
+from dcl.solvers.piqp import Piqp
+
+__all__ = ["AbstractSolver", "Claim", "Clarabel", "Daqp", "HostProgram", "Iterates", "Osqp", "Piqp"]

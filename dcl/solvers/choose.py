@@ -1,0 +1,179 @@
+"""Which solver, with which options, and who comes next where it fails.
+
+The rule, for a program of n variables and m rows, by [run] ms an instance (one thread, 2-core machine, tight
+tolerances; "sparse": a few nonzeros a row):
+
+    n, m             | daqp  | piqp | clarabel | osqp         n, m                  | daqp  | piqp | clarabel
+    QP 10, 15        | 0.007 | 0.03 | 0.14     | 0.46         LP 10, 33             | 0.012 | 0.06 | 0.29
+    QP 50, 60        | 0.08  | 0.21 | 2.9      | 1.4          LP 50, 130            | 0.36  | 0.42 | 5.3
+    QP 200, 440      | 3.9   | 14   | 140      |              LP 100, 270           | 3.2   | 1.7  | 30
+    QP 500, 550      | 45    | 46   |          |              LP 500, 1050          | 517   | 96   |
+    sparse 100, 220  | 0.39  | 1.6  | 2.4      | 5            sparse 1000, 1100     |       | 50   | 62
+    sparse 200, 440  | 2.5   | 6.0  | 8.0      | 21
+
+    QP, n + m <= 1000 dense or 700 sparse, LP, n + m <= 200:   DAQP, PIQP, Clarabel, OSQP
+    dense and larger:                                          PIQP, Clarabel, DAQP, OSQP
+    sparse and larger:                                         Clarabel, PIQP, OSQP
+
+Above, PIQP and Clarabel are about equal on sparse programs; Clarabel gives certificates and lets other threads run.
+OSQP reached 1e-8 on few of the LPs: it comes last.  A chosen solver goes first and the rest of the rule follows; of the
+options only time_limit and verbose go on to the others (and a solver that has no time limit is then left out).
+A claim of infeasibility without a certificate is followed by a solver that gives them: see `after_claim`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dcl.errors import CompatibilityWarning, OptionError
+from dcl.pattern import DensePattern
+from dcl.program import Structure
+from dcl.solvers.base import AbstractSolver, Claim
+from dcl.solvers.clarabel import Clarabel
+from dcl.solvers.daqp import Daqp
+from dcl.solvers.osqp import Osqp
+from dcl.solvers.piqp import Piqp
+
+_QP_DENSE, _QP_SPARSE, _LP = 1000, 700, 200  # largest n + m for DAQP
+
+_SOLVERS: dict[str, type[AbstractSolver]] = {solver.name: solver for solver in (Daqp, Piqp, Osqp, Clarabel)}
+
+# Names that cvxpylayers takes for its back ends; they say little of the method, so the rule chooses.
+_AUTOMATIC = ("AUTO", "DIFFCP", "MOREAU", "MPAX", "ECOS")
+# Its GPU back end is Clarabel's algorithm.
+_ALIASES: dict[str, type[AbstractSolver]] = {"CUCLARABEL": Clarabel}
+
+_COMMON = ("eps", "max_iters", "time_limit", "verbose")
+_SYNONYMS = {"max_iter": "max_iters"}
+# Arguments of cvxpylayers for diffcp, which have no counterpart here.
+_IGNORED = ("acceleration_lookback", "mode", "n_jobs_backward")
+_PASSED_ON = ("time_limit", "verbose")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was asked for. solver: None means by the rule, and then the common `options` go to the first of it.
+
+    threads: at most so many instances at a time, None for the pool's default.
+    """
+
+    solver: AbstractSolver | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    threads: int | None = None
+
+    def order(self, structure: Structure, P_is_zero: bool) -> tuple[AbstractSolver, ...]:
+        """The solvers to try on programs of this structure, first to last. Law: their types are distinct."""
+        if self.solver is not None:
+            return solver_order(structure, P_is_zero, self.solver)
+        limited = self.options.get("time_limit") is not None
+        rule = [kind for kind in _rule(structure, P_is_zero) if kind.limits_time or not limited]
+        return solver_order(structure, P_is_zero, rule[0].configured(dict(self.options)))
+
+
+def solver_order(structure: Structure, P_is_zero: bool, chosen: AbstractSolver | None) -> tuple[AbstractSolver, ...]:
+    """The documented rule (see the module), with the chosen solver in front."""
+    rule = _rule(structure, P_is_zero)
+    if chosen is None:
+        return tuple(kind() for kind in rule)
+    limited = chosen.time_limit is not None
+    rest = [kind for kind in rule if kind is not type(chosen) and (kind.limits_time or not limited)]
+    return (chosen, *(kind(time_limit=chosen.time_limit, verbose=chosen.verbose) for kind in rest))
+
+
+def after_claim(rest: Sequence[AbstractSolver], claim: int) -> tuple[AbstractSolver, ...]:
+    """The solvers left to try, those that give certificates first where infeasibility was claimed."""
+    if claim not in (Claim.PRIMAL_INFEASIBLE, Claim.DUAL_INFEASIBLE):
+        return tuple(rest)
+    return tuple(sorted(rest, key=lambda solver: not solver.gives_certificates))
+
+
+def configure(solver: str | AbstractSolver | None, solver_args: Mapping[str, object] | None) -> Choice:
+    """The choice that `solver` and `solver_args` of a layer mean, those of cvxpylayers included.
+
+    Example: configure("clarabel", {"eps": 1e-9}) is Choice(Clarabel(eps=1e-9)).
+    Warns once (CompatibilityWarning) if arguments of cvxpylayers are ignored; raises OptionError for unknown names.
+    """
+    args: dict[str, object] = {}
+    for name, value in (solver_args or {}).items():
+        known = _SYNONYMS.get(name, name)
+        if known in args:
+            raise OptionError(f"solver_args has both {known!r} and a synonym of it", argument="solver_args")
+        args[known] = value
+    ignored = [name for name in _IGNORED if args.pop(name, None) is not None]
+    if ignored:
+        warnings.warn(
+            f"solver_args {', '.join(map(repr, ignored))} of cvxpylayers have no counterpart in dcl and are ignored",
+            CompatibilityWarning,
+            stacklevel=3,
+        )
+    threads = _threads(args.pop("n_jobs_forward", None))
+    method = args.pop("solve_method", None)
+    if isinstance(solver, AbstractSolver):
+        unknown = sorted(set(args) - set(solver.options()))
+        if unknown or method is not None:
+            named = ", ".join(map(repr, unknown or ["solve_method"]))
+            raise OptionError(
+                f"{solver.name} has no option {named}; valid options: {', '.join(solver.options())}",
+                argument="solver_args",
+            )
+        return Choice(replace(solver, **args) if args else solver, {}, threads)  # type: ignore[arg-type]
+    kind = _kind(solver, "solver")
+    if method is not None:
+        kind = _method(method, solver, kind)
+    if kind is not None:
+        return Choice(kind.configured(args), {}, threads)
+    unknown = sorted(set(args) - set(_COMMON))
+    if unknown:
+        raise OptionError(
+            f"unknown solver_args {', '.join(map(repr, unknown))}; valid options: {', '.join(_COMMON)}; "
+            f"for a solver's own options name it (solver={', '.join(map(repr, _SOLVERS))})",
+            argument="solver_args",
+        )
+    Daqp.configured(args)  # checks the values now: the solver itself is known only with the program's structure
+    return Choice(None, args, threads)
+
+
+def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
+    """The solver of this name; None if the rule is to choose."""
+    if name is None:
+        return None
+    upper = name.upper() if isinstance(name, str) else ""
+    if upper in _AUTOMATIC:
+        return None
+    kind = _SOLVERS.get(upper) or _ALIASES.get(upper)
+    if kind is None:
+        valid = ", ".join([*_SOLVERS, *_ALIASES, *_AUTOMATIC])
+        raise OptionError(
+            f"unknown solver {name!r}; valid names: {valid}, or an object such as dcl.solvers.Clarabel()",
+            argument=argument,
+        )
+    return kind
+
+
+def _method(method: object, solver: str | None, kind: type[AbstractSolver] | None) -> type[AbstractSolver] | None:
+    """The solver that solve_method of cvxpylayers names. SCS, its default there, leaves the choice to the rule."""
+    named = None if isinstance(method, str) and method.upper() == "SCS" else _kind(method, "solver_args")
+    if kind is not None and named is not kind:
+        raise OptionError(
+            f"solver={solver!r} and solve_method={method!r} name different solvers; give one", argument="solver_args"
+        )
+    return named
+
+
+def _threads(jobs: object) -> int | None:
+    """The bound on threads in n_jobs_forward of cvxpylayers, where -1 means all."""
+    if jobs is None or jobs == -1:
+        return None
+    if not (isinstance(jobs, int) and jobs > 0):
+        raise OptionError(f"n_jobs_forward must be -1 or a positive integer, not {jobs!r}", argument="solver_args")
+    return jobs
+
+
+def _rule(structure: Structure, P_is_zero: bool) -> tuple[type[AbstractSolver], ...]:
+    dense = isinstance(structure.A, DensePattern) and isinstance(structure.P, DensePattern)
+    small = _LP if P_is_zero else _QP_DENSE if dense else _QP_SPARSE
+    if structure.n + structure.m <= small:
+        return Daqp, Piqp, Clarabel, Osqp
+    return (Piqp, Clarabel, Daqp, Osqp) if dense else (Clarabel, Piqp, Osqp)

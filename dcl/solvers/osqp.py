@@ -1,0 +1,154 @@
+"""OSQP, an operator-splitting method (ADMM) with a polishing step: sparse programs, and certificates.
+
+    OSQP:  min 1/2 x'Px + q'x   s.t.  l <= Ax <= u,   Px + q + A'y = 0,  y >= 0 where u is active
+    dcl:   Ax + s = b           u = b; l = b on zero rows, -inf on the others; z = y; P by its upper triangle
+           z = prim_inf_cert (A'y = 0, u'y+ + l'y- < 0),   x = dual_inf_cert (Px = 0, -Ax in K, q'x < 0)
+
+Two habits of OSQP 1.1 are worked around here [run].
+- It installs a SIGINT handler of its own for the time of a solve and then restores the one it found.  Two solves at a
+  time restore each other's, and from then on Ctrl-C is swallowed for good: solves take turns, `releases_gil` is False.
+- Its polishing prints a line when no row is active, whatever `verbose` says; one more row 0'x = 0 keeps it quiet.
+It returns 2.14e9 for whatever it does not know.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import osqp
+import scipy.sparse as sp
+from osqp.interface import OSQPException
+
+from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates, check_options
+from dcl.solvers.convert import by_columns, vectors
+
+_EPS = 1e-8
+_MAX_ITERS = 20_000
+
+_CLAIMS = {
+    int(osqp.SolverStatus.OSQP_SOLVED): Claim.SOLVED,
+    # the *_INACCURATE ones are reached at the iteration limit, with tolerances ten times as wide
+    int(osqp.SolverStatus.OSQP_SOLVED_INACCURATE): Claim.MAX_ITERATIONS,
+    int(osqp.SolverStatus.OSQP_PRIMAL_INFEASIBLE): Claim.PRIMAL_INFEASIBLE,
+    int(osqp.SolverStatus.OSQP_PRIMAL_INFEASIBLE_INACCURATE): Claim.PRIMAL_INFEASIBLE,
+    int(osqp.SolverStatus.OSQP_DUAL_INFEASIBLE): Claim.DUAL_INFEASIBLE,
+    int(osqp.SolverStatus.OSQP_DUAL_INFEASIBLE_INACCURATE): Claim.DUAL_INFEASIBLE,
+    int(osqp.SolverStatus.OSQP_MAX_ITER_REACHED): Claim.MAX_ITERATIONS,
+    int(osqp.SolverStatus.OSQP_TIME_LIMIT_REACHED): Claim.TIME_LIMIT,
+}
+_INTERRUPTED = int(osqp.SolverStatus.OSQP_SIGINT)
+
+_turn = threading.Lock()
+
+
+def _new_turn() -> None:
+    """A forked child has only the thread that forked: whoever held the lock is not there to release it."""
+    global _turn
+    _turn = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_new_turn)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Osqp(AbstractSolver):
+    """OSQP. eps is its eps_abs and eps_rel.
+
+    rho: its first penalty (0.1).  polishing: end with a solve of the active-set system.
+    """
+
+    rho: float | None = None
+    polishing: bool = True
+
+    name: ClassVar[str] = "OSQP"
+    releases_gil: ClassVar[bool] = False
+    warm_starts: ClassVar[bool] = True
+    gives_certificates: ClassVar[bool] = True
+    limits_time: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def solve(
+        self,
+        program: HostProgram,
+        rows: Iterable[int],
+        out: Iterates,
+        start: Iterates | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        rows = list(rows)
+        n, m, zeros = program.n, program.m, program.zeros
+        Ps = by_columns(program.P, program.P_index, (n, n), rows, upper=True)
+        # The shape has one row more than there are entries for: the row that keeps the polishing quiet.
+        As = by_columns(program.A, program.A_index, (m + 1, n), rows)
+        upper = np.pad(program.b, ((0, 0), (0, 1)))
+        lower = upper.copy()
+        lower[:, zeros:m] = -np.inf
+
+        settings: dict[str, float | int | bool] = {
+            "eps_abs": _EPS if self.eps is None else self.eps,
+            "eps_rel": _EPS if self.eps is None else self.eps,
+            "eps_prim_inf": _EPS,
+            "eps_dual_inf": _EPS,
+            "max_iter": _MAX_ITERS if self.max_iters is None else self.max_iters,
+            "polishing": self.polishing,
+            "verbose": self.verbose,
+        }
+        if self.rho is not None:
+            settings["rho"] = self.rho
+        if self.time_limit is not None:
+            settings["time_limit"] = self.time_limit
+
+        problems = zip(rows, Ps, vectors(program.q, rows), As, vectors(lower, rows), vectors(upper, rows), strict=False)
+        for problem in problems:
+            if stop is not None and stop.is_set():
+                return
+            with _turn:
+                _solve_one(problem, settings, out, start)
+
+
+def _solve_one(
+    problem: tuple[int, sp.csc_matrix, np.ndarray, sp.csc_matrix, np.ndarray, np.ndarray],
+    settings: dict[str, float | int | bool],
+    out: Iterates,
+    start: Iterates | None,
+) -> None:
+    """Solve one instance and fill its entries of `out`."""
+    i, P, q, A, lower, upper = problem
+    m = A.shape[0] - 1
+    solver = osqp.OSQP()
+    began = time.perf_counter()
+    try:
+        solver.setup(P, q, A, lower, upper, **settings)
+    except OSQPException:  # P is not convex, or the numbers are out of range: the claim stays FAILED
+        return
+    if start is not None and np.isfinite(start.x[i]).all() and np.isfinite(start.z[i]).all():
+        solver.warm_start(x=start.x[i], y=np.append(start.z[i], 0.0))
+    result = solver.solve(raise_error=False)
+    out.seconds[i] = time.perf_counter() - began
+
+    status = int(result.info.status_val)
+    if status == _INTERRUPTED:
+        # OSQP took the signal: the main thread has not seen it, if this is another one.
+        if threading.current_thread() is not threading.main_thread():
+            _thread.interrupt_main()
+        raise KeyboardInterrupt
+    claim = _CLAIMS.get(status, Claim.FAILED)
+    out.claim[i] = claim
+    out.iterations[i] = result.info.iter
+    if claim == Claim.PRIMAL_INFEASIBLE:
+        out.z[i] = result.prim_inf_cert[:m]
+    elif claim == Claim.DUAL_INFEASIBLE:
+        out.x[i] = result.dual_inf_cert
+    elif claim != Claim.FAILED:
+        out.x[i] = result.x
+        out.z[i] = result.y[:m]
