@@ -1,1 +1,44 @@
-"""dcl: differentiable convex optimization layers."""
+"""dcl: differentiable convex optimization layers.
+
+A constrained argmin inside a torch model: written in CVXPY or as matrices, solved by real solvers, checked instance by
+instance, and differentiated exactly through its KKT conditions.
+"""
+
+from dcl import solvers
+from dcl.errors import (
+    CompatibilityWarning,
+    DclError,
+    DegenerateError,
+    DegenerateWarning,
+    DppError,
+    DtypeError,
+    InputError,
+    OptionError,
+    SolveError,
+    UnsupportedError,
+)
+from dcl.layers.qp import QPLayer, QPResult, solve_qp
+from dcl.solution import Solution
+from dcl.status import GradientKind, Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompatibilityWarning",
+    "DclError",
+    "DegenerateError",
+    "DegenerateWarning",
+    "DppError",
+    "DtypeError",
+    "GradientKind",
+    "InputError",
+    "OptionError",
+    "QPLayer",
+    "QPResult",
+    "Solution",
+    "SolveError",
+    "Status",
+    "UnsupportedError",
+    "solve_qp",
+    "solvers",
+]

@@ -17,6 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def take(t: Tensor, index: Tensor) -> Tensor:
+    """t[..., index] for a 1-d index.
+
+    gather, because index_select along the last of several dimensions is 17 times slower on the CPU (torch 2.13,
+    128 x 10,000 entries: 17 ms against 1 ms).
+    """
+    return t.gather(-1, index.to(t.device).expand(*t.shape[:-1], -1))
+
+
 @dataclass(frozen=True, eq=False)
 class _Term:
     """M_p as nonzeros: out[rows] += weights * theta_p[cols]. `plain`: one nonzero per output entry, in order."""
@@ -28,15 +37,14 @@ class _Term:
     plain: bool
 
     def add_to(self, out: Tensor, theta: Tensor) -> Tensor:
-        terms = theta.index_select(-1, self.cols.to(theta.device))
+        terms = take(theta, self.cols)
         if self.weights is not None:
             terms = terms * self.weights.to(theta.device)
         if self.plain:
             return out + terms
-        if out.shape[0] < terms.shape[0]:
-            out = out.expand(terms.shape[0], -1)
-        elif terms.shape[0] < out.shape[0]:
-            terms = terms.expand(out.shape[0], -1)
+        # one of the two has 1 in front where they differ; the other may have 0
+        batch = out.shape[0] if terms.shape[0] == 1 else terms.shape[0]
+        out, terms = out.expand(batch, -1), terms.expand(batch, -1)
         return out.index_add(-1, self.rows.to(theta.device), terms)
 
 
@@ -68,7 +76,7 @@ class AffineMap:
 
 
 def affine_map(offset: NDArray[np.float64], blocks: Sequence[sp.sparray | sp.spmatrix]) -> AffineMap:
-    """The map with constant `offset` (size,) and one matrix (size, size_p) per parameter; explicit zeros are dropped."""
+    """The map with constant `offset` (size,) and one matrix (size, size_p) per parameter; zeros are dropped."""
     terms = []
     for p, block in enumerate(blocks):
         coo = sp.coo_array(sp.csr_array(block))

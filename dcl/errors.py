@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dcl.solution import Status
+    from dcl.status import Status
 
 
 class DclError(Exception):
@@ -19,9 +19,9 @@ class DclError(Exception):
 
 
 class InputError(DclError, ValueError):
-    """An argument cannot be used. `argument` is its name, `index` the batch index (None where it does not apply)."""
+    """An argument cannot be used. `argument` is its name, `index` the batch index, () where it does not apply."""
 
-    def __init__(self, message: str, *, argument: str = "", index: tuple[int, ...] | None = None) -> None:
+    def __init__(self, message: str, *, argument: str = "", index: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.argument = argument
         self.index = index

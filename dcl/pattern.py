@@ -37,7 +37,10 @@ class AbstractPattern(ABC):
 
     @abstractmethod
     def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
-        """Adjoint of `matvec` in the values for y (B, m), x (B, n); batch is 1 (sum over the batch) or B."""
+        """Adjoint of `matvec` in the values for y (..., B, m), x (..., B, n), summed over the extra dimensions.
+
+        batch is that of the values: B, or 1, and then the sum is over the batch too.
+        """
 
     @abstractmethod
     def dense(self, values: Tensor) -> Tensor:
@@ -48,9 +51,9 @@ class AbstractPattern(ABC):
         """Rows and columns of the nonzeros, in the order of `values` flattened per instance."""
 
 
-def _add_over_batch(g: Tensor, batch: int) -> Tensor:
-    """Sum a gradient over the batch where the values are shared."""
-    return g if g.shape[0] == batch else g.sum(0, keepdim=True)
+def _add_extra(terms: Tensor, dims: int) -> Tensor:
+    """Sum over all but the last `dims` dimensions."""
+    return terms if terms.ndim == dims else terms.flatten(0, -dims - 1).sum(0)
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,9 @@ class DensePattern(AbstractPattern):
         return (values.mT @ y.unsqueeze(-1)).squeeze(-1)
 
     def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
-        if batch == 1 and y.shape[0] != 1:
-            return (y.mT @ x).unsqueeze(0)
-        return y.unsqueeze(-1) * x.unsqueeze(-2)
+        if batch == 1:
+            return (y.flatten(0, -2).mT @ x.flatten(0, -2)).unsqueeze(0)
+        return _add_extra(y.unsqueeze(-1) * x.unsqueeze(-2), 3)
 
     def dense(self, values: Tensor) -> Tensor:
         return values
@@ -101,7 +104,7 @@ class SparsePattern(AbstractPattern):
 
     def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
         terms = y.index_select(-1, self.rows.to(y.device)) * x.index_select(-1, self.cols.to(x.device))
-        return _add_over_batch(terms, batch)
+        return terms.flatten(0, -2).sum(0, keepdim=True) if batch == 1 else _add_extra(terms, 2)
 
     def dense(self, values: Tensor) -> Tensor:
         out = values.new_zeros((values.shape[0], self.shape[0] * self.shape[1]))

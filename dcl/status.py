@@ -1,4 +1,4 @@
-"""What is known of an answer: the point, how good it is as dcl itself measured it, and what its derivative is worth."""
+"""Outcomes as values: what happened to an instance, and what its derivative is worth. Each value has its message."""
 
 from __future__ import annotations
 

@@ -1,0 +1,140 @@
+"""Where values become messages: bad inputs, failed instances and degenerate points, in the caller's own words.
+
+A front end describes its program with an `AbstractBorder`; what happened is decided elsewhere and only told here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcl.degeneracy import Degeneracy
+from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError
+from dcl.program import ConeProgram
+from dcl.status import GradientKind, Status
+
+# How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD.
+PSD_TOLERANCE = 1e-9
+_SHOWN = 5
+
+
+class AbstractBorder(ABC):
+    """What the messages about one call need: names of arguments and rows, and the caller's batch dimensions."""
+
+    batch_shape: tuple[int, ...]
+
+    @abstractmethod
+    def check(self, program: ConeProgram, theta: Tensor) -> None:
+        """Look at the values. Raises InputError that names the argument and the batch index of what cannot be used."""
+
+    @abstractmethod
+    def describe_row(self, row: int) -> str:
+        """The caller's name of row `row` of A, such as "G[3]" or "constraint 2 (sum(x) == 1)"."""
+
+    def index(self, i: int) -> tuple[int, ...]:
+        """Batch index of the i-th instance of the flattened batch, () for an unbatched call."""
+        return tuple(int(k) for k in np.unravel_index(i, self.batch_shape)) if self.batch_shape else ()
+
+    def index_in(self, t: Tensor, i: int) -> tuple[int, ...]:
+        """Batch index of row i of t (B or 1, ...): () where t is shared by the whole batch."""
+        return self.index(i) if t.shape[0] == int(np.prod(self.batch_shape)) else ()
+
+
+def where(index: tuple[int, ...]) -> str:
+    """ " at batch index (3,)", or nothing for an unbatched call."""
+    return f" at batch index {index}" if index else ""
+
+
+def instances(border: AbstractBorder, failed: list[int]) -> str:
+    """ "3 of 8 instances (batch indices (0,), (2,), (5,))" or "the instance"."""
+    if not border.batch_shape:
+        return "the instance"
+    shown = ", ".join(str(border.index(i)) for i in failed[:_SHOWN]) + (", ..." if len(failed) > _SHOWN else "")
+    return f"{len(failed)} of {int(np.prod(border.batch_shape))} instances (batch indices {shown})"
+
+
+def check_psd(border: AbstractBorder, P: Tensor, argument: str) -> None:
+    """Raise InputError if a matrix of P (B or 1, n, n), symmetric and finite, has an eigenvalue below -1e-9 of the largest."""
+    size = P.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
+    shift = 0.1 * PSD_TOLERANCE * size + torch.finfo(P.dtype).tiny
+    _, info = torch.linalg.cholesky_ex(P + torch.diag_embed(shift.unsqueeze(-1).expand(P.shape[:-1])))
+    for i in torch.nonzero(info).flatten().tolist():
+        values = torch.linalg.eigvalsh(P[i])
+        if float(values[0]) < -PSD_TOLERANCE * float(values.abs().max()):
+            index = border.index_in(P, i)
+            raise InputError(
+                f"{argument} is not positive semidefinite{where(index)}: its smallest eigenvalue is "
+                f"{float(values[0]):.3g} (largest {float(values[-1]):.3g}), so the problem is not convex",
+                argument=argument,
+                index=index,
+            )
+
+
+def check_finite(border: AbstractBorder, t: Tensor, argument: str, *, infinite: float | None = None) -> None:
+    """Raise InputError at the first NaN or infinity of t (B or 1, ...); `infinite` (+inf or -inf) is let through."""
+    good = torch.isfinite(t)
+    if bool(good.all()):
+        return
+    if infinite is not None:
+        good = good | (t == infinite)
+        if bool(good.all()):
+            return
+    place = torch.nonzero(~good)[0].tolist()
+    index = border.index_in(t, place[0])
+    value = float(t[tuple(place)])
+    entry = f"[{', '.join(map(str, place[1:]))}]" if len(place) > 1 else ""
+    raise InputError(f"{argument}{entry} is {value}{where(index)}", argument=argument, index=index)
+
+
+def raise_failures(border: AbstractBorder, status: Tensor, residuals: Tensor, certificate: Tensor | None) -> None:
+    """Raise SolveError if an instance is not OPTIMAL."""
+    failed = torch.nonzero(status != Status.OPTIMAL).flatten().tolist()
+    if not failed:
+        return
+    statuses = [Status(int(status[i])) for i in failed]
+    lines = []
+    for kind in dict.fromkeys(statuses):
+        those = [i for i, s in zip(failed, statuses, strict=True) if s == kind]
+        worst = float(residuals[those].nan_to_num(nan=torch.inf, posinf=torch.inf).amax())
+        found = f" (relative residual reached: {worst:.1e})" if np.isfinite(worst) else ""
+        lines.append(f"{kind.name}: {instances(border, those)}: {kind.message}{found}")
+    raise SolveError(
+        "no optimal solution for " + instances(border, failed) + ".\n  " + "\n  ".join(lines) + "\n"
+        '  (on_failure="nan" or "last" returns the other instances)',
+        indices=[border.index(i) for i in failed],
+        statuses=statuses,
+        certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
+    )
+
+
+def _certificate(row: Tensor) -> Tensor | None:
+    """The part of a certificate row (n + m,) that is there."""
+    there = ~torch.isnan(row)
+    return row[there] if bool(there.any()) else None
+
+
+def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, status: Tensor) -> bool:
+    """Warn or raise about optimal instances whose derivative is not EXACT; False if there are none."""
+    doubtful = torch.nonzero((degeneracy.kind != GradientKind.EXACT) & (status == Status.OPTIMAL)).flatten().tolist()
+    if not doubtful:
+        return False
+    kinds = [GradientKind(int(degeneracy.kind[i])) for i in doubtful]
+    lines = []
+    for kind in dict.fromkeys(kinds):
+        those = [i for i, k in zip(doubtful, kinds, strict=True) if k == kind]
+        line = f"{kind.name}: {instances(border, those)}: {kind.message}"
+        if kind == GradientKind.WEAKLY_ACTIVE:
+            rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
+            line += "; weakly active: " + ", ".join(border.describe_row(row) for row in list(rows)[:_SHOWN])
+        if kind == GradientKind.ILL_CONDITIONED:
+            line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
+        lines.append(line)
+    message = "the derivative is doubtful in " + instances(border, doubtful) + ".\n  " + "\n  ".join(lines)
+    if how == "raise":
+        raise DegenerateError(message, indices=[border.index(i) for i in doubtful])
+    warnings.warn(message + '\n  (said once per layer; on_degenerate="ignore" silences it)', DegenerateWarning, stacklevel=2)
+    return True

@@ -1,0 +1,63 @@
+"""What the derivative at a solution is worth: one policy, decided once per solution, asked by everybody.
+
+    ties       |v_i| (SOC, PSD: the eigenvalue) <= 1e-9 (1 + |v|_inf): the projection has a kink there, D = 1/2 is used
+               -> WEAKLY_ACTIVE.  K is multi-affine in D, so the derivative returned is a convex combination of those of
+               the active sets that nearby data make optimal.
+    rank       the equilibrated S has relative singular values below 1e-10: minimum-norm derivative
+               -> RANK_DEFICIENT (dependent active rows, multipliers not unique), NONUNIQUE (flat optimal face)
+    condition  of S above 1e10 -> ILL_CONDITIONED
+
+The tolerances are stated in `dcl.kkt.TIE_TOLERANCE`, `dcl.factor.RANK_TOLERANCE` and CONDITION_LIMIT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcl.cones.base import Barrier
+from dcl.kkt import KKT, TIE_TOLERANCE
+from dcl.program import ConeProgram, magnitude
+from dcl.status import GradientKind
+
+CONDITION_LIMIT = 1e10
+
+
+@dataclass(frozen=True, eq=False)
+class Degeneracy:
+    """Per instance, all (B,).
+
+    kind: `dcl.GradientKind` as an integer.  margin: strict-complementarity margin min_i |v_i| / (1 + |v|_inf), inf
+    without inequalities.  weakest: the row of A where that minimum is (-1 without inequalities).  condition: 2-norm
+    condition of the KKT matrix S (of its nonzero part where singular), estimated.
+    """
+
+    kind: Tensor
+    margin: Tensor
+    weakest: Tensor
+    condition: Tensor
+
+
+def classify(program: ConeProgram, v: Tensor, mu: Barrier, kkt: KKT) -> Degeneracy:
+    """The kind of derivative at v (B, m), with K factored there."""
+    batch = v.shape[0]
+    if v.shape[-1]:
+        distance, weakest = (program.structure.cone.kink_distance(v) / (1.0 + magnitude(v)).unsqueeze(-1)).min(-1)
+        weakest = torch.where(torch.isinf(distance), torch.full_like(weakest, -1), weakest)
+    else:
+        distance = v.new_full((batch,), torch.inf)
+        weakest = torch.full((batch,), -1, dtype=torch.int64, device=v.device)
+    conditioning = kkt.conditioning
+    kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
+    at_kink = (distance <= TIE_TOLERANCE) if isinstance(mu, float) and mu == 0.0 else torch.zeros_like(kind, dtype=torch.bool)
+    # the later cause is the graver one
+    for cause, holds in (
+        (GradientKind.ILL_CONDITIONED, ~(conditioning.condition <= CONDITION_LIMIT)),
+        (GradientKind.WEAKLY_ACTIVE, at_kink),
+        (GradientKind.RANK_DEFICIENT, conditioning.null_y > 0),
+        (GradientKind.NONUNIQUE, conditioning.null_a > 0),
+    ):
+        kind = torch.where(holds, torch.full_like(kind, int(cause)), kind)
+    return Degeneracy(kind, distance, weakest, conditioning.condition)

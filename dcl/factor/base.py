@@ -1,0 +1,39 @@
+"""Linear systems with the symmetric saddle matrix, factored once and solved often.
+
+    S (a, y) = (r1, r2),      S = [[H, B'], [B, -T]],      H >= 0,  T >= 0 diagonal
+
+H (B or 1, n, n), B (B, k, n), T (B, k).  Where S is singular the minimum-norm least-squares solution is returned: S has
+null(S) = {a : Ha = 0, Ba = 0} x {y : B'y = 0, Ty = 0}, so the two causes are told apart (`null_a`, `null_y`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# Relative singular values of the equilibrated S below this count as zero (the one place where this is stated).
+RANK_TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """Per instance: 2-norm condition of S (of its nonzero part), dimensions of the two null spaces. All (B,)."""
+
+    condition: Tensor
+    null_a: Tensor
+    null_y: Tensor
+
+
+class AbstractFactor(ABC):
+    """A factored S."""
+
+    conditioning: Conditioning
+
+    @abstractmethod
+    def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """a (..., B, n), y (..., B, k) and the relative residual reached (..., B), for r1 (..., B, n), r2 (..., B, k).
+
+        Law: S (a, y) = (r1, r2) up to the residual returned; of a singular S, the minimum-norm least squares solution.
+        """

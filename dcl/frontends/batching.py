@@ -1,0 +1,77 @@
+"""Batch dimensions, dtypes and devices of a call: any number of leading dimensions in, one flat batch inside.
+
+Inside, every tensor is float64 with B or 1 in front (1: shared by the whole batch); what comes out has the caller's
+batch dimensions, dtype and device again.  All of it is torch operations, so gradients of shared data are summed by autograd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcl.errors import DtypeError, InputError
+
+
+@dataclass(frozen=True)
+class Batching:
+    """The caller's batch shape (() for none), dtype and device."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        """Number of instances."""
+        return math.prod(self.shape)
+
+    def flatten(self, t: Tensor, core: int) -> Tensor:
+        """(*batch, *core dims) -> (B or 1, *core dims), float64; `core` is the number of core dimensions."""
+        lead, rest = t.shape[: t.ndim - core], t.shape[t.ndim - core :]
+        t = t.to(torch.float64)
+        if math.prod(lead) == 1:
+            return t.reshape((1, *rest))
+        if lead != self.shape:
+            t = t.expand(*self.shape, *rest)
+        return t.reshape((self.size, *rest))
+
+    def restore(self, t: Tensor) -> Tensor:
+        """(B, ...) -> (*batch, ...), in the caller's dtype."""
+        return t.reshape((*self.shape, *t.shape[1:])).to(self.dtype)
+
+
+def batching(tensors: Mapping[str, Tensor], core: Mapping[str, int]) -> Batching:
+    """Batch shape, dtype and device of named tensors with `core[name]` core dimensions each.
+
+    Raises DtypeError for a tensor that is not real floating point, InputError for what is no tensor, has too few
+    dimensions, a batch shape that does not broadcast against the others, or another device.
+    """
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    for name, t in tensors.items():
+        if not isinstance(t, Tensor):
+            raise InputError(f"{name} must be a torch.Tensor, got {type(t).__name__}", argument=name)
+        if not t.dtype.is_floating_point:
+            raise DtypeError(f"{name} must be real floating point, got {t.dtype}", argument=name)
+        if t.ndim < core[name]:
+            raise InputError(
+                f"{name} must have at least {core[name]} dimension(s), got shape {tuple(t.shape)}", argument=name
+            )
+        if device is not None and t.device != device:
+            raise InputError(f"{name} is on {t.device}, the arguments before it on {device}", argument=name)
+        lead = tuple(t.shape[: t.ndim - core[name]])
+        try:
+            shape = tuple(torch.broadcast_shapes(shape, lead))
+        except RuntimeError:
+            raise InputError(
+                f"{name} has batch shape {lead}, which does not broadcast against {shape} of the arguments before it",
+                argument=name,
+            ) from None
+        dtype = t.dtype if dtype is None else torch.promote_types(dtype, t.dtype)
+        device = t.device
+    return Batching(shape, dtype or torch.get_default_dtype(), device or torch.device("cpu"))

@@ -1,0 +1,190 @@
+"""cp.Problem -> CanonicalForm: CVXPY's tensors in its own (reduced) parameters become affine maps in the user's.
+
+    CVXPY       value of entry (i, j) = sum_k T[i + j rows, k] phi_k,  phi = (reduced parameters, 1), columns first
+    reduced     phi_p = L_p theta_p,  L_p = (E'E)^-1 E' for theta_p = E_p phi_p: a symmetric value is symmetrized
+    waist       P symmetric,  A = -T_A,  b = T_b    (CVXPY's rows say T_A x + T_b in K, up to the sign of the zero cone)
+
+The user's problem is only read: a fresh cp.Problem is reduced, and no parameter needs a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from cvxpy.constraints import NonNeg, Zero
+
+from dcl.cones import AbstractCone, orthant
+from dcl.errors import InputError, OptionError, UnsupportedError
+from dcl.frontends.cvxpy.attributes import declared, domain_of, expansion
+from dcl.frontends.cvxpy.chain import CONE_NAMES, Reduced, reduce
+from dcl.frontends.cvxpy.discipline import check_discipline
+from dcl.frontends.cvxpy.form import CanonicalForm, Output, RowLabels, dense_storage, output
+from dcl.frontends.cvxpy.labels import describe_constraint, row_labels, shorten
+from dcl.frontends.cvxpy.tensors import Inputs, entries, split_last_column, split_last_row, symmetric
+from dcl.program import Structure
+
+_BACKENDS = ("CPP", "SCIPY", "COO")
+
+
+def canonicalize(
+    problem: cp.Problem,
+    parameters: Sequence[cp.Parameter],
+    variables: Sequence[cp.Variable],
+    *,
+    gp: bool = False,
+    canon_backend: str | None = None,
+) -> CanonicalForm:
+    """Canonicalize once, for all values of the parameters.
+
+    Args:
+        problem: a DPP problem (`is_dpp(quad_form_dpp="qp")`); never written to.
+        parameters: all of problem.parameters(), in the order in which values will be given.
+        variables: what to return: variables of the problem, and dual variables of its constraints
+            (`constraint.dual_variables[0]`).
+        gp: the problem is a geometric program (log-log convex).
+        canon_backend: CVXPY's backend, "CPP", "SCIPY" or "COO"; None chooses.
+
+    Raises:
+        InputError: not a problem, not DCP (DGP), parameters or variables that do not match.
+        DppError: not DPP; the message shows the expressions.
+        UnsupportedError: a cone, attribute or reduction that dcl does not handle; nothing is dropped silently.
+        OptionError: an unknown backend.
+
+    Example:
+        >>> x, b = cp.Variable(2), cp.Parameter(2)
+        >>> form = canonicalize(cp.Problem(cp.Minimize(cp.sum_squares(x - b)), [x >= 0]), [b], [x])
+        >>> form.structure.n, form.structure.m
+        (4, 4)
+    """
+    if not isinstance(problem, cp.Problem):
+        raise InputError(f"problem must be a cvxpy.Problem, got {type(problem).__name__}", argument="problem")
+    if canon_backend is not None and canon_backend not in _BACKENDS:
+        raise OptionError(f"unknown canon_backend {canon_backend!r}; choose from {', '.join(_BACKENDS)}")
+    fresh = cp.Problem(problem.objective, problem.constraints)
+    _check_parameters(fresh, parameters)
+    _check_variables(fresh, variables)
+    check_discipline(fresh, gp=gp)
+    # COO works in the number of nonzeros: 100 x 100 parameters take a fraction of the other backends' time
+    reduced = reduce(fresh, gp=gp, canon_backend=canon_backend or "COO")
+    labels = _labels(fresh, reduced)
+    cone = _cone(reduced, labels)
+    primal = {variable.id for variable in fresh.variables()}
+    logs = tuple(p for p, parameter in enumerate(parameters) if parameter.id in reduced.logs)
+    inputs = Inputs(reduced, parameters, logs)
+
+    n, m = reduced.program.x.size, cone.dim
+    quadratic = symmetric(entries(reduced.program.P, (n, n)))
+    linear, constant = split_last_row(entries(reduced.program.q, (n + 1, 1)))
+    matrix, offset = split_last_column(entries(reduced.program.A, (m, n + 1)))
+    dense = dense_storage(n, m, len(np.unique(quadratic.place)) + len(np.unique(matrix.place)))
+    P, map_P = inputs.on_pattern(quadratic, dense=dense)
+    A, map_A = inputs.on_pattern(matrix.scaled(-1.0), dense=dense)
+    return CanonicalForm(
+        structure=Structure(P=P, A=A, cone=cone),
+        map_P=map_P,
+        map_q=inputs.map(linear),
+        map_A=map_A,
+        map_b=inputs.map(offset),
+        map_d=inputs.map(constant),
+        domains=tuple(domain_of(parameter, strict=p in logs) for p, parameter in enumerate(parameters)),
+        logs=logs,
+        outputs=tuple(
+            _primal(reduced, variable, gp=gp) if variable.id in primal else _dual(reduced, fresh, variable)
+            for variable in variables
+        ),
+        maximize=isinstance(problem.objective, cp.Maximize),
+        gp=gp,
+        labels=labels,
+    )
+
+
+def _check_parameters(problem: cp.Problem, parameters: Sequence[cp.Parameter]) -> None:
+    for position, parameter in enumerate(parameters):
+        if not isinstance(parameter, cp.Parameter):
+            kind = type(parameter).__name__
+            raise InputError(f"parameters[{position}] must be a cvxpy.Parameter, got {kind}", argument="parameters")
+    given = [parameter.id for parameter in parameters]
+    own = {parameter.id: parameter.name() for parameter in problem.parameters()}
+    what = "the layer's parameters must exactly match problem.parameters()"
+    missing = [name for key, name in own.items() if key not in given]
+    if missing:
+        raise InputError(f"{what}: missing {', '.join(missing)}", argument="parameters")
+    foreign = [parameter.name() for parameter in parameters if parameter.id not in own]
+    if foreign:
+        raise InputError(f"{what}: {', '.join(foreign)} not in the problem", argument="parameters")
+    twice = [own[key] for key in dict.fromkeys(given) if given.count(key) > 1]
+    if twice:
+        raise InputError(f"{what}: {', '.join(twice)} given more than once", argument="parameters")
+
+
+def _check_variables(problem: cp.Problem, variables: Sequence[cp.Variable]) -> None:
+    own = {variable.id for variable in problem.variables()}
+    if not own:
+        raise InputError("the problem has no variables", argument="problem")
+    own |= {dual.id for constraint in problem.constraints for dual in constraint.dual_variables}
+    for position, variable in enumerate(variables):
+        if not isinstance(variable, cp.Variable):
+            kind = type(variable).__name__
+            raise InputError(f"variables[{position}] must be a cvxpy.Variable, got {kind}", argument="variables")
+        if variable.id not in own:
+            raise InputError(
+                f"variables[{position}] ({variable.name()}) is neither a variable of the problem nor a dual variable "
+                "of one of its constraints",
+                argument="variables",
+            )
+
+
+def _labels(problem: cp.Problem, reduced: Reduced) -> RowLabels:
+    owners = {
+        reduced.constraints.get(constraint.id, constraint.id): describe_constraint(index, constraint)
+        for index, constraint in enumerate(problem.constraints)
+    }
+    variables = {
+        reduced.last(variable): f"variable {variable.name()} (attribute {declared(variable)})"
+        for variable in problem.variables()
+    }
+    return row_labels(reduced.program.constraints, owners, reduced.atoms, variables)
+
+
+def _cone(reduced: Reduced, labels: RowLabels) -> AbstractCone:
+    """K in the order of the rows, which CVXPY sorts: zero, nonnegative, second-order, semidefinite, exponential, power."""
+    sizes: dict[type, int] = {Zero: 0, NonNeg: 0}
+    for constraint, text in zip(reduced.program.constraints, labels.texts, strict=True):
+        kind = type(constraint)
+        if kind not in sizes:
+            name = CONE_NAMES.get(kind, kind.__name__)
+            raise UnsupportedError(f"{text} needs the {name} cone, which is not supported yet")
+        sizes[kind] += constraint.size
+    return orthant(sizes[Zero], sizes[NonNeg])
+
+
+def _primal(reduced: Reduced, variable: cp.Variable, *, gp: bool) -> Output:
+    """The entries of x that hold a variable; zero where CVXPY eliminated it."""
+    program = reduced.program
+    final = reduced.last(variable)
+    E = expansion(variable)
+    if final not in program.var_id_to_col:
+        return output(variable.name(), variable.shape, sp.csr_array((variable.size, 1)), 0, dual=False, exp=gp)
+    if E is None:
+        E = sp.eye_array(variable.size, format="csr")
+    if program.id_to_var[final].size != E.shape[1]:
+        raise UnsupportedError(f"variable {variable.name()}: CVXPY replaced it in an unknown way")
+    return output(variable.name(), variable.shape, E, program.var_id_to_col[final], dual=False, exp=gp)
+
+
+def _dual(reduced: Reduced, problem: cp.Problem, dual: cp.Variable) -> Output:
+    """The entries of z that hold a dual variable. CVXPY's signs are ours, for Minimize and for Maximize."""
+    constraint = next(c for c in problem.constraints if any(v.id == dual.id for v in c.dual_variables))
+    final = reduced.constraints.get(constraint.id, constraint.id)
+    start = 0
+    for row in reduced.program.constraints:
+        if row.id == final:
+            break
+        start += sum(arg.size for arg in row.args)
+    else:
+        if dual.size:
+            raise UnsupportedError(f"{shorten(str(constraint))} has no dual variable in the cone program")
+    return output(dual.name(), dual.shape, sp.eye_array(dual.size, format="csr"), start, dual=True, exp=False)

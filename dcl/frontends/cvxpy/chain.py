@@ -1,0 +1,167 @@
+"""CVXPY's own reductions, ended by a solver of ours that asks for exactly the waist: nothing approximated or dropped.
+
+    user's problem -> (log of a GP) -> minimization -> cones -> attributes as constraints -> parametrized cone program
+
+The solver supports a quadratic objective and every cone that CVXPY knows exactly, and applies no parameter value: the
+result is a tensor in the parameters, so that values (possibly unset) are never read.  A reduction that is not in the
+list below would bake parameters in, approximate a cone or leave the real numbers, and is an error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import cvxpy as cp
+from cvxpy.constraints import PSD, SOC, ExpCone, NonNeg, PowCone3D, PowConeND, SvecPSD, Zero
+from cvxpy.constraints.constraint import Constraint
+from cvxpy.error import SolverError
+from cvxpy.reductions.cone2cone.exact import ExactCone2Cone
+from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
+from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ConeMatrixStuffing, ParamConeProg
+from cvxpy.reductions.dcp2cone.dcp2cone import Dcp2Cone
+from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
+from cvxpy.reductions.eliminate_zero_sized import EliminateZeroSized
+from cvxpy.reductions.flip_objective import FlipObjective
+from cvxpy.reductions.solvers.conic_solvers.conic_solver import ConicSolver
+from cvxpy.reductions.solvers.solving_chain import SolvingChain, resolve_and_build_chain
+from cvxpy.utilities.psd_utils import TriangleKind
+
+from dcl.errors import UnsupportedError
+
+CONE_NAMES: dict[type, str] = {
+    Zero: "zero",
+    NonNeg: "nonnegative",
+    SOC: "second-order",
+    SvecPSD: "positive semidefinite",
+    PSD: "positive semidefinite",
+    ExpCone: "exponential",
+    PowCone3D: "power",
+    PowConeND: "power",
+}
+
+_REFUSED = {
+    "EvalParams": "its parameters would be replaced by their values, and their gradients would be silently zero",
+    "Complex2Real": "complex variables, parameters and constants are not supported",
+    "Valinvec2mixedint": "FiniteSet constraints need integer variables",
+    "ApproxCone2Cone": "it has a cone that CVXPY can only approximate by others",
+}
+
+
+class _Waist(ConicSolver):  # type: ignore[misc]  # cvxpy is untyped
+    """The last reduction: formats the rows as Ax + s = b, s in K, and keeps the parameters symbolic."""
+
+    MIP_CAPABLE = False
+    BOUNDED_VARIABLES = False
+    DIR_CONE_KINDS: frozenset[str] = frozenset()
+    SUPPORTED_CONSTRAINTS = (Zero, NonNeg, SOC, SvecPSD, ExpCone, PowCone3D)
+    PSD_TRIANGLE_KIND = TriangleKind.UPPER
+    PSD_SQRT2_SCALING = True
+    EXP_CONE_ORDER = (0, 1, 2)
+
+    def name(self) -> str:
+        return "DCL_WAIST"
+
+    def import_solver(self) -> None:
+        """Nothing to import: there is no solver behind this reduction."""
+
+    def supports_quad_obj(self) -> bool:
+        return True
+
+    def apply(self, problem: ParamConeProg) -> tuple[ParamConeProg, None]:
+        return self.format_constraints(problem, self.EXP_CONE_ORDER), None
+
+    def solve_via_data(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError("this reduction only formats a problem; dcl.solvers solve it")
+
+    def cite(self, *_: Any) -> str:
+        return ""
+
+
+class _RecordingDcp2Cone(Dcp2Cone):  # type: ignore[misc]  # cvxpy is untyped
+    """CVXPY's conversion of atoms to cones, which remembers the atom that each extra constraint came from."""
+
+    def __init__(self, original: Dcp2Cone) -> None:
+        Dcp2Cone.__init__(self, quad_obj=original.quad_obj, solver_context=original.solver_context)
+        self.origin: dict[int, Any] = {}
+
+    def canonicalize_expr(self, expr: Any, args: list[Any], affine_above: bool) -> tuple[Any, list[Constraint]]:
+        canonical, constraints = Dcp2Cone.canonicalize_expr(self, expr, args, affine_above)
+        self.origin.update((constraint.id, expr) for constraint in constraints)
+        return canonical, constraints
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What the reductions left: one parametrized cone program, and where its parts came from.
+
+    program: tensors q (n+1, p+1), A (m (n+1), p+1), P (n n, p+1) or None, column-major, the constant last.
+    variables, parameters: id of a user's object -> ids of what replaced it.  constraints: id -> id of the final one.
+    atoms: id of a final constraint -> the atom it is the epigraph of.  logs: id of a parameter -> id of its logarithm.
+    """
+
+    program: ParamConeProg
+    variables: dict[int, list[int]]
+    parameters: dict[int, list[int]]
+    constraints: dict[int, int]
+    atoms: dict[int, Any]
+    logs: dict[int, list[int]]
+
+    def last(self, variable: cp.Variable) -> int:
+        """Id of the canonical variable that holds a user's one."""
+        return self.variables.get(variable.id, [variable.id])[0]
+
+
+_ALLOWED = (
+    Dgp2Dcp,
+    FlipObjective,
+    Dcp2Cone,
+    CvxAttr2Constr,
+    ExactCone2Cone,
+    EliminateZeroSized,
+    ConeMatrixStuffing,
+    _Waist,
+)
+
+
+def reduce(problem: cp.Problem, *, gp: bool, canon_backend: str) -> Reduced:
+    """Run the reductions on a problem whose discipline has been checked; no value of a parameter is read.
+
+    Raises:
+        UnsupportedError: a reduction outside the list, variable bounds or direct cones left over.
+    """
+    try:
+        chain: SolvingChain = resolve_and_build_chain(
+            problem, solver=_Waist(), gp=gp, enforce_dpp=True, canon_backend=canon_backend
+        )
+    except SolverError as error:
+        raise UnsupportedError(f"CVXPY cannot bring this problem to a cone program: {error}") from error
+    for reduction in chain.reductions:
+        if not isinstance(reduction, _ALLOWED):
+            name = type(reduction).__name__
+            raise UnsupportedError(f"the problem is not supported: {_REFUSED.get(name, f'it needs the step {name}')}")
+    recorder = None
+    for position, reduction in enumerate(chain.reductions):
+        if isinstance(reduction, Dcp2Cone):
+            recorder = chain.reductions[position] = _RecordingDcp2Cone(reduction)
+    with warnings.catch_warnings():
+        # CVXPY looks whether a sparse variable has a value, and warns about its own look
+        warnings.filterwarnings("ignore", "Reading from a sparse CVXPY expression", RuntimeWarning)
+        program, _ = chain.apply(problem)
+    if program.dir_cones or program.lower_bounds is not None or program.upper_bounds is not None:
+        raise UnsupportedError("CVXPY left constraints outside of A (bounds or cones on the variable itself)")
+    if program.lb_tensor is not None or program.ub_tensor is not None:
+        raise UnsupportedError("CVXPY left parametric bounds outside of A")
+    if program.is_mixed_integer():
+        raise UnsupportedError("boolean and integer variables are not supported")
+    constraints = chain.compose_constr_id_map()
+    atoms = {constraints.get(key, key): atom for key, atom in recorder.origin.items()} if recorder else {}
+    return Reduced(
+        program=program,
+        variables=chain.compose_var_id_map(),
+        parameters=chain.compose_param_id_map(),
+        constraints=constraints,
+        atoms=atoms,
+        logs=chain.get(Dgp2Dcp).param_id_map if gp else {},
+    )

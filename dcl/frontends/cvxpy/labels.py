@@ -1,0 +1,50 @@
+"""What a row of A is called in a message: the user's own constraint, an attribute, or the epigraph of an atom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cvxpy.constraints.constraint import Constraint
+
+from dcl.frontends.cvxpy.form import RowLabels
+
+_LONGEST = 60
+
+
+def shorten(text: str) -> str:
+    """`text` on one line of at most 60 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+
+
+def describe_constraint(index: int, constraint: Constraint) -> str:
+    """As in "constraint 2 (sum(x) == 1)": its position in problem.constraints, and its label or expression."""
+    return f"constraint {index} ({shorten(str(constraint))})"
+
+
+def row_labels(
+    rows: list[Constraint], owners: dict[int, str], atoms: dict[int, Any], variables: dict[int, str]
+) -> RowLabels:
+    """Labels of the final constraints `rows`, in order.
+
+    owners: id of a final constraint -> text of the user's one.  atoms: id -> the atom it is the epigraph of.
+    variables: id of a canonical variable -> text for the user's one and its attributes.
+    """
+    starts, texts, shapes = [], [], []
+    start = 0
+    for constraint in rows:
+        size = sum(arg.size for arg in constraint.args)
+        starts.append(start)
+        texts.append(_label(constraint, owners, atoms, variables))
+        shapes.append(tuple(constraint.shape) if constraint.size == size else (size,))
+        start += size
+    return RowLabels(tuple(starts), tuple(texts), tuple(shapes))
+
+
+def _label(constraint: Constraint, owners: dict[int, str], atoms: dict[int, Any], variables: dict[int, str]) -> str:
+    if constraint.id in owners:
+        return owners[constraint.id]
+    if constraint.id in atoms:
+        return f"epigraph of {shorten(str(atoms[constraint.id]))}"
+    names = [variables[variable.id] for variable in constraint.variables() if variable.id in variables]
+    return names[0] if len(names) == 1 else f"constraint added by CVXPY ({shorten(str(constraint))})"

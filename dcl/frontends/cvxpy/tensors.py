@@ -1,0 +1,136 @@
+"""From CVXPY's tensors to affine maps.
+
+A tensor is a sparse matrix T (entries, p + 1) with the entries of an r x c matrix in column-major order: the value of
+entry (i, j) is sum_k T[i + j r, k] phi_k with phi = (reduced parameters, 1).  Here it becomes its nonzeros with
+places i c + j, row-major, the order of a dense pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from cvxpy.lin_ops.lin_op import CONSTANT_ID
+from numpy.typing import NDArray
+
+from dcl.affine import AffineMap, affine_map
+from dcl.errors import UnsupportedError
+from dcl.frontends.cvxpy.attributes import reduction
+from dcl.frontends.cvxpy.chain import Reduced
+from dcl.pattern import AbstractPattern, DensePattern, pattern_of
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Nonzeros of a tensor for a (rows, cols) matrix: its row-major place, its column k, its value."""
+
+    shape: tuple[int, int]
+    place: Ints
+    column: Ints
+    value: NDArray[np.float64]
+
+    def select(self, keep: NDArray[np.bool_], place: Ints, shape: tuple[int, int]) -> Entries:
+        """The nonzeros where `keep`, at new places in a matrix of another shape."""
+        return Entries(shape, place[keep], self.column[keep], self.value[keep])
+
+    def scaled(self, factor: float) -> Entries:
+        """All values times `factor`."""
+        return Entries(self.shape, self.place, self.column, factor * self.value)
+
+
+def entries(tensor: sp.sparray | None, shape: tuple[int, int]) -> Entries:
+    """Nonzeros of one of CVXPY's tensors; None is the zero matrix."""
+    if tensor is None:
+        nothing = np.zeros(0, np.int64)
+        return Entries(shape, nothing, nothing, np.zeros(0))
+    coo = sp.coo_array(tensor)
+    keep = coo.data != 0.0
+    flat, column, value = coo.row[keep].astype(np.int64), coo.col[keep].astype(np.int64), coo.data[keep]
+    return Entries(shape, flat % shape[0] * shape[1] + flat // shape[0], column, value.astype(np.float64))
+
+
+def symmetric(square: Entries) -> Entries:
+    """(M + M') / 2: the user's quadratic form, whichever triangle it was written in."""
+    n = square.shape[0]
+    mirror = square.place % n * n + square.place // n
+    return Entries(
+        square.shape,
+        np.concatenate([square.place, mirror]),
+        np.concatenate([square.column, square.column]),
+        np.concatenate([0.5 * square.value, 0.5 * square.value]),
+    )
+
+
+def split_last_column(matrix: Entries) -> tuple[Entries, Entries]:
+    """[M, b] -> M and b."""
+    m, width = matrix.shape
+    i, j = matrix.place // width, matrix.place % width
+    inner = j < width - 1
+    return matrix.select(inner, i * (width - 1) + j, (m, width - 1)), matrix.select(~inner, i, (m, 1))
+
+
+def split_last_row(column: Entries) -> tuple[Entries, Entries]:
+    """[q; d] -> q and d."""
+    n = column.shape[0] - 1
+    inner = column.place < n
+    return column.select(inner, column.place, (n, 1)), column.select(~inner, column.place - n, (1, 1))
+
+
+class Inputs:
+    """Where each input of the affine maps (every parameter, then the logarithms of some) sits among the columns k."""
+
+    def __init__(self, reduced: Reduced, parameters: Sequence[cp.Parameter], logs: Sequence[int]) -> None:
+        program = reduced.program
+        self._constant = program.param_id_to_col[CONSTANT_ID]
+        self._width = program.total_param_size + 1
+        self._sources: list[tuple[int | None, int, sp.csr_array | None]] = []
+        unknown = set(program.param_id_to_col) - {CONSTANT_ID}
+        ids = [(p, self._direct_id(reduced, p)) for p in parameters]
+        # a GP's parameter enters by its logarithm, and by itself where it is an exponent
+        ids += [(parameters[p], self._last(reduced, reduced.logs[parameters[p].id][0])) for p in logs]
+        for parameter, final in ids:
+            used = final in program.param_id_to_col
+            size = program.param_id_to_size[final] if used else 0
+            L = reduction(parameter) if used else None
+            if used and size != (parameter.size if L is None else L.shape[0]):
+                raise UnsupportedError(f"parameter {parameter.name()}: CVXPY replaced it in an unknown way")
+            self._sources.append((program.param_id_to_col[final] if used else None, parameter.size, L))
+            unknown.discard(final)
+        if unknown:
+            names = ", ".join(program.id_to_param[key].name() for key in unknown)
+            raise UnsupportedError(f"CVXPY introduced parameters of its own ({names})")
+
+    @staticmethod
+    def _direct_id(reduced: Reduced, parameter: cp.Parameter) -> int:
+        return parameter.id if parameter.id in reduced.logs else Inputs._last(reduced, parameter.id)
+
+    @staticmethod
+    def _last(reduced: Reduced, key: int) -> int:
+        return reduced.parameters.get(key, [key])[0]
+
+    def map(self, part: Entries, places: Ints | None = None) -> AffineMap:
+        """The values of `part`, row-major, as a map of the inputs; only those at `places` (sorted) where given."""
+        rows = part.place if places is None else np.searchsorted(places, part.place)
+        size = int(np.prod(part.shape)) if places is None else len(places)
+        tensor = sp.csc_array((part.value, (rows, part.column)), shape=(size, self._width))
+        offset = tensor[:, [self._constant]].toarray().ravel()
+        blocks = []
+        for start, full, L in self._sources:
+            if start is None:
+                blocks.append(sp.csc_array((size, full)))
+                continue
+            block = tensor[:, start : start + (full if L is None else L.shape[0])]
+            blocks.append(block if L is None else block @ L)
+        return affine_map(offset, blocks)
+
+    def on_pattern(self, part: Entries, *, dense: bool) -> tuple[AbstractPattern, AffineMap]:
+        """The pattern of a matrix and the map to its values."""
+        if dense:
+            return DensePattern(part.shape), self.map(part)
+        places = np.unique(part.place)
+        return pattern_of(places // part.shape[1], places % part.shape[1], part.shape), self.map(part, places)

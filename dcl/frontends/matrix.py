@@ -1,0 +1,168 @@
+"""A quadratic program in blocks -> the waist of `dcl.program`.
+
+    minimize 1/2 x'Px + q'x   subject to   Ax = b (y),   Gx <= h (z),   lb <= x (z_lb),   x <= ub (z_ub)
+    stationarity:  Px + q + A'y + G'z - z_lb + z_ub = 0,     z, z_lb, z_ub >= 0
+
+The rows of the waist are [A; G; -I; I] with right-hand sides [b; h; -lb; ub].  P is symmetrized.  A row with an infinite
+right-hand side (h = inf, lb = -inf, ub = inf) binds nothing: it becomes 0'x + s = 1, and its multiplier is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from dcl.border import AbstractBorder, check_finite, check_psd
+from dcl.cones import orthant
+from dcl.errors import InputError
+from dcl.frontends.batching import Batching, batching
+from dcl.pattern import DensePattern
+from dcl.program import ConeProgram, Structure
+
+# Core dimensions of each argument, in the order of the public signatures.
+CORE = {"P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lb": 1, "ub": 1}
+_INFINITE = {"h": torch.inf, "lb": -torch.inf, "ub": torch.inf}
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The plan of a shape: how many variables and rows each block has (0: absent)."""
+
+    n: int
+    A: int
+    G: int
+    lb: int
+    ub: int
+
+    def split(self, t: Tensor) -> tuple[Tensor, ...]:
+        """Rows (..., m) -> those of A, G, lb, ub."""
+        return torch.split(t, [self.A, self.G, self.lb, self.ub], dim=-1)
+
+    def describe_row(self, row: int) -> str:
+        """The name of row `row` in the caller's arguments."""
+        for name, size in (("A", self.A), ("G", self.G), ("lb", self.lb), ("ub", self.ub)):
+            if row < size:
+                return f"{name}[{row}]"
+            row -= size
+        raise IndexError(row)
+
+
+@lru_cache(maxsize=1024)
+def structure_of(blocks: Blocks) -> Structure:
+    """The structure of the waist for these blocks, a pure function of the plan."""
+    m = blocks.A + blocks.G + blocks.lb + blocks.ub
+    cone = orthant(blocks.A, m - blocks.A)
+    return Structure(DensePattern((blocks.n, blocks.n)), DensePattern((m, blocks.n)), cone)
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixBorder(AbstractBorder):
+    """Names of arguments and rows; holds the flattened arguments to look at their values."""
+
+    batch_shape: tuple[int, ...]
+    blocks: Blocks
+    arguments: Mapping[str, Tensor]
+
+    def check(self, program: ConeProgram, theta: Tensor) -> None:
+        for name, t in self.arguments.items():
+            check_finite(self, t.detach(), name, infinite=_INFINITE.get(name))
+        if "P" in self.arguments:
+            check_psd(self, program.P, "P")
+
+    def describe_row(self, row: int) -> str:
+        return self.blocks.describe_row(row)
+
+
+def present(arguments: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """The arguments that are given; None and blocks with zero rows are absent.
+
+    Raises InputError where one of the pairs (A, b), (G, h) is incomplete, or q is missing.
+    """
+    for matrix, vector in (("A", "b"), ("G", "h")):
+        if (arguments[matrix] is None) != (arguments[vector] is None):
+            missing, given = (matrix, vector) if arguments[matrix] is None else (vector, matrix)
+            raise InputError(f"{missing} is missing: {given} was given without it", argument=missing)
+    if arguments["q"] is None:
+        raise InputError("q is missing", argument="q")
+    return {name: t for name, t in arguments.items() if t is not None}
+
+
+def plan(arguments: Mapping[str, Tensor]) -> tuple[Blocks, Batching]:
+    """Blocks and batching of the given arguments. Raises InputError, DtypeError that name the argument at fault."""
+    batch = batching(arguments, CORE)
+    n = int(arguments["q"].shape[-1])
+    if n == 0:
+        raise InputError("q has no entries: a program needs at least one variable", argument="q")
+    rows = {"A": 0, "G": 0, "lb": 0, "ub": 0}
+    for name in ("A", "G"):
+        if name in arguments:
+            rows[name] = int(arguments[name].shape[-2])
+    expected = {
+        "P": (n, n), "q": (n,), "A": (rows["A"], n), "b": (rows["A"],), "G": (rows["G"], n), "h": (rows["G"],),
+        "lb": (n,), "ub": (n,),
+    }  # fmt: skip
+    for name, t in arguments.items():
+        core = tuple(t.shape[t.ndim - CORE[name] :])
+        if core != expected[name]:
+            raise InputError(
+                f"{name} has shape {tuple(t.shape)}: its last dimension(s) must be {expected[name]} "
+                f"(q has {n} entries{_pair(name, rows)})",
+                argument=name,
+            )
+    for name in ("lb", "ub"):
+        if name in arguments:
+            rows[name] = n
+    return Blocks(n, **rows), batch
+
+
+def _pair(name: str, rows: Mapping[str, int]) -> str:
+    partner = {"b": "A", "h": "G"}.get(name)
+    return f", {partner} has {rows[partner]} rows" if partner else ""
+
+
+def assemble(arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching) -> tuple[ConeProgram, MatrixBorder]:
+    """The program on the waist, in torch operations, and the border that knows the arguments."""
+    flat = {name: batch.flatten(t, CORE[name]) for name, t in arguments.items()}
+    n, q = blocks.n, flat["q"]
+    P = 0.5 * (flat["P"] + flat["P"].mT) if "P" in flat else q.new_zeros(1, n, n)
+    matrices, sides = [], []
+    if blocks.A:
+        matrices.append(flat["A"])
+        sides.append(flat["b"])
+    eye = torch.eye(n, dtype=q.dtype, device=q.device).unsqueeze(0) if blocks.lb or blocks.ub else q
+    for name, size, matrix, side in (
+        ("h", blocks.G, flat.get("G"), flat.get("h")),
+        ("lb", blocks.lb, -eye, -flat["lb"] if blocks.lb else None),
+        ("ub", blocks.ub, eye, flat.get("ub")),
+    ):
+        if size and matrix is not None and side is not None:
+            matrix, side = _neutral(matrix, side)
+            matrices.append(matrix)
+            sides.append(side)
+    A = _stack(matrices, -2) if matrices else q.new_zeros(1, 0, n)
+    b = _stack(sides, -1) if sides else q.new_zeros(1, 0)
+    border = MatrixBorder(batch.shape, blocks, flat)
+    if all(t.shape[0] == 1 for t in (P, q, A, b)) and batch.size != 1:
+        q = q.expand(batch.size, -1)
+    return ConeProgram(structure_of(blocks), P, q, A, b), border
+
+
+def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with an infinite right-hand side become 0'x <= 1; NaN and the wrong infinity are left for the check."""
+    free = side == torch.inf
+    if not bool(free.any()):
+        return matrix, side
+    zero = torch.zeros((), dtype=matrix.dtype, device=matrix.device)
+    return torch.where(free.unsqueeze(-1), zero, matrix), torch.where(free, torch.ones_like(side), side)
+
+
+def _stack(parts: list[Tensor], dim: int) -> Tensor:
+    """Concatenate along `dim`, expanding the shared parts if one is not shared."""
+    size = max(part.shape[0] for part in parts)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part if part.shape[0] == size else part.expand(size, *part.shape[1:]) for part in parts], dim)

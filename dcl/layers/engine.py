@@ -1,0 +1,173 @@
+"""What every layer does with a program: solve it with `dcl.implicit`, and turn the outcome into what was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcl.border import AbstractBorder
+from dcl.cones.base import Barrier
+from dcl.errors import InputError
+from dcl.frontends.batching import Batching
+from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, project, solve
+from dcl.program import ConeProgram
+from dcl.solution import Solution
+from dcl.solvers.base import Iterates
+from dcl.solvers.choose import Choice
+from dcl.status import Status
+
+ON_FAILURE = ("raise", "nan", "last")
+ON_DEGENERATE = ("ignore", "warn", "raise")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options that every layer has; see `dcl.CvxpyLayer`."""
+
+    choice: Choice
+    mu: float | Tensor = 0.0
+    on_failure: str = "raise"
+    on_degenerate: str = "warn"
+
+    def __post_init__(self) -> None:
+        for name, value, valid in (
+            ("on_failure", self.on_failure, ON_FAILURE),
+            ("on_degenerate", self.on_degenerate, ON_DEGENERATE),
+        ):
+            if value not in valid:
+                raise InputError(f"{name} is {value!r}; valid: {', '.join(map(repr, valid))}", argument=name)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A differentiable answer: x (B, n), z (B, m), s (B, m), ok (B,), and what `Solution` needs."""
+
+    x: Tensor
+    z: Tensor
+    s: Tensor
+    ok: Tensor
+    report: Tensor
+    call: Call
+    program: ConeProgram
+
+
+class Engine:
+    """One layer's settings and whether it has warned already; the only state is that flag."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._has_warned = False
+
+    def solve(
+        self,
+        program: ConeProgram,
+        theta: Tensor,
+        border: AbstractBorder,
+        *,
+        choice: Choice | None = None,
+        mu: float | Tensor | None = None,
+        warm_start: Solution | bool | None = None,
+    ) -> Point:
+        """The answer for the instances of `program`; errors and warnings as the settings say."""
+        settings = self.settings
+        choice = settings.choice if choice is None else choice
+        data = (program.P, program.q, program.A, program.b)
+        how = settings.on_degenerate
+        call = Call(
+            structure=program.structure,
+            border=border,
+            solvers=choice.order(program.structure, P_is_zero=_is_zero(program.P)),
+            mu=barrier(settings.mu if mu is None else mu, border.batch_shape),
+            on_failure=settings.on_failure,
+            on_degenerate="ignore" if how == "warn" and self._has_warned else how,
+            record=torch.is_grad_enabled() and any(t.requires_grad for t in data),
+            threads=choice.threads,
+            start=_start(warm_start, program),
+        )
+        if program.batch == 0:
+            anchor = sum((t.sum() for t in data), start=torch.zeros((), dtype=torch.float64, device=program.q.device))
+            x = (0.0 * anchor).expand(0, program.structure.n)
+            v = (0.0 * anchor).expand(0, program.structure.m)
+            report = torch.zeros(0, GAP + 1, dtype=torch.float64, device=program.q.device)
+        else:
+            x, v, report = solve(call, program, theta)
+        self._has_warned = self._has_warned or call.has_warned
+        z = project(program.structure, call.mu, v)
+        return Point(x, z, z - v, report[:, STATUS] == Status.OPTIMAL, report, call, program)
+
+    def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
+        """(B, ...) -> (*batch, ...) in the caller's dtype, failed instances NaN where on_failure="nan"."""
+        if self.settings.on_failure == "nan":
+            # where() gives the failed rows an exactly zero gradient, whatever arrives from downstream
+            t = torch.where(point.ok.reshape((-1, *[1] * (t.ndim - 1))), t, torch.nan)
+        return batch.restore(t)
+
+    def solution(self, point: Point, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
+        """Everything known of `point`, detached."""
+        report, call = point.report, point.call
+
+        def shaped(t: Tensor) -> Tensor:
+            return t.detach().reshape((*batch.shape, *t.shape[1:]))
+
+        return Solution(
+            outputs=tuple(t.detach() for t in outputs),
+            x=shaped(point.x),
+            z=shaped(point.z),
+            s=shaped(point.s),
+            value=value.detach(),
+            status=shaped(report[:, STATUS]).to(torch.int64),
+            primal_residual=shaped(report[:, PRIMAL]),
+            dual_residual=shaped(report[:, DUAL]),
+            gap=shaped(report[:, GAP]),
+            iterations=shaped(report[:, ITERATIONS]).to(torch.int64),
+            seconds=shaped(report[:, SECONDS]),
+            solver=shaped(report[:, SOLVER]).to(torch.int64),
+            solvers=tuple(s.name for s in call.solvers),
+            certificate=None if call.certificate is None else shaped(call.certificate),
+            program=point.program.detach(),
+            mu=call.mu,
+            known_degeneracy=call.degeneracy,
+        )
+
+
+def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
+    """mu as the float 0.0 or a tensor (B or 1, 1) of positive numbers. Raises InputError for anything else."""
+    if isinstance(mu, Tensor):
+        size = math.prod(batch_shape)
+        if mu.numel() not in (1, size):
+            raise InputError(f"mu has shape {tuple(mu.shape)}, the batch is {batch_shape}", argument="mu")
+        mu = mu.detach().to(torch.float64).reshape(-1, 1)
+        if not bool((torch.isfinite(mu) & (mu > 0.0)).all()):
+            raise InputError("mu as a tensor must be finite and positive in every instance", argument="mu")
+        return mu
+    if not (math.isfinite(mu) and mu >= 0.0):
+        raise InputError(f"mu is {mu}: it must be finite and not negative", argument="mu")
+    return torch.full((1, 1), mu, dtype=torch.float64) if mu > 0.0 else 0.0
+
+
+def _is_zero(P: Tensor) -> bool:
+    """Whether P is zero in every instance: a linear program."""
+    return not bool(P.detach().any())
+
+
+def _start(warm_start: Solution | bool | None, program: ConeProgram) -> Iterates | None:
+    """The point to start from; True and False, as other packages take them, mean nothing here."""
+    if warm_start is None or isinstance(warm_start, bool):
+        return None
+    structure = program.structure
+    x, z = (t.detach().cpu().to(torch.float64).reshape(-1, t.shape[-1]) for t in (warm_start.x, warm_start.z))
+    if x.shape != (program.batch, structure.n) or z.shape != (program.batch, structure.m):
+        raise InputError(
+            f"warm_start has x {tuple(x.shape)} and z {tuple(z.shape)}; this call needs "
+            f"({program.batch}, {structure.n}) and ({program.batch}, {structure.m})",
+            argument="warm_start",
+        )
+    start = Iterates.empty(program.batch, structure.n, structure.m)
+    start.x[:], start.z[:] = x.numpy(), z.numpy()
+    return start
+
+

@@ -1,0 +1,147 @@
+"""Quadratic and linear programs given as matrices, as a torch layer and as a function."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dcl.frontends import matrix
+from dcl.layers.engine import Engine, Settings
+from dcl.solution import Solution
+from dcl.solvers.base import AbstractSolver
+from dcl.solvers.choose import configure
+
+
+class QPResult(NamedTuple):
+    """Answer of a quadratic program, every entry differentiable.
+
+    x (*batch, n); multipliers y (*batch, p) of Ax = b, z (*batch, m) >= 0 of Gx <= h, z_lb and z_ub (*batch, n) >= 0 of
+    the bounds (zero entries where a block is absent); value (*batch), 1/2 x'Px + q'x.
+    """
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    z_lb: Tensor
+    z_ub: Tensor
+    value: Tensor
+
+
+class QPLayer(nn.Module):
+    """The argmin of a convex quadratic (or linear) program, differentiable in all of its data.
+
+        minimize 1/2 x'Px + q'x   subject to   Ax = b,   Gx <= h,   lb <= x <= ub
+
+    Gradients are those of the KKT conditions (Amos and Kolter 2017, OptNet, eq. 6), exact where the solution map is
+    differentiable; elsewhere `on_degenerate` says so (see `dcl.GradientKind`).
+
+    Args:
+        solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", any case), an object such as `dcl.solvers.Clarabel(eps=1e-9)`,
+            or None for the documented rule of `dcl.solvers.choose`.
+        solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (last iterate,
+            zero gradient).
+        on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
+        verbose: let the solver print.
+
+    Raises:
+        OptionError: unknown solver or option.  InputError: invalid on_failure or on_degenerate.
+
+    Example:
+        >>> import torch, dcl
+        >>> q = torch.tensor([-1.0, -3.0], dtype=torch.float64, requires_grad=True)
+        >>> P, G, h = torch.eye(2).double(), torch.ones(1, 2).double(), torch.ones(1).double()
+        >>> x = dcl.QPLayer()(P, q, G=G, h=h).x
+        >>> x
+        tensor([-0.5000,  1.5000], dtype=torch.float64, grad_fn=<ToCopyBackward0>)
+    """
+
+    def __init__(
+        self,
+        solver: str | AbstractSolver | None = None,
+        solver_args: dict[str, object] | None = None,
+        *,
+        mu: float | Tensor = 0.0,
+        on_failure: str = "raise",
+        on_degenerate: str = "warn",
+        verbose: bool = False,
+    ) -> None:
+        super().__init__()
+        self._solver, self._solver_args = solver, {"verbose": verbose, **(solver_args or {})}
+        self._engine = Engine(Settings(configure(solver, self._solver_args), mu, on_failure, on_degenerate))
+
+    def forward(
+        self,
+        P: Tensor | None,
+        q: Tensor,
+        A: Tensor | None = None,
+        b: Tensor | None = None,
+        G: Tensor | None = None,
+        h: Tensor | None = None,
+        lb: Tensor | None = None,
+        ub: Tensor | None = None,
+        *,
+        solver_args: dict[str, object] | None = None,
+        warm_start: Solution | bool | None = None,
+        mu: float | Tensor | None = None,
+        return_solution: bool = False,
+    ) -> QPResult | tuple[QPResult, Solution]:
+        """Solve for P (*batch, n, n) or None, q (*batch, n), A (*batch, p, n), b (*batch, p), G (*batch, m, n), h (*batch, m),
+        lb and ub (*batch, n).
+
+        Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be positive semidefinite.
+        h = inf, lb = -inf and ub = inf bind nothing.  Computed in float64; dtype and device out are those in.
+
+        Args:
+            solver_args: options for this call, over those of the layer.
+            warm_start: a `Solution` of the same shapes to start from (True and False are accepted and mean nothing).
+            mu: barrier parameter for this call.
+            return_solution: return `(result, Solution)`.
+
+        Raises:
+            InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
+        """
+        arguments = matrix.present({"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub})
+        blocks, batch = matrix.plan(arguments)
+        program, border = matrix.assemble(arguments, blocks, batch)
+        choice = configure(self._solver, {**self._solver_args, **solver_args}) if solver_args else None
+        theta = program.q.new_zeros(1, 0)
+        point = self._engine.solve(program, theta, border, choice=choice, mu=mu, warm_start=warm_start)
+        y, z, z_lb, z_ub = blocks.split(point.z)
+        value = program.objective(point.x)
+        result = QPResult(*(self._engine.finish(point, t, batch) for t in (point.x, y, z, z_lb, z_ub, value)))
+        if not return_solution:
+            return result
+        return result, self._engine.solution(point, result, result.value, batch)
+
+    def solve(self, *args: Tensor | None, **kwargs: object) -> Solution:
+        """The `Solution` for the arguments of `forward`, without gradients."""
+        with torch.no_grad():
+            _, solution = self.forward(*args, **kwargs, return_solution=True)  # type: ignore[misc, arg-type]
+        return solution  # type: ignore[return-value]
+
+
+def solve_qp(
+    P: Tensor | None,
+    q: Tensor,
+    A: Tensor | None = None,
+    b: Tensor | None = None,
+    G: Tensor | None = None,
+    h: Tensor | None = None,
+    lb: Tensor | None = None,
+    ub: Tensor | None = None,
+    *,
+    solver: str | AbstractSolver | None = None,
+    solver_args: dict[str, object] | None = None,
+    mu: float | Tensor = 0.0,
+    on_failure: str = "raise",
+    on_degenerate: str = "warn",
+    warm_start: Solution | bool | None = None,
+    return_solution: bool = False,
+) -> QPResult | tuple[QPResult, Solution]:
+    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A, b, G, h, lb, ub)` in one call; arguments and errors as there."""
+    layer = QPLayer(solver, solver_args, mu=mu, on_failure=on_failure, on_degenerate=on_degenerate)
+    return layer(P, q, A, b, G, h, lb, ub, warm_start=warm_start, return_solution=return_solution)  # type: ignore[no-any-return]

@@ -1,0 +1,166 @@
+"""From a program to a checked answer: solver, check, polish, and the next solver for the instances that failed.
+
+The order is: run a solver on the pending instances; take its point as v = z - (b - Ax); polish; accept what passes the
+check of `dcl.truth` at 1e-8.  A claim of infeasibility is accepted only with a certificate that passes.  Everything else
+goes to the next solver.  A limit (max_iters, time_limit) that the caller set is respected: what stops at it stays there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcl.cones.base import AbstractCone, Barrier
+from dcl.cones.orthant import Zero
+from dcl.cones.product import Product
+from dcl.kkt import KKT
+from dcl.pattern import SparsePattern
+from dcl.polish import polish
+from dcl.program import ConeProgram
+from dcl.status import Status
+from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates
+from dcl.solvers.pool import run
+from dcl.truth import INACCURATE_TOLERANCE, OPTIMAL_TOLERANCE, dual_infeasible, primal_infeasible, worst
+
+_LIMITS = {int(Claim.MAX_ITERATIONS): Status.MAX_ITERATIONS, int(Claim.TIME_LIMIT): Status.TIME_LIMIT}
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came out, per instance.
+
+    x (B, n), v (B, m): the best point found, finite.  status (B,): `dcl.Status` as integers.  residuals (B, 3): primal,
+    dual, gap.  iterations, seconds, solver (B,): totals, and the position in `solvers` of the one whose point this is.
+    certificate (B, n + m): x part for DUAL_INFEASIBLE, z part for PRIMAL_INFEASIBLE, else NaN; None if nothing failed.
+    kkt: K factored at v, where polishing left it.
+    """
+
+    x: Tensor
+    v: Tensor
+    status: Tensor
+    residuals: Tensor
+    iterations: Tensor
+    seconds: Tensor
+    solver: Tensor
+    certificate: Tensor | None
+    kkt: KKT | None
+
+
+def zero_rows(cone: AbstractCone) -> int:
+    """Number of leading rows that belong to zero cones."""
+    if isinstance(cone, Product):
+        return sum(part.dim for part in cone.cones if isinstance(part, Zero))
+    return cone.dim if isinstance(cone, Zero) else 0
+
+
+def to_host(program: ConeProgram) -> HostProgram:
+    """The program as NumPy arrays on the host, without a copy where it already is there."""
+    structure = program.structure
+    P, A = structure.P, structure.A
+    return HostProgram(
+        n=structure.n,
+        m=structure.m,
+        zeros=zero_rows(structure.cone),
+        batch=program.batch,
+        P=program.P.detach().cpu().numpy(),
+        q=program.q.detach().cpu().numpy(),
+        A=program.A.detach().cpu().numpy(),
+        b=program.b.detach().cpu().numpy(),
+        P_index=P.coordinates() if isinstance(P, SparsePattern) else None,
+        A_index=A.coordinates() if isinstance(A, SparsePattern) else None,
+    )
+
+
+def answer(
+    program: ConeProgram,
+    mu: Barrier,
+    solvers: Sequence[AbstractSolver],
+    start: Iterates | None = None,
+    threads: int | None = None,
+) -> Answer:
+    """Solve every instance with the first of `solvers` whose answer passes the check."""
+    host = to_host(program)
+    device, batch = program.q.device, program.batch
+    x = torch.zeros(batch, host.n, dtype=torch.float64, device=device)
+    v = torch.zeros(batch, host.m, dtype=torch.float64, device=device)
+    residuals = torch.full((batch, 3), torch.inf, dtype=torch.float64, device=device)
+    status = np.full(batch, int(Status.NUMERICAL_ERROR), dtype=np.int64)
+    used = np.zeros(batch, dtype=np.int64)
+    iterations, seconds = np.zeros(batch, dtype=np.int64), np.zeros(batch)
+    certificate: Tensor | None = None
+    kkt: KKT | None = None
+    pending = np.arange(batch)
+    for k, solver in enumerate(solvers):
+        out = Iterates.empty(batch, host.n, host.m)
+        run(solver, host, pending, out, start=start if solver.warm_starts else None, threads=threads)
+        iterations[pending] += out.iterations[pending]
+        seconds[pending] += out.seconds[pending]
+
+        claim = out.claim[pending]
+        is_point = (claim != Claim.PRIMAL_INFEASIBLE) & (claim != Claim.DUAL_INFEASIBLE)
+        is_point &= np.isfinite(out.x[pending]).all(1) & np.isfinite(out.z[pending]).all(1)
+        points = pending[is_point]
+        if points.size:
+            everything = points.size == batch
+            index = torch.from_numpy(points).to(device)
+            part = program if everything else program.rows(index)
+            x_k, z_k = _take(out.x, points, device), _take(out.z, points, device)
+            polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)), 0.0)
+            if everything and k == 0:
+                x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt
+            else:
+                better = (worst(polished.residuals) < worst(residuals[index])).unsqueeze(-1)
+                x[index] = torch.where(better, polished.x, x[index])
+                v[index] = torch.where(better, polished.v, v[index])
+                residuals[index] = torch.where(better, polished.residuals, residuals[index])
+                used[points[better.squeeze(-1).cpu().numpy()]] = k
+                kkt = None
+        quality = worst(residuals).cpu().numpy()
+        status[pending[quality[pending] <= OPTIMAL_TOLERANCE]] = int(Status.OPTIMAL)
+        limited = solver.max_iters is not None or solver.time_limit is not None
+        for j in np.flatnonzero((claim != Claim.SOLVED) & (status[pending] != Status.OPTIMAL)):
+            i, said = pending[j], claim[j]
+            if said in _LIMITS and limited:
+                status[i] = int(_LIMITS[int(said)])
+            elif said in (Claim.PRIMAL_INFEASIBLE, Claim.DUAL_INFEASIBLE):
+                proof = _proof(program, int(i), int(said), out)
+                if proof is not None:
+                    if certificate is None:
+                        certificate = torch.full((batch, host.n + host.m), torch.nan, dtype=torch.float64, device=device)
+                    status[i], certificate[i], used[i] = int(proof[0]), proof[1], k
+        pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
+        if not pending.size:
+            break
+    if pending.size:
+        status[pending[quality[pending] <= INACCURATE_TOLERANCE]] = int(Status.INACCURATE)
+    if not (isinstance(mu, float) and mu == 0.0):
+        polished = polish(program, x, v, mu, steps=50)
+        x, v, residuals, kkt = polished.x, polished.v, polished.residuals, None
+        off = worst(residuals).cpu().numpy() > OPTIMAL_TOLERANCE
+        status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
+
+    def to(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return Answer(x, v, to(status), residuals, to(iterations), to(seconds), to(used), certificate, kkt)
+
+
+def _take(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(array if rows.size == len(array) else array[rows]).to(device)
+
+
+def _proof(program: ConeProgram, i: int, claim: int, out: Iterates) -> tuple[Status, Tensor] | None:
+    """The status and certificate (n + m,) of instance i if what the solver left in `out` proves its claim."""
+    one = program.rows(torch.tensor([i], device=program.q.device)).detach()
+    x, z = (_take(a, np.array([i]), program.q.device).reshape(1, -1) for a in (out.x[[i]], out.z[[i]]))
+    if claim == Claim.PRIMAL_INFEASIBLE:
+        holds, z = primal_infeasible(one, z)
+        status, proof = Status.PRIMAL_INFEASIBLE, torch.cat([torch.full_like(x, torch.nan), z], -1)
+    else:
+        holds, x = dual_infeasible(one, x)
+        status, proof = Status.DUAL_INFEASIBLE, torch.cat([x, torch.full_like(z, torch.nan)], -1)
+    return (status, proof[0]) if bool(holds) else None

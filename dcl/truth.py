@@ -1,0 +1,74 @@
+"""dcl's own check of every answer, per instance: residuals, gap, and certificates of infeasibility.
+
+Relative residuals in the max-norm, for z = Pi_mu*(v) and s = z - v (so that s and z are in their cones by construction):
+
+    primal  |Ax + s - b| / (1 + max(|Ax|, |s|, |b|))        dual  |Px + q + A'z| / (1 + max(|Px|, |q|, |A'z|))
+    gap     |x'Px + q'x + b'z - mu nu| / (1 + max(|x'Px|, |q'x|, |b'z|))
+
+Certificates, scaled:   primal infeasible  z in K*, A'z = 0, b'z = -1       dual infeasible  Px = 0, -Ax in K, q'x = -1
+A certificate is accepted if what should vanish is below CERTIFICATE_TOLERANCE of the terms that cancel in it, and if
+it excludes every point (every multiplier) of norm up to 1e6 times that of the data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dcl.cones.base import Barrier
+from dcl.program import ConeProgram, magnitude
+
+OPTIMAL_TOLERANCE = 1e-8
+INACCURATE_TOLERANCE = 1e-5
+CERTIFICATE_TOLERANCE = 1e-7
+
+
+def worst(residuals: Tensor) -> Tensor:
+    """The largest of (..., 3) residuals; inf where one is NaN."""
+    return residuals.nan_to_num(nan=torch.inf, posinf=torch.inf).amax(-1)
+
+
+def _largest(*terms: Tensor) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(*terms)).amax(0)
+
+
+def check(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Tensor:
+    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3)."""
+    z = program.structure.cone.project(v, mu)
+    s = z - v
+    Px, Ax, ATz = program.Px(x), program.Ax(x), program.ATz(z)
+    primal = magnitude(Ax + s - program.b) / (1.0 + _largest(*map(magnitude, (Ax, s, program.b))))
+    dual = magnitude(Px + program.q + ATz) / (1.0 + _largest(*map(magnitude, (Px, program.q, ATz))))
+    terms = (Px * x).sum(-1), (program.q * x).sum(-1), (program.b * z).sum(-1)
+    smoothing = mu.squeeze(-1) * program.structure.cone.degree if isinstance(mu, Tensor) else mu
+    gap = (terms[0] + terms[1] + terms[2] - smoothing).abs() / (1.0 + _largest(*(t.abs() for t in terms)))
+    return torch.stack(torch.broadcast_tensors(primal, dual, gap), -1)
+
+
+def primal_infeasible(program: ConeProgram, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether z (B, m) proves that Ax + s = b has no solution; (B,) boolean, and z scaled to b'z = -1."""
+    z = program.structure.cone.project(z, 0.0)
+    slope = -(program.b * z).sum(-1, keepdim=True)
+    z = z / slope
+    vanishing, terms = magnitude(program.ATz(z)), _absolute(program).ATz(z.abs()).amax(-1)
+    bounded = vanishing * (1.0 + magnitude(program.b)) <= 1e-6
+    return (slope.squeeze(-1) > 0.0) & (vanishing <= CERTIFICATE_TOLERANCE * terms) & bounded, z
+
+
+def dual_infeasible(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether x (B, n) is a direction of unbounded decrease; (B,) boolean, and x scaled to q'x = -1."""
+    slope = -(program.q * x).sum(-1, keepdim=True)
+    x = x / slope
+    Ax = program.Ax(x)
+    outside = magnitude(program.structure.cone.project(Ax, 0.0))  # distance of -Ax from K, by Moreau
+    absolute = _absolute(program)
+    terms_A, terms_P = absolute.Ax(x.abs()), magnitude(absolute.Px(x.abs()))
+    terms_A = terms_A.amax(-1) if terms_A.shape[-1] else terms_P * 0.0
+    curvature = magnitude(program.Px(x))
+    small = (outside <= CERTIFICATE_TOLERANCE * terms_A) & (curvature <= CERTIFICATE_TOLERANCE * terms_P)
+    bounded = torch.maximum(outside, curvature) * (1.0 + magnitude(program.q)) <= 1e-6
+    return (slope.squeeze(-1) > 0.0) & small & bounded, x
+
+
+def _absolute(program: ConeProgram) -> ConeProgram:
+    return ConeProgram(program.structure, program.P.abs(), program.q, program.A.abs(), program.b)
