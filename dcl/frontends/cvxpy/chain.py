@@ -110,7 +110,8 @@ class Reduced:
 
     def last(self, variable: cp.Variable) -> int:
         """Id of the canonical variable that holds a user's one."""
-        return self.variables.get(variable.id, [variable.id])[0]
+        final: int = self.variables.get(variable.id, [variable.id])[0]
+        return final
 
 
 _ALLOWED = (
