@@ -1,9 +1,14 @@
 """The oracles themselves: closed forms, finite differences, the KKT conditions, other people's solvers."""
 
+from fractions import Fraction
+
+import clarabel
 import numpy as np
 import pytest
-from oracles.regular import DATA, KINDS, MULTIPLIERS, SIZES, Regular, instance
+from oracles.exact import DEGENERATE, UNSOLVABLE, analyze, in_hull, tiny
+from oracles.regular import DATA, KINDS, MULTIPLIERS, SIZES, Regular, instance, rational
 from scipy.optimize import linprog
+from scipy.sparse import csc_array
 
 
 def program(**data):
@@ -16,7 +21,7 @@ def plus(a, b, t=1.0):
 
 
 def inner(a, b):
-    return sum(float(np.sum(a[name] * b[name])) for name in b if a[name] is not None)
+    return sum(float(np.sum(a[name] * b[name])) for name in b if a[name] is not None and b[name] is not None)
 
 
 def random_like(values, rng):
@@ -158,3 +163,137 @@ def test_tangent_against_central_differences(kind, n):
             np.testing.assert_allclose(
                 derivative, difference, rtol=1e-6, atol=1e-7 * (1 + np.abs(difference).max(initial=0))
             )
+
+
+# Tiny programs, exactly
+
+
+def test_weakly_active_bound():
+    """min (x - 1)^2 / 2 with x <= 1: x(q) = min(-q, ub), so that the derivative in q is -1 or 0."""
+    kink = analyze(program(P=[[1]], q=[-1], ub=[1]))
+    assert kink.degeneracies == {"weakly_active"}
+    assert kink.multiplier_unique
+    assert sorted(float(c["q"][0]) for c in kink.candidates({"x": np.ones(1)})) == [-1, 0]
+    between, outside = kink.candidates({"x": np.ones(1)})[0] | {"P": None}, {}
+    between |= {"q": np.array([-0.25]), "ub": np.array([0.75])}
+    outside = between | {"ub": np.array([0.8])}
+    assert in_hull(between, kink.candidates({"x": np.ones(1)}), 1e-12)
+    assert not in_hull(outside, kink.candidates({"x": np.ones(1)}), 1e-3)
+
+
+def test_duplicated_row():
+    """min x^2 / 2 - 2x with x <= 1 twice: the gradient in h is (1, 0) or (0, 1), the multipliers sum to 1."""
+    twice = analyze(program(P=[[1]], q=[-2], G=[[1], [1]], h=[1, 1]))
+    assert twice.degeneracies == {"rank"}
+    assert not twice.multiplier_unique
+    candidates = twice.candidates({"x": np.ones(1)})
+    assert sorted(c["h"].tolist() for c in candidates) == [[0, 1], [1, 0]]
+    half = {"q": np.zeros(1), "G": np.full((2, 1), -0.5), "h": np.full(2, 0.5)}
+    assert in_hull(half, candidates, 1e-12)
+    assert not in_hull(half | {"h": np.full(2, 0.4)}, candidates, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "degeneracies"),
+    [
+        (program(q=[1, 0], lb=[0, 0]), "optimal", {"nonunique"}),
+        (program(q=[0]), "optimal", {"nonunique"}),
+        (program(q=[0], G=[[1]], h=[-1]), "optimal", {"nonunique"}),
+        (program(q=[1]), "unbounded", set()),
+        (program(q=[0, 1], P=[[1, 0], [0, 0]]), "unbounded", set()),
+        (program(q=[1, 1], G=[[1, 1], [-1, -1]], h=[0, -1]), "infeasible", set()),
+        (program(q=[0], G=[[0]], h=[-1]), "infeasible", set()),
+        (program(q=[-1, -1], G=[[1, 0], [0, 1], [1, 1]], h=[1, 1, 2]), "optimal", {"rank"}),
+        (program(q=[1, 1], lb=[0, 0]), "optimal", set()),
+        (program(P=np.eye(2), q=[0, 0], A=[[1, 1]], b=[0], lb=[0, -1]), "optimal", {"weakly_active"}),
+    ],
+)
+def test_known_verdicts(data, status, degeneracies):
+    verdict = analyze(data)
+    assert (verdict.status, verdict.degeneracies) == (status, degeneracies)
+
+
+def test_hull_of_a_triangle():
+    corners = [{"q": np.array(c, float)} for c in ([0, 0], [4, 0], [0, 4], [4, 0], [1, 1])]
+    inside = [[0, 0], [4, 0], [2, 2], [1, 2], [0.5, 0]]
+    outside = [[-1e-6, 0], [2.00001, 2], [5, 0], [np.nan, 0]]
+    assert [in_hull({"q": np.array(g)}, corners, 1e-9) for g in inside] == [True] * 5
+    assert [in_hull({"q": np.array(g)}, corners, 1e-9) for g in outside] == [False] * 4
+
+
+def as_fractions(data):
+    return {
+        name: None if v is None else np.vectorize(lambda t: Fraction(t) if np.isfinite(t) else t, otypes=[object])(v)
+        for name, v in data.items()
+    }
+
+
+def direction_for(data, rng):
+    """A change in small integers; that of P is positive semidefinite, so that the changed program is convex."""
+    step = {name: None if v is None else rng.integers(-5, 6, np.shape(v)) for name, v in data.items()}
+    if step["P"] is not None:
+        step["P"] = step["P"].T @ step["P"]
+    return step
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_regular_derivatives_against_exact_differences(seed):
+    known = tiny(seed)
+    step, t = direction_for(known.data, np.random.default_rng(seed)), Fraction(1, 10**9)
+    moved = analyze(plus(as_fractions(known.data), step, t))
+    assert moved.regular
+    tangent = known.bases[0].tangent(step)
+    cotangents = random_like(known.solution, np.random.default_rng(seed))
+    gradient = known.candidates(cotangents)[0]
+    np.testing.assert_allclose(inner(cotangents, tangent), inner(gradient, step), rtol=1e-12, atol=1e-11)
+    change = (moved.bases[0].point - known.bases[0].point) * rational(1 / t)
+    exact = known.bases[0].outputs(change)
+    for name in ("x", "y", "z", "z_lb", "z_ub"):
+        if exact[name] is not None:
+            np.testing.assert_allclose(tangent[name], exact[name], rtol=1e-6, atol=1e-6)
+    value = float((moved.value - known.value) * rational(1 / t))
+    np.testing.assert_allclose(tangent["value"], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("kind", ["weakly_active", "redundant", "duplicate", "overdetermined"])
+def test_one_sided_derivatives_are_among_the_candidates(kind, seed):
+    known, rng = tiny(seed, kind), np.random.default_rng(seed)
+    t = Fraction(1, 10**12)
+    for _ in range(3):
+        step = direction_for(known.data, rng)
+        if kind != "weakly_active":  # where rows are dependent, x may jump when they are turned
+            step |= {name: np.zeros_like(step[name]) for name in ("P", "A", "G") if step[name] is not None}
+        moved = analyze(plus(as_fractions(known.data), step, t))
+        if moved.status == "optimal" and "nonunique" not in moved.degeneracies:
+            change = [float((b - a) / rational(t)) for a, b in zip(known.x, moved.x, strict=True)]
+            misfit = [np.abs(base.tangent(step)["x"] - change).max() for base in known.bases]
+            assert min(misfit) < 1e-5 * (1 + np.abs(change).max())
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", [None, *DEGENERATE, *UNSOLVABLE])
+def test_verdicts_against_clarabel(kind, seed):
+    known = tiny(seed, kind)
+    d = known.data
+    n = len(d["q"])
+    blocks = [(d["A"], d["b"])] if d["A"] is not None else []
+    blocks += [(d["G"], d["h"])]
+    if d["lb"] is not None:
+        blocks += [(-np.eye(n)[np.isfinite(d["lb"])], -d["lb"][np.isfinite(d["lb"])])]
+        blocks += [(np.eye(n)[np.isfinite(d["ub"])], d["ub"][np.isfinite(d["ub"])])]
+    C, side = np.vstack([c for c, _ in blocks]), np.concatenate([s for _, s in blocks])
+    p = 0 if d["A"] is None else len(d["b"])
+    cones = [clarabel.ZeroConeT(p), clarabel.NonnegativeConeT(len(side) - p)]
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    # An infeasible program may be dually infeasible too: that is hidden by a zero objective.
+    q = d["q"] * (known.status != "infeasible")
+    P = np.zeros((n, n)) if d["P"] is None or known.status == "infeasible" else d["P"]
+    other = clarabel.DefaultSolver(csc_array(np.triu(P)), q, csc_array(C), side, cones, settings).solve()
+    expected = {"optimal": "Solved", "infeasible": "PrimalInfeasible", "unbounded": "DualInfeasible"}
+    assert str(other.status) == expected[known.status]
+    if known.status == "optimal":
+        assert abs(other.obj_val - float(known.value)) < 1e-6 * (1 + abs(float(known.value)))
+        if "nonunique" not in known.degeneracies:
+            np.testing.assert_allclose(other.x, [float(v) for v in known.x], atol=2e-3)

@@ -162,7 +162,7 @@ class Regular:
         with self.field.precision():
             q = self.field.of(self.data["q"])
             value = float(((self._Px + q + q).transpose() * self._x)[0, 0] / 2)
-        return self._outputs(self.point) | {"value": value}
+        return self.outputs(self.point) | {"value": value}
 
     def gradients(self, cotangents: Mapping[str, Any]) -> Data:
         """Gradients with respect to all data of sum <cotangent, output>, outputs as in `solution`; P's is symmetric.
@@ -206,9 +206,9 @@ class Regular:
             dx = self.field.matrix(dp.tolist()[: self.n])
             q, dq, dP = (self.field.of(array) for array in (self.data["q"], change["q"], change["P"]))
             dvalue = ((self._Px + q).transpose() * dx + self._x.transpose() * (dP * self._x / 2 + dq))[0, 0]
-        return self._outputs(dp) | {"value": float(dvalue)}
+        return self.outputs(dp) | {"value": float(dvalue)}
 
-    def _outputs(self, p: Any) -> dict[str, Any]:
+    def outputs(self, p: Any) -> dict[str, Any]:
         """Split p, or a change of it, into x and the multipliers of whole blocks."""
         p = numbers(p)[:, 0]
         w = {name: self._scatter(block, p[self.part[block]]) for name, block in MULTIPLIERS.items()}
