@@ -17,6 +17,7 @@ from dcl.errors import (
     SolveError,
     UnsupportedError,
 )
+from dcl.layers.cvxpy import CvxpyLayer
 from dcl.layers.qp import QPLayer, QPResult, solve_qp
 from dcl.solution import Solution
 from dcl.status import GradientKind, Status
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CompatibilityWarning",
+    "CvxpyLayer",
     "DclError",
     "DegenerateError",
     "DegenerateWarning",

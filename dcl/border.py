@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,8 +29,8 @@ class AbstractBorder(ABC):
     batch_shape: tuple[int, ...]
 
     @abstractmethod
-    def check(self, program: ConeProgram, theta: Tensor) -> None:
-        """Look at the values. Raises InputError that names the argument and the batch index of what cannot be used."""
+    def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
+        """Look at the values of the caller's tensors, (B or 1, ...), and of the program. Raises InputError that names the argument and the batch index of what cannot be used."""
 
     @abstractmethod
     def describe_row(self, row: int) -> str:

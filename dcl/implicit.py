@@ -14,6 +14,7 @@ K is that of `dcl.kkt`; gradients are exact where `dcl.degeneracy` says so.  Fai
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,13 +58,13 @@ class Call:
     has_warned: bool = field(default=False, init=False)
 
 
-def solve(call: Call, program: ConeProgram, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def solve(call: Call, program: ConeProgram, given: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """x (B, n), v (B, m) and the report (B, 7) of the instances of `program`; differentiable in its data.
 
-    theta is what the caller gave, (B or 1, k); it is only looked at by `call.border` to name a bad input.
+    given: the caller's own tensors, (B or 1, ...) each; only `call.border` looks at them, to name a bad input.
     Raises InputError (bad values), SolveError, DegenerateError as the settings in `call` say.
     """
-    return Solve.apply(call, program.P, program.q, program.A, program.b, theta)  # type: ignore[no-any-return]
+    return Solve.apply(call, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
 
 
 def project(structure: Structure, mu: Barrier, v: Tensor) -> Tensor:
@@ -75,9 +76,11 @@ class Solve(Function):
     """See `solve`."""
 
     @staticmethod
-    def forward(call: Call, P: Tensor, q: Tensor, A: Tensor, b: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        call: Call, P: Tensor, q: Tensor, A: Tensor, b: Tensor, *given: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         program = ConeProgram(call.structure, P, q, A, b).detach()
-        call.border.check(program, theta)
+        call.border.check(program, given)
         out = answer(program, call.mu, call.solvers, call.start, call.threads)
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
         call.certificate = out.certificate
@@ -92,7 +95,7 @@ class Solve(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        call, P, q, A, b, _ = inputs
+        call, P, q, A, b = inputs[:5]
         x, v, report = output
         ctx.call = call
         ctx.mark_non_differentiable(report)
@@ -105,7 +108,7 @@ class Solve(Function):
         P, A, x, v, report = ctx.saved_tensors
         call: Call = ctx.call
         structure = call.structure
-        _, need_P, need_q, need_A, need_b, _ = ctx.needs_input_grad
+        _, need_P, need_q, need_A, need_b = ctx.needs_input_grad[:5]
         ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
         gx, gv = torch.where(ok, gx, torch.zeros_like(gx)), torch.where(ok, gv, torch.zeros_like(gv))
         ux, uv = kkt_solve(structure, call.mu, call.kkt, P, A, v, gx, gv, adjoint=True)
@@ -116,11 +119,11 @@ class Solve(Function):
             grad_A = -(structure.A.outer(z, ux, A.shape[0]) + structure.A.outer(uv, x, A.shape[0]))
         grad_q = -_fold(ux, ctx.q_batch) if need_q else None
         grad_b = _fold(uv, ctx.b_batch) if need_b else None
-        return None, grad_P, grad_q, grad_A, grad_b, None
+        return None, grad_P, grad_q, grad_A, grad_b, *[None] * (len(ctx.needs_input_grad) - 5)
 
     @staticmethod
     def jvp(
-        ctx: Any, _c: None, tP: Tensor | None, tq: Tensor | None, tA: Tensor | None, tb: Tensor | None, _t: Tensor | None
+        ctx: Any, _c: None, tP: Tensor | None, tq: Tensor | None, tA: Tensor | None, tb: Tensor | None, *_given: None
     ) -> tuple[Tensor, Tensor, None]:
         P, A, x, v, report = ctx.saved_tensors
         call: Call = ctx.call

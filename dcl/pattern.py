@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcl.affine import take
+
 
 class AbstractPattern(ABC):
     """Places of the nonzeros of an m x n matrix."""
@@ -98,12 +100,12 @@ class SparsePattern(AbstractPattern):
     @staticmethod
     def _gather_add(values: Tensor, x: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
         # torch's own CSR and COO products fail under jacfwd, and CSR is slow on the CPU
-        terms = values * x.index_select(-1, source.to(x.device))
+        terms = values * take(x, source)
         out = terms.new_zeros((*terms.shape[:-1], size))
         return out.index_add(-1, target.to(x.device), terms)
 
     def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
-        terms = y.index_select(-1, self.rows.to(y.device)) * x.index_select(-1, self.cols.to(x.device))
+        terms = take(y, self.rows) * take(x, self.cols)
         return terms.flatten(0, -2).sum(0, keepdim=True) if batch == 1 else _add_extra(terms, 2)
 
     def dense(self, values: Tensor) -> Tensor:

@@ -83,6 +83,10 @@ class ConeProgram:
 
         return replace(self, P=pick(self.P), q=pick(self.q), A=pick(self.A), b=pick(self.b))
 
+    def expanded(self, batch: int) -> ConeProgram:
+        """The same programs, with q repeated where nothing else says that there are `batch` of them."""
+        return self if self.batch == batch else replace(self, q=self.q.expand(batch, -1))
+
     def detach(self) -> ConeProgram:
         """The same numbers outside of any graph."""
         return replace(self, P=self.P.detach(), q=self.q.detach(), A=self.A.detach(), b=self.b.detach())

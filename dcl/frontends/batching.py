@@ -29,10 +29,9 @@ class Batching:
         """Number of instances."""
         return math.prod(self.shape)
 
-    def flatten(self, t: Tensor, core: int) -> Tensor:
-        """(*batch, *core dims) -> (B or 1, *core dims), float64; `core` is the number of core dimensions."""
+    def merge(self, t: Tensor, core: int) -> Tensor:
+        """(*batch, *core dims) -> (B or 1, *core dims); `core` is the number of core dimensions."""
         lead, rest = t.shape[: t.ndim - core], t.shape[t.ndim - core :]
-        t = t.to(torch.float64)
         if math.prod(lead) == 1:
             return t.reshape((1, *rest))
         if lead != self.shape:

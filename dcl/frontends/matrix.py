@@ -9,7 +9,7 @@ right-hand side (h = inf, lb = -inf, ub = inf) binds nothing: it becomes 0'x + s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -61,16 +61,16 @@ def structure_of(blocks: Blocks) -> Structure:
 
 @dataclass(frozen=True, eq=False)
 class MatrixBorder(AbstractBorder):
-    """Names of arguments and rows; holds the flattened arguments to look at their values."""
+    """Names of the arguments, in the order in which their tensors are given, and of the rows."""
 
     batch_shape: tuple[int, ...]
     blocks: Blocks
-    arguments: Mapping[str, Tensor]
+    names: tuple[str, ...]
 
-    def check(self, program: ConeProgram, theta: Tensor) -> None:
-        for name, t in self.arguments.items():
-            check_finite(self, t.detach(), name, infinite=_INFINITE.get(name))
-        if "P" in self.arguments:
+    def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
+        for name, t in zip(self.names, given, strict=True):
+            check_finite(self, t, name, infinite=_INFINITE.get(name))
+        if "P" in self.names:
             check_psd(self, program.P, "P")
 
     def describe_row(self, row: int) -> str:
@@ -124,9 +124,9 @@ def _pair(name: str, rows: Mapping[str, int]) -> str:
     return f", {partner} has {rows[partner]} rows" if partner else ""
 
 
-def assemble(arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching) -> tuple[ConeProgram, MatrixBorder]:
-    """The program on the waist, in torch operations, and the border that knows the arguments."""
-    flat = {name: batch.flatten(t, CORE[name]) for name, t in arguments.items()}
+def assemble(arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching) -> tuple[ConeProgram, MatrixBorder, tuple[Tensor, ...]]:
+    """The program on the waist, in torch operations; its border, and the tensors that the border looks at."""
+    flat = {name: batch.merge(t, CORE[name]).to(torch.float64) for name, t in arguments.items()}
     n, q = blocks.n, flat["q"]
     P = 0.5 * (flat["P"] + flat["P"].mT) if "P" in flat else q.new_zeros(1, n, n)
     matrices, sides = [], []
@@ -145,10 +145,8 @@ def assemble(arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching) -
             sides.append(side)
     A = _stack(matrices, -2) if matrices else q.new_zeros(1, 0, n)
     b = _stack(sides, -1) if sides else q.new_zeros(1, 0)
-    border = MatrixBorder(batch.shape, blocks, flat)
-    if all(t.shape[0] == 1 for t in (P, q, A, b)) and batch.size != 1:
-        q = q.expand(batch.size, -1)
-    return ConeProgram(structure_of(blocks), P, q, A, b), border
+    border = MatrixBorder(batch.shape, blocks, tuple(flat))
+    return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), border, tuple(flat.values())
 
 
 def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:

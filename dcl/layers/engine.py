@@ -65,14 +65,14 @@ class Engine:
     def solve(
         self,
         program: ConeProgram,
-        theta: Tensor,
+        given: Sequence[Tensor],
         border: AbstractBorder,
         *,
         choice: Choice | None = None,
         mu: float | Tensor | None = None,
         warm_start: Solution | bool | None = None,
     ) -> Point:
-        """The answer for the instances of `program`; errors and warnings as the settings say."""
+        """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...); errors and warnings as the settings say."""
         settings = self.settings
         choice = settings.choice if choice is None else choice
         data = (program.P, program.q, program.A, program.b)
@@ -94,7 +94,7 @@ class Engine:
             v = (0.0 * anchor).expand(0, program.structure.m)
             report = torch.zeros(0, GAP + 1, dtype=torch.float64, device=program.q.device)
         else:
-            x, v, report = solve(call, program, theta)
+            x, v, report = solve(call, program, given)
         self._has_warned = self._has_warned or call.has_warned
         z = project(program.structure, call.mu, v)
         return Point(x, z, z - v, report[:, STATUS] == Status.OPTIMAL, report, call, program)

@@ -106,10 +106,9 @@ class QPLayer(nn.Module):
         """
         arguments = matrix.present({"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub})
         blocks, batch = matrix.plan(arguments)
-        program, border = matrix.assemble(arguments, blocks, batch)
+        program, border, given = matrix.assemble(arguments, blocks, batch)
         choice = configure(self._solver, {**self._solver_args, **solver_args}) if solver_args else None
-        theta = program.q.new_zeros(1, 0)
-        point = self._engine.solve(program, theta, border, choice=choice, mu=mu, warm_start=warm_start)
+        point = self._engine.solve(program, given, border, choice=choice, mu=mu, warm_start=warm_start)
         y, z, z_lb, z_ub = blocks.split(point.z)
         value = program.objective(point.x)
         result = QPResult(*(self._engine.finish(point, t, batch) for t in (point.x, y, z, z_lb, z_ub, value)))

@@ -1,0 +1,171 @@
+"""A parametrized CVXPY problem as a torch layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dcl.border import AbstractBorder, check_finite
+from dcl.errors import InputError
+from dcl.frontends.batching import batching
+from dcl.frontends.cvxpy import CanonicalForm, canonicalize
+from dcl.layers.engine import Engine, Settings
+from dcl.program import ConeProgram
+from dcl.solution import Solution
+from dcl.solvers.base import AbstractSolver
+from dcl.solvers.choose import configure
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+
+
+@dataclass(frozen=True, eq=False)
+class _Border(AbstractBorder):
+    batch_shape: tuple[int, ...]
+    form: CanonicalForm
+
+    def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
+        for p, t in enumerate(given):
+            name = self.form.domains[p].name
+            check_finite(self, t, name)
+            try:
+                self.form.check_domain(t, p)
+            except InputError as error:
+                raise self._renamed(error, t) from None
+
+    def _renamed(self, error: InputError, t: Tensor) -> InputError:
+        """The same error with the index in the caller's batch instead of the flattened one."""
+        index = self.index_in(t, error.index[0])
+        text = str(error).rsplit(" at batch index ", 1)[0]
+        return InputError(f"{text} at batch index {index}" if index else text, argument=error.argument, index=index)
+
+    def describe_row(self, row: int) -> str:
+        return self.form.describe_row(row)
+
+
+class CvxpyLayer(nn.Module):
+    """The solution of a parametrized CVXPY problem as a function of its parameters, differentiable.
+
+    A drop-in for `cvxpylayers.torch.CvxpyLayer`: the same arguments, the same call.  Every answer is checked, gradients
+    are those of the KKT conditions of the canonical cone program (Agrawal et al. 2019, Differentiable convex
+    optimization layers, without its homogeneous embedding), exact where the solution map is differentiable.
+
+    Args:
+        problem: a `cvxpy.Problem` that is DPP; parametric `quad_form(x, P)` in the objective is allowed.  It is only
+            read, and not kept.
+        parameters: all parameters of the problem, in the order of the call.
+        variables: what to return, in this order: variables, or dual variables (`constraint.dual_variables[0]`).
+        solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL"; the names of cvxpylayers are understood), an object such as
+            `dcl.solvers.Clarabel(eps=1e-9)`, or None for the documented rule of `dcl.solvers.choose`.
+        gp: the problem is a geometric program.
+        verbose: let the solver print.
+        canon_backend: CVXPY's canonicalization backend.
+        solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (last iterate,
+            zero gradient).
+        on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
+
+    Raises:
+        DppError: the problem is not DPP; the message shows where.  UnsupportedError: a cone or attribute that dcl does
+        not handle.  InputError: parameters or variables that do not match.  OptionError: unknown solver or option.
+
+    Example:
+        >>> import cvxpy as cp, torch, dcl
+        >>> x, t = cp.Variable(3), cp.Parameter(3)
+        >>> layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.sum(x) == 1, x >= 0]), [t], [x])
+        >>> (y,) = layer(torch.tensor([[0.9, 0.5, -1.0]], requires_grad=True))
+        >>> y.detach()
+        tensor([[0.7000, 0.3000, 0.0000]])
+    """
+
+    def __init__(
+        self,
+        problem: cp.Problem,
+        parameters: Sequence[cp.Parameter],
+        variables: Sequence[cp.Variable],
+        solver: str | AbstractSolver | None = None,
+        gp: bool = False,
+        verbose: bool = False,
+        canon_backend: str | None = None,
+        solver_args: dict[str, object] | None = None,
+        *,
+        mu: float | Tensor = 0.0,
+        on_failure: str = "raise",
+        on_degenerate: str = "warn",
+    ) -> None:
+        super().__init__()
+        self._form = canonicalize(problem, parameters, variables, gp=gp, canon_backend=canon_backend)
+        self._solver, self._solver_args = solver, {"verbose": verbose, **(solver_args or {})}
+        self._engine = Engine(Settings(configure(solver, self._solver_args), mu, on_failure, on_degenerate))
+
+    def forward(
+        self,
+        *params: Tensor,
+        solver_args: dict[str, object] | None = None,
+        warm_start: Solution | bool | None = None,
+        mu: float | Tensor | None = None,
+        return_solution: bool = False,
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Solution]:
+        """The requested variables, (*batch, *shape) each, for one tensor (*batch, *shape) per parameter.
+
+        Any number of batch dimensions, which broadcast; the gradient of an unbatched tensor is the sum over the batch.
+        Computed in float64; dtype and device out are those in.
+
+        Args:
+            solver_args: options for this call, over those of the layer.
+            warm_start: a `Solution` of the same batch to start from (True and False are accepted and mean nothing).
+            mu: barrier parameter for this call.
+            return_solution: return `(outputs, Solution)`.
+
+        Raises:
+            InputError, DtypeError: name the parameter and the batch index.  SolveError, DegenerateError: as set.
+        """
+        form = self._form
+        if len(params) != len(form.domains):
+            names = ", ".join(domain.name for domain in form.domains)
+            raise InputError(f"the layer takes {len(form.domains)} tensors ({names}), got {len(params)}")
+        named = {f"{p}: {d.name}": t for p, (d, t) in enumerate(zip(form.domains, params, strict=True))}
+        core = {key: len(d.shape) for key, d in zip(named, form.domains, strict=True)}
+        batch = batching(named, core)
+        for t, domain in zip(params, form.domains, strict=True):
+            if tuple(t.shape[t.ndim - len(domain.shape) :]) != domain.shape:
+                raise InputError(
+                    f"parameter {domain.name} must have shape (*batch, {', '.join(map(str, domain.shape))}), "
+                    f"got {tuple(t.shape)}",
+                    argument=domain.name,
+                )
+        given = [batch.merge(t, len(domain.shape)) for t, domain in zip(params, form.domains, strict=True)]
+        program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
+        program = program.expanded(batch.size)
+        border = _Border(batch.shape, form)
+        choice = configure(self._solver, {**self._solver_args, **solver_args}) if solver_args else None
+        point = self._engine.solve(program, given, border, choice=choice, mu=mu, warm_start=warm_start)
+        outputs = tuple(self._engine.finish(point, t, batch) for t in form.extract(point.x, point.z))
+        if not return_solution:
+            return outputs
+        value = self._engine.finish(point, form.value(program, d, point.x), batch)
+        return outputs, self._engine.solution(point, outputs, value, batch)
+
+    def solve(
+        self,
+        *params: Tensor,
+        solver_args: dict[str, object] | None = None,
+        warm_start: Solution | bool | None = None,
+        mu: float | Tensor | None = None,
+    ) -> Solution:
+        """The `Solution` for the tensors of `forward`, without gradients; `Solution.outputs` is what the layer returns."""
+        with torch.no_grad():
+            _, solution = self.forward(
+                *params, solver_args=solver_args, warm_start=warm_start, mu=mu, return_solution=True
+            )
+        return solution  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        structure = self._form.structure
+        names = ", ".join(domain.name for domain in self._form.domains)
+        return f"parameters=({names}), n={structure.n}, m={structure.m}, solver={self._solver!r}"
