@@ -6,6 +6,7 @@ import clarabel
 import numpy as np
 import pytest
 from oracles.exact import DEGENERATE, UNSOLVABLE, analyze, in_hull, tiny
+from oracles.real_data import COLLECTIONS, data_folder, load, names, reference, value_at
 from oracles.regular import DATA, KINDS, MULTIPLIERS, SIZES, Regular, instance, rational
 from scipy.optimize import linprog
 from scipy.sparse import csc_array
@@ -297,3 +298,73 @@ def test_verdicts_against_clarabel(kind, seed):
         assert abs(other.obj_val - float(known.value)) < 1e-6 * (1 + abs(float(known.value)))
         if "nonunique" not in known.degeneracies:
             np.testing.assert_allclose(other.x, [float(v) for v in known.x], atol=2e-3)
+
+
+# Real problems
+
+
+needs_data = pytest.mark.skipif(data_folder() is None, reason="no ../shared/data beside the repository, no DCL_DATA")
+
+
+@needs_data
+def test_collections_are_whole_and_well_formed():
+    assert [len(names(collection)) for collection in COLLECTIONS] == [37, 20, 18, 11]
+    for collection in COLLECTIONS:
+        for name in names(collection):
+            problem = load(collection, name)
+            d, n = problem.data, problem.n
+            assert d["q"].shape == (n,)
+            assert np.isfinite(problem.constant)
+            for matrix, side in (("A", "b"), ("G", "h")):
+                if d[matrix] is not None:
+                    assert d[matrix].shape == (*d[side].shape, n)
+                    assert np.isfinite(d[matrix]).all()
+                    assert np.isfinite(d[side]).all()
+            for side in ("lb", "ub"):
+                assert d[side] is None or d[side].shape == (n,)
+            if d["P"] is not None:
+                np.testing.assert_array_equal(d["P"], d["P"].T)
+
+
+# Maros and Meszaros 1999, table 2; the readme of Netlib's lp/data
+PUBLISHED = [
+    ("maros_meszaros", "CVXQP1_M", 0.108751157e7),
+    ("maros_meszaros", "DUAL4", 7.46090842e-1),
+    ("maros_meszaros", "HS118", 6.64820450e2),
+    ("maros_meszaros", "HS76", -4.68181818),
+    ("maros_meszaros", "LOTSCHD", 2.39841590e3),
+    ("maros_meszaros", "PRIMAL1", -3.50129662e-2),
+    ("maros_meszaros", "QAFIRO", -1.59078179),
+    ("maros_meszaros", "QSTAIR", 7.98545276e6),
+    ("netlib_feasible", "adlittle", 2.2549496316e5),
+    ("netlib_feasible", "kb2", -1.7499001299e3),
+    ("netlib_feasible", "sc50a", -6.4575077059e1),
+    ("netlib_feasible", "share1b", -7.6589318579e4),
+    ("netlib_feasible", "stocfor1", -4.1131976219e4),
+]
+
+
+@needs_data
+@pytest.mark.parametrize(("collection", "name", "value"), PUBLISHED)
+def test_published_optima(collection, name, value):
+    problem = load(collection, name)
+    known = reference(problem)
+    assert known.status == "optimal"
+    assert abs(known.value + problem.constant - value) < 1e-6 * (1 + abs(value))
+    assert abs(value_at(problem.data, known.x) - known.value) < 1e-12 * (1 + abs(value))
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("collection", "name"), [("maros_meszaros", "HS118"), ("mpc", "LIPMWALK0"), ("netlib_feasible", "kb2")]
+)
+def test_certified_optima(collection, name):
+    known = reference(load(collection, name))
+    assert known.regular is not None
+    assert known.regular.margin > 0
+
+
+@needs_data
+@pytest.mark.parametrize("name", names("netlib_infeasible"))
+def test_infeasible_programs(name):
+    assert reference(load("netlib_infeasible", name)).status == "infeasible"
