@@ -1,8 +1,12 @@
 """theta -> c + sum_p M_p theta_p : problem data as an affine function of the parameters, on a fixed pattern.
 
 Each parameter p is a flat vector (B, size_p) or (1, size_p); the result has B rows if a parameter that touches it has
-B, else 1: data that depend on shared parameters only stay shared.  The map is gather, multiply, index_add: torch
-operations with the adjoint <M theta, y> = <theta, M' y> from autograd, in every mode of torch.
+B, else 1: data that depend on shared parameters only stay shared.  With u = (theta of those that touch it, constants),
+
+    result = weights * u[index]        every entry: one parameter's entry or a constant (most data are just these)
+             + sum over the rest       of the few entries that are sums:  rest_weights * u[rest_cols]  into rest_rows
+
+Torch operations with the adjoint <M theta, y> = <theta, M' y> from autograd, in every mode of torch.
 """
 
 from __future__ import annotations
@@ -26,34 +30,25 @@ def take(t: Tensor, index: Tensor) -> Tensor:
     return t.gather(-1, index.to(t.device).expand(*t.shape[:-1], -1))
 
 
-@dataclass(frozen=True, eq=False)
-class _Term:
-    """M_p as nonzeros: out[rows] += weights * theta_p[cols]. `plain`: one nonzero per output entry, in order."""
-
-    parameter: int
-    rows: Tensor
-    cols: Tensor
-    weights: Tensor | None
-    plain: bool
-
-    def add_to(self, out: Tensor, theta: Tensor) -> Tensor:
-        terms = take(theta, self.cols)
-        if self.weights is not None:
-            terms = terms * self.weights.to(theta.device)
-        if self.plain:
-            return out + terms
-        # one of the two has 1 in front where they differ; the other may have 0
-        batch = out.shape[0] if terms.shape[0] == 1 else terms.shape[0]
-        out, terms = out.expand(batch, -1), terms.expand(batch, -1)
-        return out.index_add(-1, self.rows.to(theta.device), terms)
+def _times(t: Tensor, weights: Tensor | None) -> Tensor:
+    return t if weights is None else t * weights.to(t.device)
 
 
 @dataclass(frozen=True, eq=False)
 class AffineMap:
-    """c + sum_p M_p theta_p. Law: the linear part and its transpose agree, <M theta, y> = <theta, M' y>."""
+    """c + sum_p M_p theta_p. Law: the linear part and its transpose agree, <M theta, y> = <theta, M' y>.
+
+    offset: c, (size,).  touching: positions of the parameters with M_p != 0.  The others: see above; weights None: 1.
+    """
 
     offset: Tensor
-    terms: tuple[_Term, ...]
+    touching: tuple[int, ...]
+    constants: Tensor
+    index: Tensor
+    weights: Tensor | None
+    rest_rows: Tensor
+    rest_cols: Tensor
+    rest_weights: Tensor | None
 
     @property
     def size(self) -> int:
@@ -63,36 +58,53 @@ class AffineMap:
     @property
     def parameters(self) -> frozenset[int]:
         """Positions of the parameters that the result depends on."""
-        return frozenset(term.parameter for term in self.terms)
+        return frozenset(self.touching)
 
     def __call__(self, thetas: Sequence[Tensor]) -> Tensor:
         """Result (B or 1, size) for thetas[p] of shape (B or 1, size_p), float64."""
-        out = self.offset.unsqueeze(0)
-        if thetas:
-            out = out.to(thetas[0].device)
-        for term in self.terms:
-            out = term.add_to(out, thetas[term.parameter])
-        return out
+        if not self.touching:
+            out = self.offset.unsqueeze(0)
+            return out.to(thetas[0].device) if thetas else out
+        used = [thetas[p] for p in self.touching]
+        batch = next((t.shape[0] for t in used if t.shape[0] != 1), 1)
+        constants = self.constants.to(used[0].device)
+        u = torch.cat([*(t.expand(batch, -1) for t in used), constants.expand(batch, -1)], -1)
+        out = _times(take(u, self.index), self.weights)
+        if self.rest_rows.numel() == 0:
+            return out
+        return out.index_add(-1, self.rest_rows.to(u.device), _times(take(u, self.rest_cols), self.rest_weights))
 
 
-def affine_map(offset: NDArray[np.float64], blocks: Sequence[sp.sparray | sp.spmatrix]) -> AffineMap:
-    """The map with constant `offset` (size,) and one matrix (size, size_p) per parameter; zeros are dropped."""
-    terms = []
-    for p, block in enumerate(blocks):
-        coo = sp.coo_array(sp.csr_array(block))
-        coo.eliminate_zeros()
-        if coo.nnz == 0:
-            continue
-        rows, cols, weights = coo.row.astype(np.int64), coo.col.astype(np.int64), coo.data.astype(np.float64)
-        order = np.lexsort((cols, rows))
-        rows, cols, weights = rows[order], cols[order], weights[order]
-        terms.append(
-            _Term(
-                parameter=p,
-                rows=torch.from_numpy(rows),
-                cols=torch.from_numpy(cols),
-                weights=None if np.all(weights == 1.0) else torch.from_numpy(weights),
-                plain=bool(np.array_equal(rows, np.arange(len(offset)))),
-            )
-        )
-    return AffineMap(torch.from_numpy(np.ascontiguousarray(offset, dtype=np.float64)), tuple(terms))
+def _weights(values: NDArray[np.float64]) -> Tensor | None:
+    return None if np.all(values == 1.0) else torch.from_numpy(values)
+
+
+def affine_map(offset: NDArray[np.float64], linear: sp.sparray, sizes: Sequence[int]) -> AffineMap:
+    """The map with constant `offset` (size,) and matrix `linear` (size, sum of sizes); sizes[p] columns are M_p."""
+    offset = np.ascontiguousarray(offset, dtype=np.float64)
+    coo = sp.coo_array(sp.csr_array(linear))
+    coo.eliminate_zeros()
+    rows, cols, values = coo.row.astype(np.int64), coo.col.astype(np.int64), coo.data.astype(np.float64)
+    # columns of the parameters that are touched move together, the constants follow
+    starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    owner = np.searchsorted(starts, cols, side="right") - 1
+    touching = np.unique(owner)
+    widths = np.asarray(sizes, dtype=np.int64)[touching]
+    moved = np.zeros(len(starts), np.int64)
+    moved[touching] = np.cumsum(widths) - widths - starts[touching]
+    cols = cols + moved[owner]
+    constants, index = np.unique(offset, return_inverse=True)
+    index, weights = index.astype(np.int64) + widths.sum(), np.ones(len(offset))
+    alone = (np.bincount(rows, minlength=len(offset)) == 1)[rows] & (offset[rows] == 0.0)
+    index[rows[alone]], weights[rows[alone]] = cols[alone], values[alone]
+    rows, cols, values = rows[~alone], cols[~alone], values[~alone]
+    return AffineMap(
+        offset=torch.from_numpy(offset),
+        touching=tuple(int(p) for p in touching),
+        constants=torch.from_numpy(constants),
+        index=torch.from_numpy(index),
+        weights=_weights(weights),
+        rest_rows=torch.from_numpy(rows),
+        rest_cols=torch.from_numpy(cols),
+        rest_weights=_weights(values),
+    )

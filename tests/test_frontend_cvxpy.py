@@ -155,6 +155,16 @@ def cone_constraints():
     return cp.Maximize(-cp.sum_squares(x - b)), [cp.NonNeg(x - 0.2), cp.Zero(x[0] - x[1]), x <= 2], [x]
 
 
+def three_dimensions():
+    x, b = cp.Variable((2, 3, 2)), P(2, 3, 2)
+    return cp.Minimize(cp.sum_squares(x - b)), [cp.sum(x, axis=2) <= 0.5, x[1, 0] == 0.2], [x]
+
+
+def parameter_only_constraint():
+    x, b = cp.Variable(2), P(2, nonneg=True)
+    return cp.Minimize(cp.sum_squares(x - 1)), [b >= 0, x <= b], [x]
+
+
 def unused_variable():
     x, y, b = cp.Variable(2), cp.Variable(2), P(2)
     return cp.Minimize(cp.sum_squares(x - b)), [y == x + 1], [x, y]
@@ -198,6 +208,8 @@ FAMILIES = [
     structured_parameters,
     scalars_and_broadcast,
     cone_constraints,
+    three_dimensions,
+    parameter_only_constraint,
     unused_variable,
     no_parameters,
     large_sparse,
@@ -263,7 +275,7 @@ def test_data_solution_and_duals_are_those_of_cvxpy(family):
     reference, reference_parameters, variables, _ = build(family)
     for parameter, value in zip(reference_parameters, values, strict=True):
         parameter.value = value
-    data, _, inverse = reference.get_problem_data(cp.CLARABEL)
+    data, _, inverse = reference.get_problem_data(cp.CLARABEL, canon_backend="SCIPY")
     P_, q, A_, b, d = matrices(form, values)
     assert np.allclose(A_, data["A"].toarray(), rtol=0, atol=1e-12)
     assert np.allclose(b, data["b"], rtol=0, atol=1e-12)
@@ -273,7 +285,7 @@ def test_data_solution_and_duals_are_those_of_cvxpy(family):
     assert np.allclose(P_, expected, rtol=0, atol=1e-12)
     assert np.array_equal(P_, P_.T)
 
-    reference.solve(solver=cp.CLARABEL, **TIGHT)
+    reference.solve(solver=cp.CLARABEL, canon_backend="SCIPY", **TIGHT)
     x, z = solve(form, values)
     results = form.extract(x, z)
     primal = [v.value_sparse.toarray() if v.sparse_idx is not None else v.value for v in variables]
@@ -320,6 +332,35 @@ def test_batches_are_loops_and_shared_data_stay_shared():
     assert [t.shape[0] for t in (program.P, program.q, program.A, program.b, d)] == [1, 4, 1, 1, 1]
     empty = [np.zeros((0, *parameter.shape)) for parameter in parameters]
     assert form.program(thetas_of(form, empty))[0].A.shape[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_maps_work_under_function_transforms():
+    x, S, b = cp.Variable(3), cp.Parameter((3, 3), symmetric=True), cp.Parameter(3)
+    form = canonicalize(cp.Problem(cp.Minimize(cp.sum_squares(x)), [S @ x <= b + 1]), [S, b], [x])
+
+    def data(S, b):
+        program, _ = form.program([form.flatten(S, 0), form.flatten(b, 1)])
+        return program.A, program.b
+
+    generator = torch.Generator().manual_seed(0)
+    arguments = [torch.rand(5, *shape, generator=generator, dtype=torch.float64) for shape in ((3, 3), (3,))]
+    for batched, mapped in zip(data(*arguments), torch.func.vmap(data)(*arguments), strict=True):
+        assert torch.equal(batched, mapped.squeeze(1))
+    forward, backward = (jac(data, argnums=(0, 1))(*arguments) for jac in (torch.func.jacfwd, torch.func.jacrev))
+    for one, two in zip(forward, backward, strict=True):
+        assert all(torch.equal(u, v) for u, v in zip(one, two, strict=True))
+    compiled = torch.compile(data, fullgraph=True, backend="eager")(*arguments)
+    assert all(torch.equal(u, v) for u, v in zip(compiled, data(*arguments), strict=True))
+
+
+def test_geometric_program_with_a_parameter_in_an_exponent():
+    x, y = cp.Variable(pos=True), cp.Variable(pos=True)
+    a, e = cp.Parameter(pos=True), cp.Parameter()
+    form = canonicalize(cp.Problem(cp.Minimize(x * y), [x**e >= a, y >= x]), [e, a], [x, y], gp=True)
+    assert form.logs == (1,)
+    x_, z_ = solve(form, [2.0, 9.0])
+    assert np.allclose([t.item() for t in form.extract(x_, z_)], [3.0, 3.0])
 
 
 def test_storage_follows_the_stated_rule():

@@ -39,13 +39,13 @@ def expansion(leaf: Leaf) -> sp.csr_array | None:
     return sp.csr_array((np.ones(k), (places, np.arange(k))), shape=(leaf.size, k))
 
 
-def reduction(leaf: Leaf) -> sp.csr_array | None:
+def reduction(leaf: Leaf) -> sp.coo_array:
     """L = (E'E)^-1 E': the mean of the entries that one reduced parameter stands for."""
     E = expansion(leaf)
     if E is None:
-        return None
+        return sp.eye_array(leaf.size, format="coo")
     counts = np.asarray(E.sum(axis=0)).ravel()
-    return sp.csr_array(sp.diags_array(1.0 / counts) @ E.T)
+    return sp.coo_array(sp.diags_array(1.0 / counts) @ E.T)
 
 
 def domain_of(parameter: cp.Parameter, *, strict: bool) -> Domain:

@@ -150,7 +150,7 @@ def _labels(problem: cp.Problem, reduced: Reduced) -> RowLabels:
 
 
 def _cone(reduced: Reduced, labels: RowLabels) -> AbstractCone:
-    """K in the order of the rows, sorted by CVXPY: zero, nonnegative, second-order, semidefinite, exponential, power."""
+    """K in the order of the rows, sorted by CVXPY: zero, nonnegative, second-order, PSD, exponential, power."""
     sizes: dict[type, int] = {Zero: 0, NonNeg: 0}
     for constraint, text in zip(reduced.program.constraints, labels.texts, strict=True):
         kind = type(constraint)

@@ -82,51 +82,48 @@ def split_last_row(column: Entries) -> tuple[Entries, Entries]:
 
 
 class Inputs:
-    """Where each input of the affine maps (every parameter, then the logarithms of some) sits among the columns k."""
+    """The inputs of the affine maps (every parameter, then the logarithms of some) against the columns k.
+
+    sizes: number of entries of each input.  (phi, 1) = L theta + e_constant, with one L for all inputs.
+    """
 
     def __init__(self, reduced: Reduced, parameters: Sequence[cp.Parameter], logs: Sequence[int]) -> None:
         program = reduced.program
-        self._constant = program.param_id_to_col[CONSTANT_ID]
-        self._width = program.total_param_size + 1
-        self._sources: list[tuple[int | None, int, sp.csr_array | None]] = []
-        unknown = set(program.param_id_to_col) - {CONSTANT_ID}
-        ids = [(p, self._direct_id(reduced, p)) for p in parameters]
         # a GP's parameter enters by its logarithm, and by itself where it is an exponent
-        ids += [(parameters[p], self._last(reduced, reduced.logs[parameters[p].id][0])) for p in logs]
+        ids = [(p, p.id if p.id in reduced.logs else _last(reduced, p.id)) for p in parameters]
+        ids += [(parameters[p], _last(reduced, reduced.logs[parameters[p].id][0])) for p in logs]
+        self.sizes = [parameter.size for parameter, _ in ids]
+        self._constant = program.param_id_to_col[CONSTANT_ID]
+        rows, cols, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+        start = 0
         for parameter, final in ids:
-            used = final in program.param_id_to_col
-            size = program.param_id_to_size[final] if used else 0
-            L = reduction(parameter) if used else None
-            if used and size != (parameter.size if L is None else L.shape[0]):
-                raise UnsupportedError(f"parameter {parameter.name()}: CVXPY replaced it in an unknown way")
-            self._sources.append((program.param_id_to_col[final] if used else None, parameter.size, L))
-            unknown.discard(final)
+            if final in program.param_id_to_col:
+                L = reduction(parameter)
+                if program.param_id_to_size[final] != L.shape[0]:
+                    raise UnsupportedError(f"parameter {parameter.name()}: CVXPY replaced it in an unknown way")
+                rows.append(L.row.astype(np.int64) + program.param_id_to_col[final])
+                cols.append(L.col.astype(np.int64) + start)
+                values.append(L.data)
+            start += parameter.size
+        self._L = sp.csr_array(
+            (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))),
+            shape=(program.total_param_size + 1, start),
+        )
+        unknown = set(program.param_id_to_col) - {CONSTANT_ID} - {final for _, final in ids}
         if unknown:
             names = ", ".join(program.id_to_param[key].name() for key in unknown)
             raise UnsupportedError(f"CVXPY introduced parameters of its own ({names})")
 
-    @staticmethod
-    def _direct_id(reduced: Reduced, parameter: cp.Parameter) -> int:
-        return parameter.id if parameter.id in reduced.logs else Inputs._last(reduced, parameter.id)
-
-    @staticmethod
-    def _last(reduced: Reduced, key: int) -> int:
-        return reduced.parameters.get(key, [key])[0]
-
     def map(self, part: Entries, places: Ints | None = None) -> AffineMap:
         """The values of `part`, row-major, as a map of the inputs; only those at `places` (sorted) where given."""
         rows = part.place if places is None else np.searchsorted(places, part.place)
-        size = int(np.prod(part.shape)) if places is None else len(places)
-        tensor = sp.csc_array((part.value, (rows, part.column)), shape=(size, self._width))
-        offset = tensor[:, [self._constant]].toarray().ravel()
-        blocks = []
-        for start, full, L in self._sources:
-            if start is None:
-                blocks.append(sp.csc_array((size, full)))
-                continue
-            block = tensor[:, start : start + (full if L is None else L.shape[0])]
-            blocks.append(block if L is None else block @ L)
-        return affine_map(offset, blocks)
+        size = part.shape[0] * part.shape[1] if places is None else len(places)
+        constant = part.column == self._constant
+        offset = np.zeros(size)
+        np.add.at(offset, rows[constant], part.value[constant])
+        inner = ~constant
+        tensor = sp.csr_array((part.value[inner], (rows[inner], part.column[inner])), shape=(size, self._L.shape[0]))
+        return affine_map(offset, tensor @ self._L, self.sizes)
 
     def on_pattern(self, part: Entries, *, dense: bool) -> tuple[AbstractPattern, AffineMap]:
         """The pattern of a matrix and the map to its values."""
@@ -134,3 +131,7 @@ class Inputs:
             return DensePattern(part.shape), self.map(part)
         places = np.unique(part.place)
         return pattern_of(places // part.shape[1], places % part.shape[1], part.shape), self.map(part, places)
+
+
+def _last(reduced: Reduced, key: int) -> int:
+    return reduced.parameters.get(key, [key])[0]
