@@ -12,8 +12,11 @@ _LONGEST = 60
 
 
 def shorten(text: str) -> str:
-    """`text` on one line of at most 60 characters."""
+    """`text` on one line of at most 60 characters, with atoms as the user wrote them."""
     line = " ".join(text.split())
+    # CVXPY prints sum(x) as Sum(x, None, False) and norm(x) as PnormApprox(x, 2)
+    for printed, written in ((", None, False)", ")"), ("Sum(", "sum("), ("Approx(", "(")):
+        line = line.replace(printed, written)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 
