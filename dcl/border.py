@@ -18,7 +18,8 @@ from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveErro
 from dcl.program import ConeProgram
 from dcl.status import GradientKind, Status
 
-# How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD.
+# How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD; never less than
+# 8 n times the rounding of the caller's dtype, which a covariance computed in float32 misses by.
 PSD_TOLERANCE = 1e-9
 _SHOWN = 5
 
@@ -58,14 +59,18 @@ def instances(border: AbstractBorder, failed: list[int]) -> str:
     return f"{len(failed)} of {int(np.prod(border.batch_shape))} instances (batch indices {shown})"
 
 
-def check_psd(border: AbstractBorder, P: Tensor, argument: str) -> None:
-    """Raise InputError if a matrix of P (B or 1, n, n), symmetric and finite, has an eigenvalue below -1e-9 of the largest."""
+def check_psd(border: AbstractBorder, P: Tensor, argument: str, dtype: torch.dtype) -> None:
+    """Raise InputError if a matrix of P (B or 1, n, n), symmetric and finite, has an eigenvalue below -PSD_TOLERANCE of the largest.
+
+    dtype: that of the caller's tensor, whose rounding is allowed for.
+    """
+    tolerance = max(PSD_TOLERANCE, 8.0 * P.shape[-1] * torch.finfo(dtype).eps)
     size = P.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
-    shift = 0.1 * PSD_TOLERANCE * size + torch.finfo(P.dtype).tiny
+    shift = 0.1 * tolerance * size + torch.finfo(P.dtype).tiny
     _, info = torch.linalg.cholesky_ex(P + torch.diag_embed(shift.unsqueeze(-1).expand(P.shape[:-1])))
     for i in torch.nonzero(info).flatten().tolist():
         values = torch.linalg.eigvalsh(P[i])
-        if float(values[0]) < -PSD_TOLERANCE * float(values.abs().max()):
+        if float(values[0]) < -tolerance * float(values.abs().max()):
             index = border.index_in(P, i)
             raise InputError(
                 f"{argument} is not positive semidefinite{where(index)}: its smallest eigenvalue is "

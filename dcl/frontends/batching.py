@@ -7,7 +7,7 @@ batch dimensions, dtype and device again.  All of it is torch operations, so gra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -43,27 +43,29 @@ class Batching:
         return t.reshape((*self.shape, *t.shape[1:])).to(self.dtype)
 
 
-def batching(tensors: Mapping[str, Tensor], core: Mapping[str, int]) -> Batching:
-    """Batch shape, dtype and device of named tensors with `core[name]` core dimensions each.
+def batching(arguments: Iterable[tuple[str, Tensor, int]]) -> Batching:
+    """Batch shape, dtype and device of the arguments: name, tensor, number of core dimensions. Names may repeat.
 
-    Raises DtypeError for a tensor that is not real floating point, InputError for what is no tensor, has too few
+    Raises DtypeError for a tensor that is not real floating point, InputError for what is no dense tensor, has too few
     dimensions, a batch shape that does not broadcast against the others, or another device.
     """
     shape: tuple[int, ...] = ()
     dtype: torch.dtype | None = None
     device: torch.device | None = None
-    for name, t in tensors.items():
+    for name, t, core in arguments:
         if not isinstance(t, Tensor):
             raise InputError(f"{name} must be a torch.Tensor, got {type(t).__name__}", argument=name)
         if not t.dtype.is_floating_point:
             raise DtypeError(f"{name} must be real floating point, got {t.dtype}", argument=name)
-        if t.ndim < core[name]:
+        if t.layout != torch.strided:
+            raise InputError(f"{name} has layout {t.layout}: pass {name}.to_dense()", argument=name)
+        if t.ndim < core:
             raise InputError(
-                f"{name} must have at least {core[name]} dimension(s), got shape {tuple(t.shape)}", argument=name
+                f"{name} must have at least {core} dimension(s), got shape {tuple(t.shape)}", argument=name
             )
         if device is not None and t.device != device:
             raise InputError(f"{name} is on {t.device}, the arguments before it on {device}", argument=name)
-        lead = tuple(t.shape[: t.ndim - core[name]])
+        lead = tuple(t.shape[: t.ndim - core])
         try:
             shape = tuple(torch.broadcast_shapes(shape, lead))
         except RuntimeError:

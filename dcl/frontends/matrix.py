@@ -71,7 +71,7 @@ class MatrixBorder(AbstractBorder):
         for name, t in zip(self.names, given, strict=True):
             check_finite(self, t, name, infinite=_INFINITE.get(name))
         if "P" in self.names:
-            check_psd(self, program.P, "P")
+            check_psd(self, program.P, "P", given[self.names.index("P")].dtype)
 
     def describe_row(self, row: int) -> str:
         return self.blocks.describe_row(row)
@@ -93,7 +93,7 @@ def present(arguments: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
 
 def plan(arguments: Mapping[str, Tensor]) -> tuple[Blocks, Batching]:
     """Blocks and batching of the given arguments. Raises InputError, DtypeError that name the argument at fault."""
-    batch = batching(arguments, CORE)
+    batch = batching([(name, t, CORE[name]) for name, t in arguments.items()])
     n = int(arguments["q"].shape[-1])
     if n == 0:
         raise InputError("q has no entries: a program needs at least one variable", argument="q")
@@ -126,7 +126,8 @@ def _pair(name: str, rows: Mapping[str, int]) -> str:
 
 def assemble(arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching) -> tuple[ConeProgram, MatrixBorder, tuple[Tensor, ...]]:
     """The program on the waist, in torch operations; its border, and the tensors that the border looks at."""
-    flat = {name: batch.merge(t, CORE[name]).to(torch.float64) for name, t in arguments.items()}
+    given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
+    flat = {name: t.to(torch.float64) for name, t in given.items()}
     n, q = blocks.n, flat["q"]
     P = 0.5 * (flat["P"] + flat["P"].mT) if "P" in flat else q.new_zeros(1, n, n)
     matrices, sides = [], []
@@ -146,7 +147,7 @@ def assemble(arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching) -
     A = _stack(matrices, -2) if matrices else q.new_zeros(1, 0, n)
     b = _stack(sides, -1) if sides else q.new_zeros(1, 0)
     border = MatrixBorder(batch.shape, blocks, tuple(flat))
-    return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), border, tuple(flat.values())
+    return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), border, tuple(given.values())
 
 
 def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +161,7 @@ def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
 
 def _stack(parts: list[Tensor], dim: int) -> Tensor:
     """Concatenate along `dim`, expanding the shared parts if one is not shared."""
-    size = max(part.shape[0] for part in parts)
+    size = next((part.shape[0] for part in parts if part.shape[0] != 1), 1)
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part if part.shape[0] == size else part.expand(size, *part.shape[1:]) for part in parts], dim)

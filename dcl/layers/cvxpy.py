@@ -129,9 +129,7 @@ class CvxpyLayer(nn.Module):
         if len(params) != len(form.domains):
             names = ", ".join(domain.name for domain in form.domains)
             raise InputError(f"the layer takes {len(form.domains)} tensors ({names}), got {len(params)}")
-        named = {f"{p}: {d.name}": t for p, (d, t) in enumerate(zip(form.domains, params, strict=True))}
-        core = {key: len(d.shape) for key, d in zip(named, form.domains, strict=True)}
-        batch = batching(named, core)
+        batch = batching((d.name, t, len(d.shape)) for d, t in zip(form.domains, params, strict=True))
         for t, domain in zip(params, form.domains, strict=True):
             if tuple(t.shape[t.ndim - len(domain.shape) :]) != domain.shape:
                 raise InputError(
