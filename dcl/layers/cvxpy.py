@@ -13,11 +13,10 @@ from dcl.border import AbstractBorder, check_finite
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
 from dcl.frontends.cvxpy import CanonicalForm, canonicalize
-from dcl.layers.engine import Engine, Settings
+from dcl.layers.engine import Engine, Settings, options
 from dcl.program import ConeProgram
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
-from dcl.solvers.choose import configure
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -100,8 +99,7 @@ class CvxpyLayer(nn.Module):
     ) -> None:
         super().__init__()
         self._form = canonicalize(problem, parameters, variables, gp=gp, canon_backend=canon_backend)
-        self._solver, self._solver_args = solver, {"verbose": verbose, **(solver_args or {})}
-        self._engine = Engine(Settings(configure(solver, self._solver_args), mu, on_failure, on_degenerate))
+        self._engine = Engine(Settings(solver, options(solver_args, verbose), mu, on_failure, on_degenerate))
 
     def forward(
         self,
@@ -141,8 +139,7 @@ class CvxpyLayer(nn.Module):
         program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
         program = program.expanded(batch.size)
         border = _Border(batch.shape, form)
-        choice = configure(self._solver, {**self._solver_args, **solver_args}) if solver_args else None
-        point = self._engine.solve(program, given, border, choice=choice, mu=mu, warm_start=warm_start)
+        point = self._engine.solve(program, given, border, solver_args=solver_args, mu=mu, warm_start=warm_start)
         outputs = tuple(self._engine.finish(point, t, batch) for t in form.extract(point.x, point.z))
         if not return_solution:
             return outputs
@@ -166,4 +163,4 @@ class CvxpyLayer(nn.Module):
     def extra_repr(self) -> str:
         structure = self._form.structure
         names = ", ".join(domain.name for domain in self._form.domains)
-        return f"parameters=({names}), n={structure.n}, m={structure.m}, solver={self._solver!r}"
+        return f"parameters=({names}), n={structure.n}, m={structure.m}, solver={self._engine.settings.solver!r}"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder
+from dcl.border import AbstractBorder, where
 from dcl.cones.base import Barrier
-from dcl.errors import InputError
+from dcl.errors import DtypeError, InputError, OptionError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, project, solve
 from dcl.program import ConeProgram
 from dcl.solution import Solution
-from dcl.solvers.base import Iterates
-from dcl.solvers.choose import Choice
+from dcl.solvers.base import AbstractSolver, Iterates
+from dcl.solvers.choose import Choice, configure
 from dcl.status import Status
 
 ON_FAILURE = ("raise", "nan", "last")
@@ -28,7 +29,8 @@ ON_DEGENERATE = ("ignore", "warn", "raise")
 class Settings:
     """Options that every layer has; see `dcl.CvxpyLayer`."""
 
-    choice: Choice
+    solver: str | AbstractSolver | None = None
+    solver_args: Mapping[str, object] | None = None
     mu: float | Tensor = 0.0
     on_failure: str = "raise"
     on_degenerate: str = "warn"
@@ -40,6 +42,7 @@ class Settings:
         ):
             if value not in valid:
                 raise InputError(f"{name} is {value!r}; valid: {', '.join(map(repr, valid))}", argument=name)
+        _check_barrier(self.mu)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +59,22 @@ class Point:
 
 
 class Engine:
-    """One layer's settings and whether it has warned already; the only state is that flag."""
+    """One layer's settings and what it has warned of already; the only state is these two flags."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._choice = configure(settings.solver, settings.solver_args)
         self._has_warned = False
+        self._has_warned_of_options = bool(self._choice.ignored)
+
+    def _choose(self, solver_args: Mapping[str, object] | None) -> Choice:
+        """The layer's choice, with `solver_args` over its own for one call."""
+        if not solver_args:
+            return self._choice
+        args = options(self.settings.solver_args) | options(solver_args)
+        choice = configure(self.settings.solver, args, quiet=self._has_warned_of_options)
+        self._has_warned_of_options = self._has_warned_of_options or bool(choice.ignored)
+        return choice
 
     def solve(
         self,
@@ -68,13 +82,13 @@ class Engine:
         given: Sequence[Tensor],
         border: AbstractBorder,
         *,
-        choice: Choice | None = None,
+        solver_args: Mapping[str, object] | None = None,
         mu: float | Tensor | None = None,
         warm_start: Solution | bool | None = None,
     ) -> Point:
         """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...); errors and warnings as the settings say."""
         settings = self.settings
-        choice = settings.choice if choice is None else choice
+        choice = self._choose(solver_args)
         data = (program.P, program.q, program.A, program.b)
         how = settings.on_degenerate
         call = Call(
@@ -92,18 +106,20 @@ class Engine:
             anchor = sum((t.sum() for t in data), start=torch.zeros((), dtype=torch.float64, device=program.q.device))
             x = (0.0 * anchor).expand(0, program.structure.n)
             v = (0.0 * anchor).expand(0, program.structure.m)
+            at_kink = v.detach()
             report = torch.zeros(0, GAP + 1, dtype=torch.float64, device=program.q.device)
         else:
-            x, v, report = solve(call, program, given)
+            x, v, at_kink, report = solve(call, program, given)
         self._has_warned = self._has_warned or call.has_warned
-        z = project(program.structure, call.mu, v)
+        z = project(program.structure, call.mu, v, at_kink)
         return Point(x, z, z - v, report[:, STATUS] == Status.OPTIMAL, report, call, program)
 
     def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
-        """(B, ...) -> (*batch, ...) in the caller's dtype, failed instances NaN where on_failure="nan"."""
-        if self.settings.on_failure == "nan":
+        """(B, ...) -> (*batch, ...) in the caller's dtype; failed instances are constants, NaN where on_failure="nan"."""
+        if self.settings.on_failure != "raise":
             # where() gives the failed rows an exactly zero gradient, whatever arrives from downstream
-            t = torch.where(point.ok.reshape((-1, *[1] * (t.ndim - 1))), t, torch.nan)
+            last = torch.full_like(t, torch.nan) if self.settings.on_failure == "nan" else t.detach()
+            t = torch.where(point.ok.reshape((-1, *[1] * (t.ndim - 1))), t, last)
         return batch.restore(t)
 
     def solution(self, point: Point, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
@@ -136,17 +152,44 @@ class Engine:
 
 def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
     """mu as the float 0.0 or a tensor (B or 1, 1) of positive numbers. Raises InputError for anything else."""
+    _check_barrier(mu)
+    if not isinstance(mu, Tensor):
+        return torch.full((1, 1), mu, dtype=torch.float64) if mu > 0.0 else 0.0
+    mu = mu.detach().to(torch.float64)
+    if mu.numel() == 1:
+        return mu.reshape(1, 1)
+    try:
+        return mu.expand(batch_shape).reshape(-1, 1)
+    except RuntimeError:
+        raise InputError(
+            f"mu has shape {tuple(mu.shape)}, which does not broadcast to the batch {batch_shape}", argument="mu"
+        ) from None
+
+
+def _check_barrier(mu: object) -> None:
+    """Raise InputError, DtypeError for what is no barrier parameter of any batch."""
     if isinstance(mu, Tensor):
-        size = math.prod(batch_shape)
-        if mu.numel() not in (1, size):
-            raise InputError(f"mu has shape {tuple(mu.shape)}, the batch is {batch_shape}", argument="mu")
-        mu = mu.detach().to(torch.float64).reshape(-1, 1)
-        if not bool((torch.isfinite(mu) & (mu > 0.0)).all()):
-            raise InputError("mu as a tensor must be finite and positive in every instance", argument="mu")
-        return mu
-    if not (math.isfinite(mu) and mu >= 0.0):
+        if mu.is_complex() or mu.dtype == torch.bool:
+            raise DtypeError(f"mu must be real, got {mu.dtype}", argument="mu")
+        good = torch.isfinite(mu) & (mu > 0.0)
+        if not bool(good.all()):
+            index = tuple(torch.nonzero(~good)[0].tolist())
+            raise InputError(
+                f"mu is {float(mu[index])}{where(index)}: as a tensor it must be finite and positive in every instance",
+                argument="mu",
+                index=index,
+            )
+    elif isinstance(mu, bool) or not isinstance(mu, Real):
+        raise DtypeError(f"mu must be a number or a tensor, got {type(mu).__name__}", argument="mu")
+    elif not 0.0 <= float(mu) < math.inf:
         raise InputError(f"mu is {mu}: it must be finite and not negative", argument="mu")
-    return torch.full((1, 1), mu, dtype=torch.float64) if mu > 0.0 else 0.0
+
+
+def options(solver_args: object, verbose: bool = False) -> dict[str, object]:
+    """The caller's solver_args as a dict of his options, over `verbose`. Raises OptionError if it is no dict."""
+    if solver_args is not None and not isinstance(solver_args, Mapping):
+        raise OptionError(f"solver_args must be a dict, got {type(solver_args).__name__}", argument="solver_args")
+    return ({"verbose": True} if verbose else {}) | dict(solver_args or {})
 
 
 def _is_zero(P: Tensor) -> bool:
@@ -158,6 +201,8 @@ def _start(warm_start: Solution | bool | None, program: ConeProgram) -> Iterates
     """The point to start from; True and False, as other packages take them, mean nothing here."""
     if warm_start is None or isinstance(warm_start, bool):
         return None
+    if not isinstance(warm_start, Solution):
+        raise InputError(f"warm_start must be a dcl.Solution, got {type(warm_start).__name__}", argument="warm_start")
     structure = program.structure
     x, z = (t.detach().cpu().to(torch.float64).reshape(-1, t.shape[-1]) for t in (warm_start.x, warm_start.z))
     if x.shape != (program.batch, structure.n) or z.shape != (program.batch, structure.m):

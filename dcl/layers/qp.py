@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dcl.frontends import matrix
-from dcl.layers.engine import Engine, Settings
+from dcl.layers.engine import Engine, Settings, options
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
-from dcl.solvers.choose import configure
 
 
 class QPResult(NamedTuple):
@@ -70,8 +69,7 @@ class QPLayer(nn.Module):
         verbose: bool = False,
     ) -> None:
         super().__init__()
-        self._solver, self._solver_args = solver, {"verbose": verbose, **(solver_args or {})}
-        self._engine = Engine(Settings(configure(solver, self._solver_args), mu, on_failure, on_degenerate))
+        self._engine = Engine(Settings(solver, options(solver_args, verbose), mu, on_failure, on_degenerate))
 
     def forward(
         self,
@@ -107,8 +105,7 @@ class QPLayer(nn.Module):
         arguments = matrix.present({"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub})
         blocks, batch = matrix.plan(arguments)
         program, border, given = matrix.assemble(arguments, blocks, batch)
-        choice = configure(self._solver, {**self._solver_args, **solver_args}) if solver_args else None
-        point = self._engine.solve(program, given, border, choice=choice, mu=mu, warm_start=warm_start)
+        point = self._engine.solve(program, given, border, solver_args=solver_args, mu=mu, warm_start=warm_start)
         y, z, z_lb, z_ub = blocks.split(point.z)
         value = program.objective(point.x)
         result = QPResult(*(self._engine.finish(point, t, batch) for t in (point.x, y, z, z_lb, z_ub, value)))

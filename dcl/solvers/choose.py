@@ -56,12 +56,14 @@ _PASSED_ON = ("time_limit", "verbose")
 class Choice:
     """What was asked for. solver: None means by the rule, and then the common `options` go to the first of it.
 
-    threads: at most so many instances at a time, None for the pool's default.
+    threads: at most so many instances at a time, None for the pool's default.  ignored: names of the arguments of
+    cvxpylayers that were given and mean nothing here.
     """
 
     solver: AbstractSolver | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     threads: int | None = None
+    ignored: tuple[str, ...] = ()
 
     def order(self, structure: Structure, P_is_zero: bool) -> tuple[AbstractSolver, ...]:
         """The solvers to try on programs of this structure, first to last. Law: their types are distinct."""
@@ -89,11 +91,14 @@ def after_claim(rest: Sequence[AbstractSolver], claim: int) -> tuple[AbstractSol
     return tuple(sorted(rest, key=lambda solver: not solver.gives_certificates))
 
 
-def configure(solver: str | AbstractSolver | None, solver_args: Mapping[str, object] | None) -> Choice:
+def configure(
+    solver: str | AbstractSolver | None, solver_args: Mapping[str, object] | None, *, quiet: bool = False
+) -> Choice:
     """The choice that `solver` and `solver_args` of a layer mean, those of cvxpylayers included.
 
     Example: configure("clarabel", {"eps": 1e-9}) is Choice(Clarabel(eps=1e-9)).
-    Warns once (CompatibilityWarning) if arguments of cvxpylayers are ignored; raises OptionError for unknown names.
+    Warns once (CompatibilityWarning) if arguments of cvxpylayers are ignored, unless quiet; raises OptionError for
+    unknown names.
     """
     args: dict[str, object] = {}
     for name, value in (solver_args or {}).items():
@@ -101,12 +106,12 @@ def configure(solver: str | AbstractSolver | None, solver_args: Mapping[str, obj
         if known in args:
             raise OptionError(f"solver_args has both {known!r} and a synonym of it", argument="solver_args")
         args[known] = value
-    ignored = [name for name in _IGNORED if args.pop(name, None) is not None]
-    if ignored:
+    ignored = tuple(name for name in _IGNORED if args.pop(name, None) is not None)
+    if ignored and not quiet:
         warnings.warn(
             f"solver_args {', '.join(map(repr, ignored))} of cvxpylayers have no counterpart in dcl and are ignored",
             CompatibilityWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     threads = _threads(args.pop("n_jobs_forward", None))
     method = args.pop("solve_method", None)
@@ -118,12 +123,12 @@ def configure(solver: str | AbstractSolver | None, solver_args: Mapping[str, obj
                 f"{solver.name} has no option {named}; valid options: {', '.join(solver.options())}",
                 argument="solver_args",
             )
-        return Choice(replace(solver, **args) if args else solver, {}, threads)  # type: ignore[arg-type]
+        return Choice(replace(solver, **args) if args else solver, {}, threads, ignored)  # type: ignore[arg-type]
     kind = _kind(solver, "solver")
     if method is not None:
         kind = _method(method, solver, kind)
     if kind is not None:
-        return Choice(kind.configured(args), {}, threads)
+        return Choice(kind.configured(args), {}, threads, ignored)
     unknown = sorted(set(args) - set(_COMMON))
     if unknown:
         raise OptionError(
@@ -132,7 +137,7 @@ def configure(solver: str | AbstractSolver | None, solver_args: Mapping[str, obj
             argument="solver_args",
         )
     Daqp.configured(args)  # checks the values now: the solver itself is known only with the program's structure
-    return Choice(None, args, threads)
+    return Choice(None, args, threads, ignored)
 
 
 def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
