@@ -1,8 +1,8 @@
 """What the derivative at a solution is worth: one policy, decided once per solution, asked by everybody.
 
-    ties       |v_i| (SOC, PSD: the eigenvalue) <= 1e-9 (1 + |v|_inf): the projection has a kink there, D = 1/2 is used
-               -> WEAKLY_ACTIVE.  K is multi-affine in D, so the derivative returned is a convex combination of those of
-               the active sets that nearby data make optimal.
+    ties       |v_i| (SOC, PSD: the eigenvalue) <= 1e-9 (1 + |v|_inf): the projection has a kink there, D = 1/2 is used,
+               or what `dcl.basis` chose -> WEAKLY_ACTIVE.  K is multi-affine in D, so the derivative returned is a convex
+               combination of those of the active sets that nearby data make optimal.
     rank       the equilibrated S has relative singular values below 1e-10: minimum-norm derivative
                -> RANK_DEFICIENT (dependent active rows, multipliers not unique), NONUNIQUE (flat optimal face)
     condition  of S above 1e10 -> ILL_CONDITIONED
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dcl.basis import kink_values
 from dcl.cones.base import Barrier
-from dcl.kkt import KKT, TIE_TOLERANCE
+from dcl.kkt import KKT, TIE_TOLERANCE, tie
 from dcl.program import ConeProgram, magnitude
 from dcl.status import GradientKind
 
@@ -38,6 +39,20 @@ class Degeneracy:
     margin: Tensor
     weakest: Tensor
     condition: Tensor
+
+
+def resolve_kinks(program: ConeProgram, v: Tensor, mu: Barrier) -> Tensor | None:
+    """The value of D at the ties of v (B, m): (B, m), or None where it is 1/2 throughout."""
+    if not (isinstance(mu, float) and mu == 0.0) or v.shape[-1] == 0:
+        return None
+    values = None
+    cone = program.structure.cone
+    for i in torch.nonzero((cone.kink_distance(v) <= tie(v)).any(-1)).flatten().tolist():
+        chosen = kink_values(program.rows(torch.tensor([i], device=v.device)), v[i], cone.zeros)
+        if chosen is not None:
+            values = torch.full_like(v, 0.5) if values is None else values
+            values[i] = chosen
+    return values
 
 
 def classify(program: ConeProgram, v: Tensor, mu: Barrier, kkt: KKT) -> Degeneracy:

@@ -24,7 +24,7 @@ from torch.autograd import Function
 
 from dcl.border import AbstractBorder, raise_failures, report_degeneracy
 from dcl.cones.base import Barrier
-from dcl.degeneracy import Degeneracy, classify
+from dcl.degeneracy import Degeneracy, classify, resolve_kinks
 from dcl.errors import DegenerateWarning
 from dcl.kkt import KKT, derivative, factorize
 from dcl.program import ConeProgram, Structure
@@ -58,8 +58,8 @@ class Call:
     has_warned: bool = field(default=False, init=False)
 
 
-def solve(call: Call, program: ConeProgram, given: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, n), v (B, m) and the report (B, 7) of the instances of `program`; differentiable in its data.
+def solve(call: Call, program: ConeProgram, given: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x (B, n), v (B, m), the value of D at the ties of v (B, m), and the report (B, 7) of the instances of `program`; differentiable in its data.
 
     given: the caller's own tensors, (B or 1, ...) each; only `call.border` looks at them, to name a bad input.
     Raises InputError (bad values), SolveError, DegenerateError as the settings in `call` say.
@@ -67,9 +67,9 @@ def solve(call: Call, program: ConeProgram, given: Sequence[Tensor]) -> tuple[Te
     return Solve.apply(call, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
 
 
-def project(structure: Structure, mu: Barrier, v: Tensor) -> Tensor:
+def project(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor) -> Tensor:
     """z = Pi_mu*(v), (B, m), differentiable with the D of `dcl.kkt.derivative`, ties included."""
-    return Project.apply(structure, mu, v)  # type: ignore[no-any-return]
+    return Project.apply(structure, mu, v, at_kink)  # type: ignore[no-any-return]
 
 
 class Solve(Function):
@@ -78,7 +78,7 @@ class Solve(Function):
     @staticmethod
     def forward(
         call: Call, P: Tensor, q: Tensor, A: Tensor, b: Tensor, *given: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         program = ConeProgram(call.structure, P, q, A, b).detach()
         call.border.check(program, given)
         out = answer(program, call.mu, call.solvers, call.start, call.threads)
@@ -86,36 +86,38 @@ class Solve(Function):
         call.certificate = out.certificate
         if call.on_failure == "raise":
             raise_failures(call.border, out.status, out.residuals, out.certificate)
+        at_kink = resolve_kinks(program, out.v, call.mu) if call.record else None
         if call.record:
-            call.kkt = out.kkt if out.kkt is not None else factorize(program, out.v, call.mu)
+            reusable = out.kkt is not None and at_kink is None
+            call.kkt = out.kkt if reusable else factorize(program, out.v, call.mu, at_kink)
             call.degeneracy = classify(program, out.v, call.mu, call.kkt)
             if call.on_degenerate != "ignore":
                 call.has_warned = report_degeneracy(call.border, call.on_degenerate, call.degeneracy, out.status)
-        return out.x, out.v, report
+        return out.x, out.v, torch.full_like(out.v, 0.5) if at_kink is None else at_kink, report
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         call, P, q, A, b = inputs[:5]
-        x, v, report = output
+        x, v, at_kink, report = output
         ctx.call = call
-        ctx.mark_non_differentiable(report)
-        ctx.save_for_backward(P, A, x, v, report)
-        ctx.save_for_forward(P, A, x, v, report)
+        ctx.mark_non_differentiable(at_kink, report)
+        ctx.save_for_backward(P, A, x, v, at_kink, report)
+        ctx.save_for_forward(P, A, x, v, at_kink, report)
         ctx.q_batch, ctx.b_batch = q.shape[0], b.shape[0]
 
     @staticmethod
-    def backward(ctx: Any, gx: Tensor, gv: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        P, A, x, v, report = ctx.saved_tensors
+    def backward(ctx: Any, gx: Tensor, gv: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        P, A, x, v, at_kink, report = ctx.saved_tensors
         call: Call = ctx.call
         structure = call.structure
         _, need_P, need_q, need_A, need_b = ctx.needs_input_grad[:5]
         ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
         gx, gv = torch.where(ok, gx, torch.zeros_like(gx)), torch.where(ok, gv, torch.zeros_like(gv))
-        ux, uv = kkt_solve(structure, call.mu, call.kkt, P, A, v, gx, gv, adjoint=True)
+        ux, uv = kkt_solve(structure, call.mu, call.kkt, P, A, v, at_kink, gx, gv, adjoint=True)
         grad_P = -structure.P.outer(ux, x, P.shape[0]) if need_P else None
         grad_A = None
         if need_A:
-            z = project(structure, call.mu, v)
+            z = project(structure, call.mu, v, at_kink)
             grad_A = -(structure.A.outer(z, ux, A.shape[0]) + structure.A.outer(uv, x, A.shape[0]))
         grad_q = -_fold(ux, ctx.q_batch) if need_q else None
         grad_b = _fold(uv, ctx.b_batch) if need_b else None
@@ -124,8 +126,8 @@ class Solve(Function):
     @staticmethod
     def jvp(
         ctx: Any, _c: None, tP: Tensor | None, tq: Tensor | None, tA: Tensor | None, tb: Tensor | None, *_given: None
-    ) -> tuple[Tensor, Tensor, None]:
-        P, A, x, v, report = ctx.saved_tensors
+    ) -> tuple[Tensor, Tensor, None, None]:
+        P, A, x, v, at_kink, report = ctx.saved_tensors
         call: Call = ctx.call
         structure = call.structure
         r1, r2 = torch.zeros_like(x), torch.zeros_like(v)
@@ -134,14 +136,14 @@ class Solve(Function):
         if tq is not None:
             r1 = r1 - tq
         if tA is not None:
-            r1 = r1 - structure.A.rmatvec(tA, project(structure, call.mu, v))
+            r1 = r1 - structure.A.rmatvec(tA, project(structure, call.mu, v, at_kink))
             r2 = r2 - structure.A.matvec(tA, x)
         if tb is not None:
             r2 = r2 + tb
         ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
         r1, r2 = torch.where(ok, r1, torch.zeros_like(r1)), torch.where(ok, r2, torch.zeros_like(r2))
-        t_x, t_v = kkt_solve(structure, call.mu, call.kkt, P, A, v, r1, r2, adjoint=False)
-        return t_x, t_v, None
+        t_x, t_v = kkt_solve(structure, call.mu, call.kkt, P, A, v, at_kink, r1, r2, adjoint=False)
+        return t_x, t_v, None, None
 
 
 def kkt_solve(
@@ -151,13 +153,14 @@ def kkt_solve(
     P: Tensor,
     A: Tensor,
     v: Tensor,
+    at_kink: Tensor,
     r1: Tensor,
     r2: Tensor,
     *,
     adjoint: bool,
 ) -> tuple[Tensor, Tensor]:
     """K^-1 (r1, r2), or K^-T (r1, r2) if adjoint: (..., B, n) and (..., B, m). `kkt`: K factored at v, if at hand."""
-    w1, w2, _ = KktSolve.apply(structure, mu, kkt, adjoint, P, A, v, r1, r2)
+    w1, w2, _ = KktSolve.apply(structure, mu, kkt, adjoint, P, A, v, at_kink, r1, r2)
     return w1, w2
 
 
@@ -173,11 +176,12 @@ class KktSolve(Function):
         P: Tensor,
         A: Tensor,
         v: Tensor,
+        at_kink: Tensor,
         r1: Tensor,
         r2: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if kkt is None:
-            kkt = factorize(_program(structure, P, A, v), v, mu)
+            kkt = factorize(_program(structure, P, A, v), v, mu, at_kink)
         w1, w2, accuracy = kkt.adjoint(r1, r2) if adjoint else kkt.tangent(r1, r2)
         bad = ~(accuracy <= _ACCURACY_LIMIT)
         if bool(bad.any()):
@@ -192,29 +196,29 @@ class KktSolve(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        structure, mu, kkt, adjoint, P, A, v, _, _ = inputs
+        structure, mu, kkt, adjoint, P, A, v, at_kink, _, _ = inputs
         w1, w2, accuracy = output
         ctx.structure, ctx.mu, ctx.kkt, ctx.adjoint = structure, mu, kkt, adjoint
         ctx.mark_non_differentiable(accuracy)
-        ctx.save_for_backward(P, A, v, w1, w2)
-        ctx.save_for_forward(P, A, v, w1, w2)
+        ctx.save_for_backward(P, A, v, at_kink, w1, w2)
+        ctx.save_for_forward(P, A, v, at_kink, w1, w2)
 
     @staticmethod
     def backward(ctx: Any, g1: Tensor, g2: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        P, A, v, w1, w2 = ctx.saved_tensors
+        P, A, v, at_kink, w1, w2 = ctx.saved_tensors
         structure: Structure = ctx.structure
-        r1, r2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, g1, g2, adjoint=not ctx.adjoint)
+        r1, r2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, at_kink, g1, g2, adjoint=not ctx.adjoint)
         (l1, l2), (k1, k2) = ((w1, w2), (r1, r2)) if ctx.adjoint else ((r1, r2), (w1, w2))
         grad_P = grad_A = grad_v = None
         if ctx.needs_input_grad[4]:
             grad_P = -structure.P.outer(l1, k1, P.shape[0])
         if ctx.needs_input_grad[5]:
-            Dk = dproduct(structure, ctx.mu, v, k2)
+            Dk = dproduct(structure, ctx.mu, v, at_kink, k2)
             grad_A = -(structure.A.outer(Dk, l1, A.shape[0]) + structure.A.outer(l2, k1, A.shape[0]))
         if ctx.needs_input_grad[6]:
             bend = structure.cone.curvature(v, ctx.mu, structure.A.matvec(A, l1) + l2, k2)
             grad_v = -(bend if bend.ndim == v.ndim else bend.flatten(0, -3).sum(0))
-        return None, None, None, None, grad_P, grad_A, grad_v, r1, r2
+        return None, None, None, None, grad_P, grad_A, grad_v, None, r1, r2
 
     @staticmethod
     def jvp(
@@ -226,10 +230,11 @@ class KktSolve(Function):
         tP: Tensor | None,
         tA: Tensor | None,
         tv: Tensor | None,
+        _at: None,
         t1: Tensor | None,
         t2: Tensor | None,
     ) -> tuple[Tensor, Tensor, None]:
-        P, A, v, w1, w2 = ctx.saved_tensors
+        P, A, v, at_kink, w1, w2 = ctx.saved_tensors
         structure: Structure = ctx.structure
         r1 = torch.zeros_like(w1) if t1 is None else t1
         r2 = torch.zeros_like(w2) if t2 is None else t2
@@ -237,9 +242,9 @@ class KktSolve(Function):
             r1 = r1 - structure.P.matvec(tP, w1)
         if tA is not None and ctx.adjoint:
             r1 = r1 - structure.A.rmatvec(tA, w2)
-            r2 = r2 - dproduct(structure, ctx.mu, v, structure.A.matvec(tA, w1))
+            r2 = r2 - dproduct(structure, ctx.mu, v, at_kink, structure.A.matvec(tA, w1))
         elif tA is not None:
-            r1 = r1 - structure.A.rmatvec(tA, dproduct(structure, ctx.mu, v, w2))
+            r1 = r1 - structure.A.rmatvec(tA, dproduct(structure, ctx.mu, v, at_kink, w2))
             r2 = r2 - structure.A.matvec(tA, w1)
         if tv is not None and ctx.adjoint:
             # the third derivative of the potential of `project` is symmetric: D'(v)[tv] w = curvature(w, tv)
@@ -247,64 +252,66 @@ class KktSolve(Function):
         elif tv is not None:
             bend = structure.cone.curvature(v, ctx.mu, w2, tv)
             r1, r2 = r1 - structure.A.rmatvec(A, bend), r2 - bend
-        out1, out2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, r1, r2, adjoint=ctx.adjoint)
+        out1, out2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, at_kink, r1, r2, adjoint=ctx.adjoint)
         return out1, out2, None
 
 
-def dproduct(structure: Structure, mu: Barrier, v: Tensor, w: Tensor) -> Tensor:
+def dproduct(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor, w: Tensor) -> Tensor:
     """D(v) w, (..., B, m), differentiable in v and w."""
-    return DProduct.apply(structure, mu, v, w)  # type: ignore[no-any-return]
+    return DProduct.apply(structure, mu, v, at_kink, w)  # type: ignore[no-any-return]
 
 
 class Project(Function):
     """See `project`."""
 
     @staticmethod
-    def forward(structure: Structure, mu: Barrier, v: Tensor) -> Tensor:
+    def forward(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor) -> Tensor:
         return structure.cone.project(v, mu)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.structure, ctx.mu, v = inputs
-        ctx.save_for_backward(v)
-        ctx.save_for_forward(v)
+        ctx.structure, ctx.mu, v, at_kink = inputs
+        ctx.save_for_backward(v, at_kink)
+        ctx.save_for_forward(v, at_kink)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, dproduct(ctx.structure, ctx.mu, ctx.saved_tensors[0], g)
+        v, at_kink = ctx.saved_tensors
+        return None, None, dproduct(ctx.structure, ctx.mu, v, at_kink, g), None
 
     @staticmethod
-    def jvp(ctx: Any, _s: None, _m: None, tv: Tensor) -> Tensor:
-        return dproduct(ctx.structure, ctx.mu, ctx.saved_tensors[0], tv)
+    def jvp(ctx: Any, _s: None, _m: None, tv: Tensor, _at: None) -> Tensor:
+        v, at_kink = ctx.saved_tensors
+        return dproduct(ctx.structure, ctx.mu, v, at_kink, tv)
 
 
 class DProduct(Function):
     """See `dproduct`."""
 
     @staticmethod
-    def forward(structure: Structure, mu: Barrier, v: Tensor, w: Tensor) -> Tensor:
-        return derivative(structure, v, mu).apply(w)
+    def forward(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor, w: Tensor) -> Tensor:
+        return derivative(structure, v, mu, at_kink).apply(w)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.structure, ctx.mu, v, w = inputs
-        ctx.save_for_backward(v, w)
-        ctx.save_for_forward(v, w)
+        ctx.structure, ctx.mu, v, at_kink, w = inputs
+        ctx.save_for_backward(v, at_kink, w)
+        ctx.save_for_forward(v, at_kink, w)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        v, w = ctx.saved_tensors
+        v, at_kink, w = ctx.saved_tensors
         grad_v = None
         if ctx.needs_input_grad[2]:
             bend = ctx.structure.cone.curvature(v, ctx.mu, g, w)
             grad_v = bend if bend.ndim == v.ndim else bend.flatten(0, -3).sum(0)
-        grad_w = dproduct(ctx.structure, ctx.mu, v, g) if ctx.needs_input_grad[3] else None
-        return None, None, grad_v, grad_w
+        grad_w = dproduct(ctx.structure, ctx.mu, v, at_kink, g) if ctx.needs_input_grad[4] else None
+        return None, None, grad_v, None, grad_w
 
     @staticmethod
-    def jvp(ctx: Any, _s: None, _m: None, tv: Tensor | None, tw: Tensor | None) -> Tensor:
-        v, w = ctx.saved_tensors
-        out = torch.zeros_like(w) if tw is None else dproduct(ctx.structure, ctx.mu, v, tw)
+    def jvp(ctx: Any, _s: None, _m: None, tv: Tensor | None, _at: None, tw: Tensor | None) -> Tensor:
+        v, at_kink, w = ctx.saved_tensors
+        out = torch.zeros_like(w) if tw is None else dproduct(ctx.structure, ctx.mu, v, at_kink, tw)
         return out if tv is None else out + ctx.structure.cone.curvature(v, ctx.mu, w, tv)
 
 

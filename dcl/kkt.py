@@ -34,9 +34,9 @@ def tie(v: Tensor) -> Tensor:
     return TIE_TOLERANCE * (1.0 + magnitude(v)).unsqueeze(-1)
 
 
-def derivative(structure: Structure, v: Tensor, mu: Barrier) -> AbstractDerivative:
-    """D = dz/dv at v (B, m)."""
-    return structure.cone.dproject(v, mu, tie(v))
+def derivative(structure: Structure, v: Tensor, mu: Barrier, at_kink: Tensor | None = None) -> AbstractDerivative:
+    """D = dz/dv at v (B, m); at_kink (B, m): its value at the ties, None for 1/2."""
+    return structure.cone.dproject(v, mu, tie(v), torch.full_like(v, 0.5) if at_kink is None else at_kink)
 
 
 def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
@@ -78,9 +78,9 @@ class KKT:
         return ux, self.D.sqrt(y) - gv, accuracy
 
 
-def factorize(program: ConeProgram, v: Tensor, mu: Barrier) -> KKT:
-    """Assemble and factor S at v (B, m); dense in one batch, sparse one by one."""
-    D = derivative(program.structure, v, mu)
+def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor | None = None) -> KKT:
+    """Assemble and factor S at v (B, m), D as in `derivative`; dense in one batch, sparse one by one."""
+    D = derivative(program.structure, v, mu, at_kink)
     if isinstance(program.structure.A, SparsePattern) or isinstance(program.structure.P, SparsePattern):
         return KKT(program, D, _sparse(program, D), None)
     live = D.live()

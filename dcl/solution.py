@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dcl.cones.base import Barrier
-from dcl.degeneracy import Degeneracy, classify
+from dcl.degeneracy import Degeneracy, classify, resolve_kinks
 from dcl.kkt import factorize
 from dcl.program import ConeProgram
 from dcl.status import Status
@@ -54,7 +54,8 @@ class Solution:
         if self.known_degeneracy is not None:
             return self.known_degeneracy
         v = (self.z - self.s).reshape(-1, self.z.shape[-1])
-        return classify(self.program, v, self.mu, factorize(self.program, v, self.mu))
+        at_kink = resolve_kinks(self.program, v, self.mu)
+        return classify(self.program, v, self.mu, factorize(self.program, v, self.mu, at_kink))
 
     def _shaped(self, t: Tensor) -> Tensor:
         return t.reshape(self.status.shape)

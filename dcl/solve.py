@@ -8,21 +8,21 @@ goes to the next solver.  A limit (max_iters, time_limit) that the caller set is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dcl.cones.base import AbstractCone, Barrier
-from dcl.cones.orthant import Zero
-from dcl.cones.product import Product
-from dcl.kkt import KKT
+from dcl.basis import basic_multipliers
+from dcl.cones.base import Barrier
+from dcl.kkt import KKT, factorize
 from dcl.pattern import SparsePattern
-from dcl.polish import polish
+from dcl.polish import Polished, polish
 from dcl.program import ConeProgram
 from dcl.status import Status
 from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates
+from dcl.solvers.choose import after_claims
 from dcl.solvers.pool import run
 from dcl.truth import INACCURATE_TOLERANCE, OPTIMAL_TOLERANCE, dual_infeasible, primal_infeasible, worst
 
@@ -50,13 +50,6 @@ class Answer:
     kkt: KKT | None
 
 
-def zero_rows(cone: AbstractCone) -> int:
-    """Number of leading rows that belong to zero cones."""
-    if isinstance(cone, Product):
-        return sum(part.dim for part in cone.cones if isinstance(part, Zero))
-    return cone.dim if isinstance(cone, Zero) else 0
-
-
 def to_host(program: ConeProgram) -> HostProgram:
     """The program as NumPy arrays on the host, without a copy where it already is there."""
     structure = program.structure
@@ -64,7 +57,7 @@ def to_host(program: ConeProgram) -> HostProgram:
     return HostProgram(
         n=structure.n,
         m=structure.m,
-        zeros=zero_rows(structure.cone),
+        zeros=structure.cone.zeros,
         batch=program.batch,
         P=program.P.detach().cpu().numpy(),
         q=program.q.detach().cpu().numpy(),
@@ -94,7 +87,10 @@ def answer(
     certificate: Tensor | None = None
     kkt: KKT | None = None
     pending = np.arange(batch)
-    for k, solver in enumerate(solvers):
+    position, rest = {solver: k for k, solver in enumerate(solvers)}, tuple(solvers)
+    while rest and pending.size:
+        solver, rest = rest[0], rest[1:]
+        k = position[solver]
         out = Iterates.empty(batch, host.n, host.m)
         run(solver, host, pending, out, start=start if solver.warm_starts else None, threads=threads)
         iterations[pending] += out.iterations[pending]
@@ -110,6 +106,8 @@ def answer(
             part = program if everything else program.rows(index)
             x_k, z_k = _take(out.x, points, device), _take(out.z, points, device)
             polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)), 0.0)
+            if not solver.gives_basic_duals:
+                polished = _basic(part, polished, host.zeros)
             if everything and k == 0:
                 x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt
             else:
@@ -133,8 +131,7 @@ def answer(
                         certificate = torch.full((batch, host.n + host.m), torch.nan, dtype=torch.float64, device=device)
                     status[i], certificate[i], used[i] = int(proof[0]), proof[1], k
         pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
-        if not pending.size:
-            break
+        rest = after_claims(rest, out.claim[pending])
     if pending.size:
         status[pending[quality[pending] <= INACCURATE_TOLERANCE]] = int(Status.INACCURATE)
     if not (isinstance(mu, float) and mu == 0.0):
@@ -147,6 +144,21 @@ def answer(
         return torch.from_numpy(array).to(device)
 
     return Answer(x, v, to(status), residuals, to(iterations), to(seconds), to(used), certificate, kkt)
+
+
+def _basic(program: ConeProgram, polished: Polished, zeros: int) -> Polished:
+    """The same points with basic multipliers where the active rows are dependent (`dcl.basis`)."""
+    kkt = polished.kkt or factorize(program, polished.v, 0.0)
+    dependent = kkt.conditioning.null_y > 0
+    if not bool(dependent.any()):
+        return replace(polished, kkt=kkt)
+    x, v, residuals = polished.x.clone(), polished.v.clone(), polished.residuals.clone()
+    for i in torch.nonzero(dependent).flatten().tolist():
+        one = program.rows(torch.tensor([i], device=x.device))
+        reduced = polish(one, x[[i]], basic_multipliers(one, x[i], v[i], zeros).unsqueeze(0), 0.0)
+        if float(worst(reduced.residuals)) <= max(OPTIMAL_TOLERANCE, float(worst(residuals[[i]]))):
+            x[i], v[i], residuals[i] = reduced.x[0], reduced.v[0], reduced.residuals[0]
+    return Polished(x, v, residuals, None)
 
 
 def _take(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:

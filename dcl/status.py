@@ -54,7 +54,7 @@ class GradientKind(IntEnum):
 _KIND_MESSAGES = {
     GradientKind.EXACT: "the solution map is differentiable here and this is its derivative",
     GradientKind.WEAKLY_ACTIVE: "a constraint holds with equality and zero multiplier: the derivative is one-sided; an "
-    "average of the one-sided ones is returned",
+    "average of the one-sided ones (or one of them) is returned",
     GradientKind.RANK_DEFICIENT: "active constraints are linearly dependent: multipliers are not unique; the "
     "minimum-norm derivative is returned",
     GradientKind.NONUNIQUE: "the solution is not unique (flat optimal face): the minimum-norm derivative is returned; "

@@ -17,7 +17,7 @@ from dcl.pattern import DensePattern, pattern_of
 from dcl.program import Structure
 from dcl.solvers import AbstractSolver, Claim, Clarabel, Daqp, HostProgram, Iterates, Osqp, Piqp
 from dcl.solvers import pool as pool_module
-from dcl.solvers.choose import Choice, after_claim, configure, solver_order
+from dcl.solvers.choose import Choice, after_claims, configure, solver_order
 from dcl.solvers.pool import run
 
 SOLVERS = [Daqp(), Piqp(), Osqp(), Clarabel()]
@@ -355,9 +355,9 @@ def test_options_without_a_solver_go_to_the_first_of_the_rule():
 
 def test_a_claim_of_infeasibility_goes_to_a_solver_with_certificates():
     _, *rest = solver_order(structure(5, 5), False, None)
-    assert names(after_claim(rest, Claim.PRIMAL_INFEASIBLE)) == ["CLARABEL", "OSQP", "PIQP"]
-    assert names(after_claim(rest, Claim.DUAL_INFEASIBLE)) == ["CLARABEL", "OSQP", "PIQP"]
-    assert names(after_claim(rest, Claim.FAILED)) == ["PIQP", "CLARABEL", "OSQP"]
+    assert names(after_claims(rest, np.array([Claim.PRIMAL_INFEASIBLE], dtype=np.int8))) == ["CLARABEL", "OSQP", "PIQP"]
+    assert names(after_claims(rest, np.array([Claim.DUAL_INFEASIBLE], dtype=np.int8))) == ["CLARABEL", "OSQP", "PIQP"]
+    assert names(after_claims(rest, np.array([Claim.FAILED], dtype=np.int8))) == ["PIQP", "CLARABEL", "OSQP"]
 
 
 @pytest.mark.parametrize(

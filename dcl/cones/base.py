@@ -4,7 +4,8 @@
     D(v) = dz/dv,  symmetric,  0 <= D <= I,       R = D^(1/2)
 
 mu is the float 0.0 (Euclidean projection) or a tensor that broadcasts against v, (B or 1, 1), with entries > 0.
-At a kink of the projection (mu = 0 and |v_i| <= tie) D takes the value 1/2, the limit of D as mu -> 0.
+At a kink of the projection (mu = 0 and |v_i| <= tie) D takes the value `at_kink` (B, dim): 1/2, the limit of D as mu -> 0,
+unless `dcl.basis` chose another.
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ class AbstractCone(ABC):
 
     dim: int
     degree: int
+    zeros: int = 0  # leading rows that belong to zero cones
 
     @abstractmethod
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
         """z of the header, (B, dim). Law: z in K*, z - v in K, z'(z - v) = mu * degree."""
 
     @abstractmethod
-    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor) -> AbstractDerivative:
+    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> AbstractDerivative:
         """D at v; `tie` (B, 1) is the distance to a kink that counts as zero. Law: D is the derivative of `project`."""
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
     zero         s = 0, z = v, D = I, no barrier (degree 0)
     nonnegative  s z = mu for each entry:  z = (v + sqrt(v^2 + 4 mu)) / 2,   D = (1 + v / sqrt(v^2 + 4 mu)) / 2
-                 dD/dv = 2 mu / (v^2 + 4 mu)^(3/2);  at mu = 0: z = max(v, 0), D = [v > 0], 1/2 at a tie, dD/dv = 0
+                 dD/dv = 2 mu / (v^2 + 4 mu)^(3/2);  at mu = 0: z = max(v, 0), D = [v > 0], at_kink at a tie, dD/dv = 0
 """
 
 from __future__ import annotations
@@ -44,10 +44,15 @@ class Zero(AbstractCone):
     dim: int
     degree: int = 0
 
+    @property
+    def zeros(self) -> int:  # type: ignore[override]
+        """All rows."""
+        return self.dim
+
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
         return v
 
-    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor) -> Diagonal:
+    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> Diagonal:
         return Diagonal(torch.ones_like(v))
 
     def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
@@ -75,10 +80,9 @@ class Nonnegative(AbstractCone):
         # for v < 0 the difference v + root cancels: use z = mu / s there
         return torch.where(v > 0.0, 0.5 * (v + root), 2.0 * mu / (root + v.abs()))
 
-    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor) -> Diagonal:
+    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> Diagonal:
         if isinstance(mu, float) and mu == 0.0:
-            step = (v > tie).to(v.dtype)
-            return Diagonal(step + 0.5 * (v.abs() <= tie).to(v.dtype))
+            return Diagonal(torch.where(v.abs() <= tie, at_kink, (v > 0.0).to(v.dtype)))
         root = torch.sqrt(v * v + 4.0 * mu)
         small = 2.0 * mu / (root * (root + v.abs()))
         return Diagonal(torch.where(v > 0.0, 1.0 - small, small))

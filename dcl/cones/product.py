@@ -28,6 +28,11 @@ class Product(AbstractCone):
         """Sum of the degrees."""
         return sum(cone.degree for cone in self.cones)
 
+    @property
+    def zeros(self) -> int:  # type: ignore[override]
+        """Those of the zero cones in front."""
+        return sum(cone.zeros for cone in self.cones)
+
     @cached_property
     def _sizes(self) -> list[int]:
         return [cone.dim for cone in self.cones]
@@ -38,8 +43,9 @@ class Product(AbstractCone):
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
         return torch.cat([cone.project(part, mu) for cone, part in zip(self.cones, self._split(v), strict=True)], -1)
 
-    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor) -> AbstractDerivative:
-        parts = [cone.dproject(part, mu, tie) for cone, part in zip(self.cones, self._split(v), strict=True)]
+    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> AbstractDerivative:
+        pieces = zip(self.cones, self._split(v), self._split(at_kink), strict=True)
+        parts = [cone.dproject(part, mu, tie, kink) for cone, part, kink in pieces]
         return Diagonal(torch.cat([part.d for part in parts if isinstance(part, Diagonal)], -1))
 
     def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:

@@ -127,6 +127,7 @@ class AbstractSolver(ABC):
     releases_gil: ClassVar[bool]
     warm_starts: ClassVar[bool]
     gives_certificates: ClassVar[bool]
+    gives_basic_duals: ClassVar[bool]  # an active-set method: rows with positive multipliers are independent
     limits_time: ClassVar[bool]
 
     @abstractmethod

@@ -18,7 +18,7 @@ tolerances; "sparse": a few nonzeros a row):
 Above, PIQP and Clarabel are about equal on sparse programs; Clarabel gives certificates and lets other threads run.
 OSQP reached 1e-8 on few of the LPs: it comes last.  A chosen solver goes first and the rest of the rule follows; of the
 options only time_limit and verbose go on to the others (and a solver that has no time limit is then left out).
-A claim of infeasibility without a certificate is followed by a solver that gives them: see `after_claim`.
+A claim of infeasibility without a certificate is followed by a solver that gives them: see `after_claims`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dcl.errors import CompatibilityWarning, OptionError
 from dcl.pattern import DensePattern
@@ -84,9 +87,9 @@ def solver_order(structure: Structure, P_is_zero: bool, chosen: AbstractSolver |
     return (chosen, *(kind(time_limit=chosen.time_limit, verbose=chosen.verbose) for kind in rest))
 
 
-def after_claim(rest: Sequence[AbstractSolver], claim: int) -> tuple[AbstractSolver, ...]:
-    """The solvers left to try, those that give certificates first where infeasibility was claimed."""
-    if claim not in (Claim.PRIMAL_INFEASIBLE, Claim.DUAL_INFEASIBLE):
+def after_claims(rest: Sequence[AbstractSolver], claims: NDArray[np.int8]) -> tuple[AbstractSolver, ...]:
+    """The solvers left to try, those that give certificates first where one of `claims` is of infeasibility."""
+    if not np.isin(claims, (Claim.PRIMAL_INFEASIBLE, Claim.DUAL_INFEASIBLE)).any():
         return tuple(rest)
     return tuple(sorted(rest, key=lambda solver: not solver.gives_certificates))
 

@@ -52,6 +52,7 @@ class Clarabel(AbstractSolver):
     releases_gil: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = False
     gives_certificates: ClassVar[bool] = True
+    gives_basic_duals: ClassVar[bool] = False
     limits_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -58,6 +58,7 @@ class Daqp(AbstractSolver):
     releases_gil: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = True
     gives_certificates: ClassVar[bool] = False
+    gives_basic_duals: ClassVar[bool] = True
     limits_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -72,6 +72,7 @@ class Osqp(AbstractSolver):
     releases_gil: ClassVar[bool] = False
     warm_starts: ClassVar[bool] = True
     gives_certificates: ClassVar[bool] = True
+    gives_basic_duals: ClassVar[bool] = False
     limits_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

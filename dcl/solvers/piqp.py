@@ -42,6 +42,7 @@ class Piqp(AbstractSolver):
     releases_gil: ClassVar[bool] = False
     warm_starts: ClassVar[bool] = False
     gives_certificates: ClassVar[bool] = False
+    gives_basic_duals: ClassVar[bool] = False
     limits_time: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
