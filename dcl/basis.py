@@ -33,7 +33,7 @@ SIZE_LIMIT = 600
 
 
 def basic_multipliers(program: ConeProgram, x: Tensor, v: Tensor, zeros: int) -> Tensor:
-    """v with basic multipliers for an instance with x (n,), v (m,), whose first `zeros` rows are equalities; else v."""
+    """V with basic multipliers for an instance with x (n,), v (m,), whose first `zeros` rows are equalities; else v."""
     active = v > tie(v)
     active[:zeros] = False
     rows = torch.nonzero(active).squeeze(-1)

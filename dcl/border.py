@@ -31,7 +31,10 @@ class AbstractBorder(ABC):
 
     @abstractmethod
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
-        """Look at the values of the caller's tensors, (B or 1, ...), and of the program. Raises InputError that names the argument and the batch index of what cannot be used."""
+        """Look at the values of the caller's tensors, (B or 1, ...), and of the program.
+
+        Raises InputError that names the argument and the batch index of what cannot be used.
+        """
 
     @abstractmethod
     def describe_row(self, row: int) -> str:
@@ -47,12 +50,12 @@ class AbstractBorder(ABC):
 
 
 def where(index: tuple[int, ...]) -> str:
-    """ " at batch index (3,)", or nothing for an unbatched call."""
+    """As in "... at batch index (3,)"; nothing for an unbatched call."""
     return f" at batch index {index}" if index else ""
 
 
 def instances(border: AbstractBorder, failed: list[int]) -> str:
-    """ "3 of 8 instances (batch indices (0,), (2,), (5,))" or "the instance"."""
+    """As in "3 of 8 instances (batch indices (0,), (2,), (5,))", or "the instance"."""
     if not border.batch_shape:
         return "the instance"
     shown = ", ".join(str(border.index(i)) for i in failed[:_SHOWN]) + (", ..." if len(failed) > _SHOWN else "")
@@ -60,7 +63,7 @@ def instances(border: AbstractBorder, failed: list[int]) -> str:
 
 
 def check_psd(border: AbstractBorder, P: Tensor, argument: str, dtype: torch.dtype) -> None:
-    """Raise InputError if a matrix of P (B or 1, n, n), symmetric and finite, has an eigenvalue below -PSD_TOLERANCE of the largest.
+    """Raise InputError if a matrix of P (B or 1, n, n), symmetric and finite, has an eigenvalue below -PSD_TOLERANCE.
 
     dtype: that of the caller's tensor, whose rounding is allowed for.
     """
@@ -142,5 +145,7 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
     message = "the derivative is doubtful in " + instances(border, doubtful) + ".\n  " + "\n  ".join(lines)
     if how == "raise":
         raise DegenerateError(message, indices=[border.index(i) for i in doubtful])
-    warnings.warn(message + '\n  (said once per layer; on_degenerate="ignore" silences it)', DegenerateWarning, stacklevel=2)
+    warnings.warn(
+        message + '\n  (said once per layer; on_degenerate="ignore" silences it)', DegenerateWarning, stacklevel=2
+    )
     return True

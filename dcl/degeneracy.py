@@ -66,7 +66,9 @@ def classify(program: ConeProgram, v: Tensor, mu: Barrier, kkt: KKT) -> Degenera
         weakest = torch.full((batch,), -1, dtype=torch.int64, device=v.device)
     conditioning = kkt.conditioning
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
-    at_kink = (distance <= TIE_TOLERANCE) if isinstance(mu, float) and mu == 0.0 else torch.zeros_like(kind, dtype=torch.bool)
+    at_kink = (
+        (distance <= TIE_TOLERANCE) if isinstance(mu, float) and mu == 0.0 else torch.zeros_like(kind, dtype=torch.bool)
+    )
     # the later cause is the graver one
     for cause, holds in (
         (GradientKind.ILL_CONDITIONED, ~(conditioning.condition <= CONDITION_LIMIT)),

@@ -111,7 +111,7 @@ class SparsePattern(AbstractPattern):
     def dense(self, values: Tensor) -> Tensor:
         out = values.new_zeros((values.shape[0], self.shape[0] * self.shape[1]))
         flat = (self.rows * self.shape[1] + self.cols).to(values.device)
-        return out.index_copy(1, flat, values).unflatten(1, self.shape)
+        return out.index_copy(1, flat, values).reshape(-1, *self.shape)
 
     def coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.rows.numpy(), self.cols.numpy()

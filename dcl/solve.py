@@ -20,10 +20,10 @@ from dcl.kkt import KKT, factorize
 from dcl.pattern import SparsePattern
 from dcl.polish import Polished, polish
 from dcl.program import ConeProgram
-from dcl.status import Status
 from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates
 from dcl.solvers.choose import after_claims
 from dcl.solvers.pool import run
+from dcl.status import Status
 from dcl.truth import INACCURATE_TOLERANCE, OPTIMAL_TOLERANCE, dual_infeasible, primal_infeasible, worst
 
 _LIMITS = {int(Claim.MAX_ITERATIONS): Status.MAX_ITERATIONS, int(Claim.TIME_LIMIT): Status.TIME_LIMIT}
@@ -128,7 +128,9 @@ def answer(
                 proof = _proof(program, int(i), int(said), out)
                 if proof is not None:
                     if certificate is None:
-                        certificate = torch.full((batch, host.n + host.m), torch.nan, dtype=torch.float64, device=device)
+                        certificate = torch.full(
+                            (batch, host.n + host.m), torch.nan, dtype=torch.float64, device=device
+                        )
                     status[i], certificate[i], used[i] = int(proof[0]), proof[1], k
         pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
         rest = after_claims(rest, out.claim[pending])

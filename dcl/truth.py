@@ -7,10 +7,14 @@ Relative residuals in the max-norm, for z = Pi_mu*(v) and s = z - v (so that s a
 
 Certificates, scaled:   primal infeasible  z in K*, A'z = 0, b'z = -1       dual infeasible  Px = 0, -Ax in K, q'x = -1
 A certificate is accepted if what should vanish is below CERTIFICATE_TOLERANCE of the terms that cancel in it, and if
-it excludes every point (every multiplier) of norm up to 1e6 times that of the data.
+it excludes every point (every multiplier) of norm up to 1e6 times that of the data.  Along a coordinate nothing cancels:
+there the solver's rounding in the other entries is all that is left, so a certificate is also tried without its entries
+below NOISE of the largest.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,6 +25,7 @@ from dcl.program import ConeProgram, magnitude
 OPTIMAL_TOLERANCE = 1e-8
 INACCURATE_TOLERANCE = 1e-5
 CERTIFICATE_TOLERANCE = 1e-7
+NOISE = 1e-7
 
 
 def worst(residuals: Tensor) -> Tensor:
@@ -47,6 +52,23 @@ def check(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Tensor:
 
 def primal_infeasible(program: ConeProgram, z: Tensor) -> tuple[Tensor, Tensor]:
     """Whether z (B, m) proves that Ax + s = b has no solution; (B,) boolean, and z scaled to b'z = -1."""
+    return _with_or_without_noise(_excludes_points, program, z)
+
+
+def dual_infeasible(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether x (B, n) is a direction of unbounded decrease; (B,) boolean, and x scaled to q'x = -1."""
+    return _with_or_without_noise(_excludes_multipliers, program, x)
+
+
+def _with_or_without_noise(
+    proves: Callable[[ConeProgram, Tensor], tuple[Tensor, Tensor]], program: ConeProgram, t: Tensor
+) -> tuple[Tensor, Tensor]:
+    as_given, t_given = proves(program, t)
+    cleaned, t_cleaned = proves(program, torch.where(t.abs() > NOISE * magnitude(t).unsqueeze(-1), t, 0.0))
+    return as_given | cleaned, torch.where(cleaned.unsqueeze(-1), t_cleaned, t_given)
+
+
+def _excludes_points(program: ConeProgram, z: Tensor) -> tuple[Tensor, Tensor]:
     z = program.structure.cone.project(z, 0.0)
     slope = -(program.b * z).sum(-1, keepdim=True)
     z = z / slope
@@ -55,8 +77,7 @@ def primal_infeasible(program: ConeProgram, z: Tensor) -> tuple[Tensor, Tensor]:
     return (slope.squeeze(-1) > 0.0) & (vanishing <= CERTIFICATE_TOLERANCE * terms) & bounded, z
 
 
-def dual_infeasible(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether x (B, n) is a direction of unbounded decrease; (B,) boolean, and x scaled to q'x = -1."""
+def _excludes_multipliers(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tensor]:
     slope = -(program.q * x).sum(-1, keepdim=True)
     x = x / slope
     Ax = program.Ax(x)

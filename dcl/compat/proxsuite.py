@@ -53,7 +53,7 @@ class QPFunction:
         eps_backward: float = 1e-4,
         rho_backward: float = 1e-6,
         mu_backward: float = 1e-6,
-        omp_parallel: bool = False,  # noqa: ARG002  nothing to choose: see the docstring
+        omp_parallel: bool = False,
         structural_feasibility: bool = True,
     ) -> None:
         if not structural_feasibility:

@@ -22,7 +22,7 @@ class AbstractDerivative(ABC):
 
     @abstractmethod
     def apply(self, w: Tensor) -> Tensor:
-        """D w. Law: <w, apply(u)> = <apply(w), u>, 0 <= <w, apply(w)> <= <w, w>."""
+        """The product D w. Law: <w, apply(u)> = <apply(w), u>, 0 <= <w, apply(w)> <= <w, w>."""
 
     @abstractmethod
     def sqrt(self, w: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class AbstractCone(ABC):
 
     @abstractmethod
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
-        """z of the header, (B, dim). Law: z in K*, z - v in K, z'(z - v) = mu * degree."""
+        """Z of the header, (B, dim). Law: z in K*, z - v in K, z'(z - v) = mu * degree."""
 
     @abstractmethod
     def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> AbstractDerivative:

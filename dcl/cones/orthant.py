@@ -1,8 +1,8 @@
 """The zero cone {0} (dual: all of R^dim) and the nonnegative orthant.
 
-    zero         s = 0, z = v, D = I, no barrier (degree 0)
-    nonnegative  s z = mu for each entry:  z = (v + sqrt(v^2 + 4 mu)) / 2,   D = (1 + v / sqrt(v^2 + 4 mu)) / 2
-                 dD/dv = 2 mu / (v^2 + 4 mu)^(3/2);  at mu = 0: z = max(v, 0), D = [v > 0], at_kink at a tie, dD/dv = 0
+zero         s = 0, z = v, D = I, no barrier (degree 0)
+nonnegative  s z = mu for each entry:  z = (v + sqrt(v^2 + 4 mu)) / 2,   D = (1 + v / sqrt(v^2 + 4 mu)) / 2
+dD/dv = 2 mu / (v^2 + 4 mu)^(3/2);  at mu = 0: z = max(v, 0), D = [v > 0], at_kink at a tie, dD/dv = 0
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def experiment(data: Data, steps: int, tick: Callable[[], object]) -> Outcome:
     for _ in range(steps):
         optimizer.zero_grad()
         loss = validation_loss(layer, data, log_penalty)
-        loss.sum().backward()  # type: ignore[no-untyped-call]
+        loss.sum().backward()
         optimizer.step()  # elementwise, so the splits do not see each other
         curve.append(loss.detach())
         tick()

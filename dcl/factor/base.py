@@ -33,7 +33,7 @@ class AbstractFactor(ABC):
 
     @abstractmethod
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """a (..., B, n), y (..., B, k) and the relative residual reached (..., B), for r1 (..., B, n), r2 (..., B, k).
+        """A (..., B, n), y (..., B, k) and the relative residual reached (..., B), for r1 (..., B, n), r2 (..., B, k).
 
         Law: S (a, y) = (r1, r2) up to the residual returned; of a singular S, the minimum-norm least squares solution.
         """

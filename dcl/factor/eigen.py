@@ -1,7 +1,7 @@
 """The last resort for dense S: all eigenvalues of the equilibrated matrix, so that the rank is decided, not guessed.
 
-    E S E = V diag(l) V',   E = diag(max_j |S_ij|)^(-1/2)        null(S) = E null(E S E) =: N
-    minimum-norm least squares:   x = P E V diag(1/l) V' E P r,  P = I - N (N'N)^-1 N'   the projector onto range(S)
+E S E = V diag(l) V',   E = diag(max_j |S_ij|)^(-1/2)        null(S) = E null(E S E) =: N
+minimum-norm least squares:   x = P E V diag(1/l) V' E P r,  P = I - N (N'N)^-1 N'   the projector onto range(S)
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class EigenFactor(AbstractFactor):
         largest = values.abs().amax(-1, keepdim=True)
         null = values.abs() <= RANK_TOLERANCE * torch.where(largest > 0.0, largest, torch.ones_like(largest))
         self._EV = E.unsqueeze(-1) * V
-        self._inverse = torch.where(null, torch.zeros_like(values), 1.0 / torch.where(null, torch.ones_like(values), values))
+        self._inverse = torch.where(
+            null, torch.zeros_like(values), 1.0 / torch.where(null, torch.ones_like(values), values)
+        )
         N = self._EV * null.unsqueeze(-2)
         gram = N.mT @ N + torch.diag_embed((~null).to(N.dtype))
         self._N, self._gram = N, torch.linalg.cholesky(gram)
@@ -42,7 +44,7 @@ class EigenFactor(AbstractFactor):
 
     def _project(self, r: Tensor) -> Tensor:
         coefficients = torch.cholesky_solve(self._N.mT @ r.unsqueeze(-1), self._gram)
-        return r - (self._N @ coefficients).squeeze(-1)
+        return torch.sub(r, (self._N @ coefficients).squeeze(-1))
 
     def _apply(self, r: Tensor) -> Tensor:
         """S^+ r."""

@@ -27,7 +27,7 @@ _REFINEMENTS = 2
 
 
 def _norm(columns: Array) -> Array:
-    return np.linalg.norm(columns, axis=0)
+    return np.asarray(np.linalg.norm(columns, axis=0))
 
 
 class _Instance:

@@ -124,7 +124,9 @@ def _pair(name: str, rows: Mapping[str, int]) -> str:
     return f", {partner} has {rows[partner]} rows" if partner else ""
 
 
-def assemble(arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching) -> tuple[ConeProgram, MatrixBorder, tuple[Tensor, ...]]:
+def assemble(
+    arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching
+) -> tuple[ConeProgram, MatrixBorder, tuple[Tensor, ...]]:
     """The program on the waist, in torch operations; its border, and the tensors that the border looks at."""
     given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
     flat = {name: t.to(torch.float64) for name, t in given.items()}
@@ -135,10 +137,10 @@ def assemble(arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching) -
         matrices.append(flat["A"])
         sides.append(flat["b"])
     eye = torch.eye(n, dtype=q.dtype, device=q.device).unsqueeze(0) if blocks.lb or blocks.ub else q
-    for name, size, matrix, side in (
-        ("h", blocks.G, flat.get("G"), flat.get("h")),
-        ("lb", blocks.lb, -eye, -flat["lb"] if blocks.lb else None),
-        ("ub", blocks.ub, eye, flat.get("ub")),
+    for size, matrix, side in (
+        (blocks.G, flat.get("G"), flat.get("h")),
+        (blocks.lb, -eye, -flat["lb"] if blocks.lb else None),
+        (blocks.ub, eye, flat.get("ub")),
     ):
         if size and matrix is not None and side is not None:
             matrix, side = _neutral(matrix, side)

@@ -86,7 +86,10 @@ class Engine:
         mu: float | Tensor | None = None,
         warm_start: Solution | bool | None = None,
     ) -> Point:
-        """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...); errors and warnings as the settings say."""
+        """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...).
+
+        Errors and warnings as the settings say.
+        """
         settings = self.settings
         choice = self._choose(solver_args)
         data = (program.P, program.q, program.A, program.b)
@@ -151,7 +154,7 @@ class Engine:
 
 
 def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
-    """mu as the float 0.0 or a tensor (B or 1, 1) of positive numbers. Raises InputError for anything else."""
+    """Mu as the float 0.0 or a tensor (B or 1, 1) of positive numbers. Raises InputError for anything else."""
     _check_barrier(mu)
     if not isinstance(mu, Tensor):
         return torch.full((1, 1), mu, dtype=torch.float64) if mu > 0.0 else 0.0
@@ -214,5 +217,3 @@ def _start(warm_start: Solution | bool | None, program: ConeProgram) -> Iterates
     start = Iterates.empty(program.batch, structure.n, structure.m)
     start.x[:], start.z[:] = x.numpy(), z.numpy()
     return start
-
-

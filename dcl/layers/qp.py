@@ -87,10 +87,10 @@ class QPLayer(nn.Module):
         mu: float | Tensor | None = None,
         return_solution: bool = False,
     ) -> QPResult | tuple[QPResult, Solution]:
-        """Solve for P (*batch, n, n) or None, q (*batch, n), A (*batch, p, n), b (*batch, p), G (*batch, m, n), h (*batch, m),
-        lb and ub (*batch, n).
+        """Solve the programs with these data.
 
-        Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be positive semidefinite.
+        P (*batch, n, n) or None, q (*batch, n), A (*batch, p, n), b (*batch, p), G (*batch, m, n), h (*batch, m), lb and ub
+        (*batch, n).  Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be PSD.
         h = inf, lb = -inf and ub = inf bind nothing.  Computed in float64; dtype and device out are those in.
 
         Args:
@@ -113,11 +113,26 @@ class QPLayer(nn.Module):
             return result
         return result, self._engine.solution(point, result, result.value, batch)
 
-    def solve(self, *args: Tensor | None, **kwargs: object) -> Solution:
+    def solve(
+        self,
+        P: Tensor | None,
+        q: Tensor,
+        A: Tensor | None = None,
+        b: Tensor | None = None,
+        G: Tensor | None = None,
+        h: Tensor | None = None,
+        lb: Tensor | None = None,
+        ub: Tensor | None = None,
+        *,
+        solver_args: dict[str, object] | None = None,
+        warm_start: Solution | bool | None = None,
+        mu: float | Tensor | None = None,
+    ) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients."""
+        options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         with torch.no_grad():
-            _, solution = self.forward(*args, **kwargs, return_solution=True)  # type: ignore[misc, arg-type]
-        return solution  # type: ignore[return-value]
+            _, solution = self(P, q, A, b, G, h, lb, ub, **options, return_solution=True)
+        return solution  # type: ignore[no-any-return]
 
 
 def solve_qp(

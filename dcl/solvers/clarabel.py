@@ -65,7 +65,7 @@ class Clarabel(AbstractSolver):
         program: HostProgram,
         rows: Iterable[int],
         out: Iterates,
-        start: Iterates | None = None,  # noqa: ARG002 (interior-point methods do not start from a solution)
+        start: Iterates | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         rows = list(rows)

@@ -53,7 +53,7 @@ class Piqp(AbstractSolver):
         program: HostProgram,
         rows: Iterable[int],
         out: Iterates,
-        start: Iterates | None = None,  # noqa: ARG002 (PIQP does not start from a point)
+        start: Iterates | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         rows = list(rows)

@@ -1,0 +1,140 @@
+"""K^-1 r and K^-T r as differentiable functions, for K of `dcl.kkt`.
+
+    w = K^-1 r:    dw = K^-1 (dr - dK w)         K w = (P wx + A'(D wv),  A wx + (D - I) wv)
+    -<l, dK w>:    P~ = -lx wx',   A~ = -((D wv) lx' + lv wx'),   v~ = -(curvature of (A lx + lv, wv))
+
+For w = K^-T r the roles of l and w are exchanged.  One factor serves the solve and all its derivatives.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from dcl.cones.base import Barrier
+from dcl.errors import DegenerateWarning
+from dcl.implicit.projection import dproduct
+from dcl.kkt import KKT, factorize
+from dcl.program import ConeProgram, Structure
+
+# A relative residual of a KKT solve above this is said aloud.
+_ACCURACY_LIMIT = 1e-6
+
+
+def kkt_solve(
+    structure: Structure,
+    mu: Barrier,
+    kkt: KKT | None,
+    P: Tensor,
+    A: Tensor,
+    v: Tensor,
+    at_kink: Tensor,
+    r1: Tensor,
+    r2: Tensor,
+    *,
+    adjoint: bool,
+) -> tuple[Tensor, Tensor]:
+    """K^-1 (r1, r2), or K^-T (r1, r2) if adjoint: (..., B, n) and (..., B, m). `kkt`: K factored at v, if at hand."""
+    w1, w2, _ = KktSolve.apply(structure, mu, kkt, adjoint, P, A, v, at_kink, r1, r2)
+    return w1, w2
+
+
+class KktSolve(Function):
+    """See `kkt_solve`."""
+
+    @staticmethod
+    def forward(
+        structure: Structure,
+        mu: Barrier,
+        kkt: KKT | None,
+        adjoint: bool,
+        P: Tensor,
+        A: Tensor,
+        v: Tensor,
+        at_kink: Tensor,
+        r1: Tensor,
+        r2: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if kkt is None:
+            kkt = factorize(_program(structure, P, A, v), v, mu, at_kink)
+        w1, w2, accuracy = kkt.adjoint(r1, r2) if adjoint else kkt.tangent(r1, r2)
+        bad = ~(accuracy <= _ACCURACY_LIMIT)
+        if bool(bad.any()):
+            where = torch.nonzero(bad.reshape(-1, bad.shape[-1]).any(0)).flatten().tolist()
+            warnings.warn(
+                f"the KKT system was solved only to a relative residual of {float(accuracy[bad].max()):.1e} "
+                f"in instances {where[:8]}: their gradients have few correct digits",
+                DegenerateWarning,
+                stacklevel=2,
+            )
+        return w1, w2, accuracy
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        structure, mu, kkt, adjoint, P, A, v, at_kink, _, _ = inputs
+        w1, w2, accuracy = output
+        ctx.structure, ctx.mu, ctx.kkt, ctx.adjoint = structure, mu, kkt, adjoint
+        ctx.mark_non_differentiable(accuracy)
+        ctx.save_for_backward(P, A, v, at_kink, w1, w2)
+        ctx.save_for_forward(P, A, v, at_kink, w1, w2)
+
+    @staticmethod
+    def backward(ctx: Any, g1: Tensor, g2: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        P, A, v, at_kink, w1, w2 = ctx.saved_tensors
+        structure: Structure = ctx.structure
+        r1, r2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, at_kink, g1, g2, adjoint=not ctx.adjoint)
+        (l1, l2), (k1, k2) = ((w1, w2), (r1, r2)) if ctx.adjoint else ((r1, r2), (w1, w2))
+        grad_P = grad_A = grad_v = None
+        if ctx.needs_input_grad[4]:
+            grad_P = -structure.P.outer(l1, k1, P.shape[0])
+        if ctx.needs_input_grad[5]:
+            Dk = dproduct(structure, ctx.mu, v, at_kink, k2)
+            grad_A = -(structure.A.outer(Dk, l1, A.shape[0]) + structure.A.outer(l2, k1, A.shape[0]))
+        if ctx.needs_input_grad[6]:
+            bend = structure.cone.curvature(v, ctx.mu, structure.A.matvec(A, l1) + l2, k2)
+            grad_v = -(bend if bend.ndim == v.ndim else bend.flatten(0, -3).sum(0))
+        return None, None, None, None, grad_P, grad_A, grad_v, None, r1, r2
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        _s: None,
+        _m: None,
+        _k: None,
+        _a: None,
+        tP: Tensor | None,
+        tA: Tensor | None,
+        tv: Tensor | None,
+        _at: None,
+        t1: Tensor | None,
+        t2: Tensor | None,
+    ) -> tuple[Tensor, Tensor, None]:
+        P, A, v, at_kink, w1, w2 = ctx.saved_tensors
+        structure: Structure = ctx.structure
+        r1 = torch.zeros_like(w1) if t1 is None else t1
+        r2 = torch.zeros_like(w2) if t2 is None else t2
+        if tP is not None:
+            r1 = r1 - structure.P.matvec(tP, w1)
+        if tA is not None and ctx.adjoint:
+            r1 = r1 - structure.A.rmatvec(tA, w2)
+            r2 = r2 - dproduct(structure, ctx.mu, v, at_kink, structure.A.matvec(tA, w1))
+        elif tA is not None:
+            r1 = r1 - structure.A.rmatvec(tA, dproduct(structure, ctx.mu, v, at_kink, w2))
+            r2 = r2 - structure.A.matvec(tA, w1)
+        if tv is not None and ctx.adjoint:
+            # the third derivative of the potential of `project` is symmetric: D'(v)[tv] w = curvature(w, tv)
+            r2 = r2 - structure.cone.curvature(v, ctx.mu, structure.A.matvec(A, w1) + w2, tv)
+        elif tv is not None:
+            bend = structure.cone.curvature(v, ctx.mu, w2, tv)
+            r1, r2 = r1 - structure.A.rmatvec(A, bend), r2 - bend
+        out1, out2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, at_kink, r1, r2, adjoint=ctx.adjoint)
+        return out1, out2, None
+
+
+def _program(structure: Structure, P: Tensor, A: Tensor, v: Tensor) -> ConeProgram:
+    """A program with these matrices; K does not depend on q and b."""
+    return ConeProgram(structure, P, P.new_zeros(1, structure.n), A, v.new_zeros(1, structure.m))

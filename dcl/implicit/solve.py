@@ -1,0 +1,141 @@
+"""The solution of a program as a differentiable function of its data.
+
+    data -> (x, v) with F(x, v; data) = 0          d(x, v) = -K^-1 dF,   u = K^-T (gx, gv)
+    q~ = -ux,   b~ = uv,   P~ = -ux x',   A~ = -(z ux' + uv x')         (F is bilinear in the data and the point)
+
+v is an ordinary differentiable output.  The factor made in the forward pass serves every later solve at the same point.
+Gradients are exact where `dcl.degeneracy` says so; failed instances have zero gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from dcl.border import AbstractBorder, raise_failures, report_degeneracy
+from dcl.cones.base import Barrier
+from dcl.degeneracy import Degeneracy, classify, resolve_kinks
+from dcl.implicit.kkt_solve import kkt_solve
+from dcl.implicit.projection import project
+from dcl.kkt import KKT, factorize
+from dcl.program import ConeProgram, Structure
+from dcl.solve import answer
+from dcl.solvers.base import AbstractSolver, Iterates
+from dcl.status import Status
+
+# Columns of the report that `solve` returns beside x and v.
+STATUS, SOLVER, ITERATIONS, SECONDS, PRIMAL, DUAL, GAP = range(7)
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a layer: what `solve` needs besides tensors, and what it leaves for the layer that made the call."""
+
+    structure: Structure
+    border: AbstractBorder
+    solvers: tuple[AbstractSolver, ...]
+    mu: Barrier
+    on_failure: str
+    on_degenerate: str
+    record: bool
+    threads: int | None = None
+    start: Iterates | None = None
+    kkt: KKT | None = field(default=None, init=False)
+    certificate: Tensor | None = field(default=None, init=False)
+    degeneracy: Degeneracy | None = field(default=None, init=False)
+    has_warned: bool = field(default=False, init=False)
+
+
+def solve(call: Call, program: ConeProgram, given: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Solve the instances of `program`: x (B, n), v (B, m), the value of D at the ties of v (B, m), the report (B, 7).
+
+    x and v are differentiable in the data of the program.
+
+    given: the caller's own tensors, (B or 1, ...) each; only `call.border` looks at them, to name a bad input.
+    Raises InputError (bad values), SolveError, DegenerateError as the settings in `call` say.
+    """
+    return Solve.apply(call, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
+
+
+class Solve(Function):
+    """See `solve`."""
+
+    @staticmethod
+    def forward(
+        call: Call, P: Tensor, q: Tensor, A: Tensor, b: Tensor, *given: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        program = ConeProgram(call.structure, P, q, A, b).detach()
+        call.border.check(program, given)
+        out = answer(program, call.mu, call.solvers, call.start, call.threads)
+        report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
+        call.certificate = out.certificate
+        if call.on_failure == "raise":
+            raise_failures(call.border, out.status, out.residuals, out.certificate)
+        at_kink = resolve_kinks(program, out.v, call.mu) if call.record else None
+        if call.record:
+            kkt = out.kkt if out.kkt is not None and at_kink is None else factorize(program, out.v, call.mu, at_kink)
+            call.kkt = kkt
+            call.degeneracy = classify(program, out.v, call.mu, kkt)
+            if call.on_degenerate != "ignore":
+                call.has_warned = report_degeneracy(call.border, call.on_degenerate, call.degeneracy, out.status)
+        return out.x, out.v, torch.full_like(out.v, 0.5) if at_kink is None else at_kink, report
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        call, P, q, A, b = inputs[:5]
+        x, v, at_kink, report = output
+        ctx.call = call
+        ctx.mark_non_differentiable(at_kink, report)
+        ctx.save_for_backward(P, A, x, v, at_kink, report)
+        ctx.save_for_forward(P, A, x, v, at_kink, report)
+        ctx.q_batch, ctx.b_batch = q.shape[0], b.shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, gx: Tensor, gv: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        P, A, x, v, at_kink, report = ctx.saved_tensors
+        call: Call = ctx.call
+        structure = call.structure
+        _, need_P, need_q, need_A, need_b = ctx.needs_input_grad[:5]
+        ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
+        gx, gv = torch.where(ok, gx, torch.zeros_like(gx)), torch.where(ok, gv, torch.zeros_like(gv))
+        ux, uv = kkt_solve(structure, call.mu, call.kkt, P, A, v, at_kink, gx, gv, adjoint=True)
+        grad_P = -structure.P.outer(ux, x, P.shape[0]) if need_P else None
+        grad_A = None
+        if need_A:
+            z = project(structure, call.mu, v, at_kink)
+            grad_A = -(structure.A.outer(z, ux, A.shape[0]) + structure.A.outer(uv, x, A.shape[0]))
+        grad_q = -_fold(ux, ctx.q_batch) if need_q else None
+        grad_b = _fold(uv, ctx.b_batch) if need_b else None
+        return None, grad_P, grad_q, grad_A, grad_b, *[None] * (len(ctx.needs_input_grad) - 5)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, _c: None, tP: Tensor | None, tq: Tensor | None, tA: Tensor | None, tb: Tensor | None, *_given: None
+    ) -> tuple[Tensor, Tensor, None, None]:
+        P, A, x, v, at_kink, report = ctx.saved_tensors
+        call: Call = ctx.call
+        structure = call.structure
+        r1, r2 = torch.zeros_like(x), torch.zeros_like(v)
+        if tP is not None:
+            r1 = r1 - structure.P.matvec(tP, x)
+        if tq is not None:
+            r1 = r1 - tq
+        if tA is not None:
+            r1 = r1 - structure.A.rmatvec(tA, project(structure, call.mu, v, at_kink))
+            r2 = r2 - structure.A.matvec(tA, x)
+        if tb is not None:
+            r2 = r2 + tb
+        ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
+        r1, r2 = torch.where(ok, r1, torch.zeros_like(r1)), torch.where(ok, r2, torch.zeros_like(r2))
+        t_x, t_v = kkt_solve(structure, call.mu, call.kkt, P, A, v, at_kink, r1, r2, adjoint=False)
+        return t_x, t_v, None, None
+
+
+def _fold(g: Tensor, batch: int) -> Tensor:
+    """Sum over the batch where the datum is shared."""
+    return g if g.shape[0] == batch else g.sum(0, keepdim=True)
