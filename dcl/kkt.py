@@ -2,12 +2,14 @@
 
     F(x, v) = ( Px + q + A'z,  Ax - b + z - v )             K = dF/d(x, v) = [[P, A'D], [A, D - I]]
 
-With R = D^(1/2) and dz = R w, rows scaled by R:           S = [[P, A'R], [R A, D - I]],     S = S'
+With D = Q diag(d) Q', R = diag(d)^(1/2) Q' (rows of R that are zero drop out) and dz = R'w:
 
-    tangent  K (dx, dv) = (a, b):      S (dx, w) = (a, R b),   dz = R w,   ds = b - A dx,   dv = dz - ds
-    adjoint  K' (ux, uv) = (gx, gv):   S (ux, y) = (gx + A'gv, R gv),      uv = R y - gv
+    S = [[P, A'R'], [R A, diag(d - 1)]],     S = S'
 
-Rows where R is zero (inactive inequalities at mu = 0) drop out of S: in a dense batch each instance keeps its live rows
+    tangent  K (dx, dv) = (a, b):      S (dx, w) = (a, R b),   dz = R'w,   ds = b - A dx,   dv = dz - ds
+    adjoint  K' (ux, uv) = (gx, gv):   S (ux, y) = (gx + A'gv, R gv),      uv = R'y - gv
+
+Rows with d = 0 (inactive inequalities at mu = 0) are left out of S: in a dense batch each instance keeps its live rows
 and is padded with dead ones, which are rows of -I, up to the largest count in the batch.
 """
 
@@ -59,6 +61,12 @@ class KKT:
         """Condition and null spaces of S, (B,) each."""
         return self.factor.conditioning
 
+    def _R(self, w: Tensor) -> Tensor:
+        return self.D.d.sqrt() * self.D.to_eigen(w)
+
+    def _RT(self, w: Tensor) -> Tensor:
+        return self.D.from_eigen(self.D.d.sqrt() * w)
+
     def _solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """S (a, w) = (r1, r2) on all m rows; dead rows of w are left zero, as R drops them."""
         if self.keep is None:
@@ -69,13 +77,13 @@ class KKT:
 
     def tangent(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """K^-1 (a, b): dx (..., B, n), dv (..., B, m), and the relative residual reached (..., B)."""
-        dx, w, accuracy = self._solve(a, self.D.sqrt(b))
-        return dx, self.D.sqrt(w) - b + self.program.Ax(dx), accuracy
+        dx, w, accuracy = self._solve(a, self._R(b))
+        return dx, self._RT(w) - b + self.program.Ax(dx), accuracy
 
     def adjoint(self, gx: Tensor, gv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """K^-T (gx, gv): ux (..., B, n), uv (..., B, m), and the relative residual reached (..., B)."""
-        ux, y, accuracy = self._solve(gx + self.program.ATz(gv), self.D.sqrt(gv))
-        return ux, self.D.sqrt(y) - gv, accuracy
+        ux, y, accuracy = self._solve(gx + self.program.ATz(gv), self._R(gv))
+        return ux, self._RT(y) - gv, accuracy
 
 
 def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor | None = None) -> KKT:
@@ -83,29 +91,28 @@ def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor | No
     D = derivative(program.structure, v, mu, at_kink)
     if isinstance(program.structure.A, SparsePattern) or isinstance(program.structure.P, SparsePattern):
         return KKT(program, D, _sparse(program, D), None)
-    live = D.live()
+    live = D.d != 0.0
     count = int(live.sum(-1).max()) if live.numel() else 0
     keep = live.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :count]
     A = program.A.expand(v.shape[0], -1, -1)
+    if not D.diagonal:
+        A = D.to_eigen(A.permute(2, 0, 1)).permute(1, 2, 0)
+    d = D.d.gather(-1, keep)
     rows = A.gather(1, keep.unsqueeze(-1).expand(-1, -1, A.shape[-1]))
-    root = D.sqrt(torch.ones_like(v)).gather(-1, keep)
-    factor = DenseFactor(program.P, root.unsqueeze(-1) * rows, D.complement().gather(-1, keep))
-    return KKT(program, D, factor, keep)
+    return KKT(program, D, DenseFactor(program.P, d.sqrt().unsqueeze(-1) * rows, 1.0 - d), keep)
 
 
 def _sparse(program: ConeProgram, D: AbstractDerivative) -> SparseFactor:
     """S from the values on the patterns of P and A, on the host."""
-    batch = D.live().shape[0]
+    d = D.d.detach().cpu().numpy()
     structure = program.structure
 
     def matrices(values: Tensor, index: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> list[sp.csc_array]:
         flat = values.detach().flatten(1).cpu().numpy()
         out = [sp.csc_array(sp.coo_array((row, index), shape=shape)) for row in flat]
-        return out * batch if len(out) == 1 else out
+        return out * len(d) if len(out) == 1 else out
 
     P = matrices(program.P, structure.P.coordinates(), structure.P.shape)
     A = matrices(program.A, structure.A.coordinates(), structure.A.shape)
-    complement = D.complement().detach().cpu().numpy()
-    root = np.sqrt(1.0 - complement)
-    B = [sp.csc_array(sp.diags_array(r) @ Ai) for r, Ai in zip(root, A, strict=True)]
-    return SparseFactor(P, B, complement, D.live().cpu().numpy())
+    B = [sp.csc_array(sp.diags_array(np.sqrt(di)) @ Ai) for di, Ai in zip(d, A, strict=True)]
+    return SparseFactor(P, B, 1.0 - d, d != 0.0)

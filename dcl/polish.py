@@ -67,4 +67,5 @@ def _unchanged(program: ConeProgram, kkt: KKT, v: Tensor, mu: Barrier) -> bool:
     """Whether D at v equals the one that K was factored with (always so once the active set is found)."""
     if not (isinstance(mu, float) and mu == 0.0):
         return False
-    return torch.equal(derivative(program.structure, v, mu).complement(), kkt.D.complement())
+    now = derivative(program.structure, v, mu)
+    return now.diagonal and torch.equal(now.d, kkt.D.d)

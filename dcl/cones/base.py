@@ -1,7 +1,7 @@
 """The interface of a cone K of R^dim, its dual K*, and its log-barrier phi (nu = degree, phi(t s) = phi(s) - nu log t).
 
     z = Pi_mu*(v)   and   s = z - v :     z in K*,  s in K,  z's = mu * nu        (mu = 0: z = projection of v onto K*)
-    D(v) = dz/dv,  symmetric,  0 <= D <= I,       R = D^(1/2)
+    D(v) = dz/dv,  symmetric,  0 <= D <= I
 
 mu is the float 0.0 (Euclidean projection) or a tensor that broadcasts against v, (B or 1, 1), with entries > 0.
 At a kink of the projection (mu = 0 and |v_i| <= tie) D takes the value `at_kink` (B, dim): 1/2, the limit of D as mu -> 0,
@@ -11,6 +11,7 @@ unless `dcl.basis` chose another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import final
 
 from torch import Tensor
 
@@ -18,27 +19,26 @@ Barrier = float | Tensor
 
 
 class AbstractDerivative(ABC):
-    """The symmetric map D = dz/dv of a batch of points; vectors are (..., B, dim)."""
+    """The symmetric map D = dz/dv of a batch of points by its eigenvalues: D = Q diag(d) Q', Q orthogonal, 0 <= d <= 1.
+
+    Vectors are (..., B, dim).  In the coordinates Q'w everything that the KKT matrix needs of D is diagonal.
+    """
+
+    d: Tensor  # eigenvalues, (B, dim)
+    diagonal: bool  # Q = I
 
     @abstractmethod
+    def to_eigen(self, w: Tensor) -> Tensor:
+        """Q'w. Law: orthogonal, and the inverse of `from_eigen`."""
+
+    @abstractmethod
+    def from_eigen(self, w: Tensor) -> Tensor:
+        """Q w."""
+
+    @final
     def apply(self, w: Tensor) -> Tensor:
-        """The product D w. Law: <w, apply(u)> = <apply(w), u>, 0 <= <w, apply(w)> <= <w, w>."""
-
-    @abstractmethod
-    def sqrt(self, w: Tensor) -> Tensor:
-        """R w, with R R = D and R = R'."""
-
-    @abstractmethod
-    def sqrt_rows(self, J: Tensor) -> Tensor:
-        """R J for matrices J (B or 1, dim, n)."""
-
-    @abstractmethod
-    def complement(self) -> Tensor:
-        """I - D: its diagonal (B, dim) where it is diagonal. Law: complement + D = I."""
-
-    @abstractmethod
-    def live(self) -> Tensor:
-        """(B, dim) boolean: False where row and column of D are zero, so that R drops the row."""
+        """D w."""
+        return self.from_eigen(self.d * self.to_eigen(w))
 
 
 class AbstractCone(ABC):

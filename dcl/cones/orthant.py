@@ -20,21 +20,13 @@ class Diagonal(AbstractDerivative):
     """D with entries d (B, dim) on its diagonal."""
 
     d: Tensor
+    diagonal: bool = True
 
-    def apply(self, w: Tensor) -> Tensor:
-        return self.d * w
+    def to_eigen(self, w: Tensor) -> Tensor:
+        return w
 
-    def sqrt(self, w: Tensor) -> Tensor:
-        return self.d.sqrt() * w
-
-    def sqrt_rows(self, J: Tensor) -> Tensor:
-        return self.d.sqrt().unsqueeze(-1) * J
-
-    def complement(self) -> Tensor:
-        return 1.0 - self.d
-
-    def live(self) -> Tensor:
-        return self.d != 0.0
+    def from_eigen(self, w: Tensor) -> Tensor:
+        return w
 
 
 @dataclass(frozen=True)

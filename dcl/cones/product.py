@@ -12,6 +12,24 @@ from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
 from dcl.cones.orthant import Diagonal, Nonnegative, Zero
 
 
+@dataclass(frozen=True, eq=False)
+class _Parts(AbstractDerivative):
+    """Derivatives of consecutive slices of `sizes` rows."""
+
+    d: Tensor
+    parts: tuple[AbstractDerivative, ...]
+    sizes: list[int]
+    diagonal: bool = False
+
+    def to_eigen(self, w: Tensor) -> Tensor:
+        slices = torch.split(w, self.sizes, dim=-1)
+        return torch.cat([part.to_eigen(wi) for part, wi in zip(self.parts, slices, strict=True)], -1)
+
+    def from_eigen(self, w: Tensor) -> Tensor:
+        slices = torch.split(w, self.sizes, dim=-1)
+        return torch.cat([part.from_eigen(wi) for part, wi in zip(self.parts, slices, strict=True)], -1)
+
+
 @dataclass(frozen=True)
 class Product(AbstractCone):
     """K_1 x ... x K_k in the order given."""
@@ -46,7 +64,8 @@ class Product(AbstractCone):
     def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> AbstractDerivative:
         pieces = zip(self.cones, self._split(v), self._split(at_kink), strict=True)
         parts = [cone.dproject(part, mu, tie, kink) for cone, part, kink in pieces]
-        return Diagonal(torch.cat([part.d for part in parts if isinstance(part, Diagonal)], -1))
+        d = torch.cat([part.d for part in parts], -1)
+        return Diagonal(d) if all(part.diagonal for part in parts) else _Parts(d, tuple(parts), self._sizes)
 
     def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         parts = zip(self.cones, self._split(v), self._split(a), self._split(w), strict=True)
