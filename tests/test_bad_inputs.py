@@ -23,9 +23,10 @@ class Forbidden(AbstractSolver):
     releases_gil: ClassVar[bool] = False
     warm_starts: ClassVar[bool] = False
     gives_certificates: ClassVar[bool] = False
+    gives_basic_duals: ClassVar[bool] = False
     limits_time: ClassVar[bool] = True
 
-    def solve(self, program, rows, out, start=None, stop=None):  # noqa: ARG002 (the interface)
+    def solve(self, program, rows, out, start=None, stop=None):
         raise AssertionError("a solver ran on bad input")
 
 
