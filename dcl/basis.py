@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from dcl.factor import RANK_TOLERANCE
-from dcl.kkt import tie
+from dcl.kkt import tie_width
 from dcl.program import ConeProgram
 
 Array = NDArray[np.float64]
@@ -34,7 +34,7 @@ SIZE_LIMIT = 600
 
 def basic_multipliers(program: ConeProgram, x: Tensor, v: Tensor, zeros: int) -> Tensor:
     """V with basic multipliers for an instance with x (n,), v (m,), whose first `zeros` rows are equalities; else v."""
-    active = v > tie(v)
+    active = v > tie_width(program, v.unsqueeze(0))[0]
     active[:zeros] = False
     rows = torch.nonzero(active).squeeze(-1)
     if not 0 < rows.numel() <= SIZE_LIMIT or program.structure.n > SIZE_LIMIT:
@@ -55,24 +55,23 @@ def basic_multipliers(program: ConeProgram, x: Tensor, v: Tensor, zeros: int) ->
     return basic
 
 
-def kink_values(program: ConeProgram, v: Tensor, zeros: int) -> Tensor | None:
-    """The value of D at the ties of an instance with v (m,): (m,), or None where 1/2 will do."""
-    width = tie(v)
-    at_kink = v.abs() <= width
-    at_kink[:zeros] = False
-    strict = v > width
+def kink_values(program: ConeProgram, v: Tensor, at_kink: Tensor, zeros: int) -> Tensor:
+    """at_kink (m,), 1/2 at the ties of an instance with v (m,) and NaN elsewhere, with the ties resolved if need be."""
+    tied = ~torch.isnan(at_kink)
+    strict = ~tied & (v > 0.0)
     strict[:zeros] = True
-    ties = torch.nonzero(at_kink).squeeze(-1)
+    ties = torch.nonzero(tied).squeeze(-1)
     if not 0 < ties.numel() <= SIZE_LIMIT or program.structure.n > SIZE_LIMIT:
-        return None
+        return at_kink
     A = program.structure.A.dense(program.A)[0].cpu().numpy()
     P = program.structure.P.dense(program.P)[0].cpu().numpy()
     free = _null_space(np.concatenate([P, A[strict.cpu().numpy()]]))
     if not free.shape[1]:
-        return None
+        return at_kink
     _, R, order = qr(_unit_rows(A[ties.cpu().numpy()]).dot(free).T, mode="economic", pivoting=True)
     rank = int((np.abs(np.diag(R)) > RANK_TOLERANCE).sum())
-    return torch.zeros_like(v).index_fill(0, ties[torch.from_numpy(order[:rank].astype(np.int64))], 1.0)
+    chosen = ties[torch.from_numpy(order[:rank].astype(np.int64)).to(ties.device)]
+    return at_kink.index_fill(0, ties, 0.0).index_fill(0, chosen, 1.0)
 
 
 def _unit_rows(M: Array) -> Array:

@@ -1,6 +1,6 @@
 """What the derivative at a solution is worth: one policy, decided once per solution, asked by everybody.
 
-    ties       |v_i| (SOC, PSD: the eigenvalue) <= 1e-9 (1 + |v|_inf): the projection has a kink there, D = 1/2 is used,
+    ties       |v_i| (SOC, PSD: the eigenvalue) <= 1e-9 in the units of `dcl.scaling`: a kink of the projection, D = 1/2,
                or what `dcl.basis` chose -> WEAKLY_ACTIVE.  K is multi-affine in D, so the derivative returned is a convex
                combination of those of the active sets that nearby data make optimal.
     rank       the equilibrated S has relative singular values below 1e-10: minimum-norm derivative
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dcl.basis import kink_values
 from dcl.cones.base import Barrier
-from dcl.kkt import KKT, TIE_TOLERANCE, tie
-from dcl.program import ConeProgram, magnitude
+from dcl.kkt import KKT, kinks
+from dcl.program import ConeProgram
 from dcl.status import GradientKind
 
 CONDITION_LIMIT = 1e10
@@ -30,9 +30,9 @@ CONDITION_LIMIT = 1e10
 class Degeneracy:
     """Per instance, all (B,).
 
-    kind: `dcl.GradientKind` as an integer.  margin: strict-complementarity margin min_i |v_i| / (1 + |v|_inf), inf
-    without inequalities.  weakest: the row of A where that minimum is (-1 without inequalities).  condition: 2-norm
-    condition of the KKT matrix S (of its nonzero part where singular), estimated.
+    kind: `dcl.GradientKind` as an integer.  margin: strict-complementarity margin min_i |v_i|, in the units of
+    `dcl.scaling`, inf without inequalities.  weakest: the row of A where that minimum is, -1 without inequalities.
+    condition: 2-norm condition of the KKT matrix S (of its nonzero part where singular), estimated.
     """
 
     kind: Tensor
@@ -41,38 +41,31 @@ class Degeneracy:
     condition: Tensor
 
 
-def resolve_kinks(program: ConeProgram, v: Tensor, mu: Barrier) -> Tensor | None:
-    """The value of D at the ties of v (B, m): (B, m), or None where it is 1/2 throughout."""
-    if not (isinstance(mu, float) and mu == 0.0) or v.shape[-1] == 0:
-        return None
-    values = None
-    cone = program.structure.cone
-    for i in torch.nonzero((cone.kink_distance(v) <= tie(v)).any(-1)).flatten().tolist():
-        chosen = kink_values(program.rows(torch.tensor([i], device=v.device)), v[i], cone.zeros)
-        if chosen is not None:
-            values = torch.full_like(v, 0.5) if values is None else values
-            values[i] = chosen
-    return values
+def resolve_kinks(program: ConeProgram, v: Tensor, mu: Barrier) -> Tensor:
+    """The value of D at the ties of v (B, m), NaN elsewhere: (B, m)."""
+    at_kink = kinks(program, v, mu)
+    zeros = program.structure.cone.zeros
+    for i in torch.nonzero((~torch.isnan(at_kink)).any(-1)).flatten().tolist():
+        one = program.rows(torch.tensor([i], device=v.device))
+        at_kink[i] = kink_values(one, v[i], at_kink[i], zeros)
+    return at_kink
 
 
-def classify(program: ConeProgram, v: Tensor, mu: Barrier, kkt: KKT) -> Degeneracy:
-    """The kind of derivative at v (B, m), with K factored there."""
+def classify(program: ConeProgram, v: Tensor, at_kink: Tensor, kkt: KKT) -> Degeneracy:
+    """The kind of derivative at v (B, m), with D = at_kink (B, m) at its ties, and K factored there."""
     batch = v.shape[0]
     if v.shape[-1]:
-        distance, weakest = (program.structure.cone.kink_distance(v) / (1.0 + magnitude(v)).unsqueeze(-1)).min(-1)
+        distance, weakest = program.structure.cone.kink_distance(v).min(-1)
         weakest = torch.where(torch.isinf(distance), torch.full_like(weakest, -1), weakest)
     else:
         distance = v.new_full((batch,), torch.inf)
         weakest = torch.full((batch,), -1, dtype=torch.int64, device=v.device)
     conditioning = kkt.conditioning
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
-    at_kink = (
-        (distance <= TIE_TOLERANCE) if isinstance(mu, float) and mu == 0.0 else torch.zeros_like(kind, dtype=torch.bool)
-    )
     # the later cause is the graver one
     for cause, holds in (
         (GradientKind.ILL_CONDITIONED, ~(conditioning.condition <= CONDITION_LIMIT)),
-        (GradientKind.WEAKLY_ACTIVE, at_kink),
+        (GradientKind.WEAKLY_ACTIVE, (~torch.isnan(at_kink)).any(-1)),
         (GradientKind.RANK_DEFICIENT, conditioning.null_y > 0),
         (GradientKind.NONUNIQUE, conditioning.null_a > 0),
     ):

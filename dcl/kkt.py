@@ -9,6 +9,8 @@ With D = Q diag(d) Q', R = diag(d)^(1/2) Q' (rows of R that are zero drop out) a
     tangent  K (dx, dv) = (a, b):      S (dx, w) = (a, R b),   dz = R'w,   ds = b - A dx,   dv = dz - ds
     adjoint  K' (ux, uv) = (gx, gv):   S (ux, y) = (gx + A'gv, R gv),      uv = R'y - gv
 
+On rows with d >= 1/2 equivalent forms are used that put no rounding error of A'gv before the solve, where the condition
+would amplify it:  dv = d^(-1/2) w  and  S (ux, y) = (gx, d^(-1/2) gv), uv = d^(1/2) y  (rows in the coordinates of Q).
 Rows with d = 0 (inactive inequalities at mu = 0) are left out of S: in a dense batch each instance keeps its live rows
 and is padded with dead ones, which are rows of -I, up to the largest count in the batch.
 """
@@ -25,20 +27,31 @@ from torch import Tensor
 from dcl.cones.base import AbstractDerivative, Barrier
 from dcl.factor import AbstractFactor, Conditioning, DenseFactor, SparseFactor
 from dcl.pattern import SparsePattern
-from dcl.program import ConeProgram, Structure, magnitude
+from dcl.program import ConeProgram, magnitude
 
-# Distance to a kink, relative to 1 + |v|_inf, that counts as being on it (the one place where this is stated).
+# A row at its kink: slack and multiplier below this (the one place where this is stated), in the units of `dcl.scaling`,
+# and below what rounding leaves of the largest multiplier, or of the right-hand side.
 TIE_TOLERANCE = 1e-9
+_ROUNDING = 1e-12
 
 
-def tie(v: Tensor) -> Tensor:
-    """The absolute distance to a kink that counts as zero, (..., 1) for v (..., m)."""
-    return TIE_TOLERANCE * (1.0 + magnitude(v)).unsqueeze(-1)
+def tie_width(program: ConeProgram, v: Tensor) -> Tensor:
+    """How large |v_i| may be at a kink, (B, m): v_i > 0 is a multiplier, v_i < 0 the negative of a slack."""
+    largest = magnitude(v.clamp(min=0.0)).unsqueeze(-1)
+    return (_ROUNDING * torch.where(v > 0.0, largest, program.b.abs())).clamp(min=TIE_TOLERANCE)
 
 
-def derivative(structure: Structure, v: Tensor, mu: Barrier, at_kink: Tensor | None = None) -> AbstractDerivative:
-    """D = dz/dv at v (B, m); at_kink (B, m): its value at the ties, None for 1/2."""
-    return structure.cone.dproject(v, mu, tie(v), torch.full_like(v, 0.5) if at_kink is None else at_kink)
+def kinks(program: ConeProgram, v: Tensor, mu: Barrier) -> Tensor:
+    """The value of D at the kinks of the mu = 0 projection, (B, m): 1/2 there, NaN elsewhere."""
+    nowhere = torch.full_like(v, torch.nan)
+    if not is_exact(mu):
+        return nowhere
+    return torch.where(program.structure.cone.kink_distance(v) <= tie_width(program, v), 0.5, nowhere)
+
+
+def is_exact(mu: Barrier) -> bool:
+    """Is mu = 0, the exact problem?"""
+    return isinstance(mu, float) and mu == 0.0
 
 
 def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
@@ -61,12 +74,6 @@ class KKT:
         """Condition and null spaces of S, (B,) each."""
         return self.factor.conditioning
 
-    def _R(self, w: Tensor) -> Tensor:
-        return self.D.d.sqrt() * self.D.to_eigen(w)
-
-    def _RT(self, w: Tensor) -> Tensor:
-        return self.D.from_eigen(self.D.d.sqrt() * w)
-
     def _solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """S (a, w) = (r1, r2) on all m rows; dead rows of w are left zero, as R drops them."""
         if self.keep is None:
@@ -77,18 +84,27 @@ class KKT:
 
     def tangent(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """K^-1 (a, b): dx (..., B, n), dv (..., B, m), and the relative residual reached (..., B)."""
-        dx, w, accuracy = self._solve(a, self._R(b))
-        return dx, self._RT(w) - b + self.program.Ax(dx), accuracy
+        root, b = self.D.d.sqrt(), self.D.to_eigen(b)
+        dx, w, accuracy = self._solve(a, root * b)
+        weak = root * w - b + self.D.to_eigen(self.program.Ax(dx))
+        return dx, self.D.from_eigen(torch.where(self._strong, w / root, weak)), accuracy
 
     def adjoint(self, gx: Tensor, gv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """K^-T (gx, gv): ux (..., B, n), uv (..., B, m), and the relative residual reached (..., B)."""
-        ux, y, accuracy = self._solve(gx + self.program.ATz(gv), self._R(gv))
-        return ux, self._RT(y) - gv, accuracy
+        root, g = self.D.d.sqrt(), self.D.to_eigen(gv)
+        shift = torch.where(self._strong, 0.0, g)
+        r1 = gx + self.program.ATz(self.D.from_eigen(shift))
+        ux, y, accuracy = self._solve(r1, torch.where(self._strong, g / root, root * g))
+        return ux, self.D.from_eigen(root * y - shift), accuracy
+
+    @property
+    def _strong(self) -> Tensor:
+        return self.D.d >= 0.5
 
 
-def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor | None = None) -> KKT:
-    """Assemble and factor S at v (B, m), D as in `derivative`; dense in one batch, sparse one by one."""
-    D = derivative(program.structure, v, mu, at_kink)
+def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor) -> KKT:
+    """Assemble and factor S at v (B, m), with D = at_kink (B, m) at the kinks; dense in one batch, sparse one by one."""
+    D = program.structure.cone.dproject(v, mu, at_kink)
     if isinstance(program.structure.A, SparsePattern) or isinstance(program.structure.P, SparsePattern):
         return KKT(program, D, _sparse(program, D), None)
     live = D.d != 0.0

@@ -45,6 +45,14 @@ class AbstractPattern(ABC):
         """
 
     @abstractmethod
+    def row_sizes(self, values: Tensor) -> Tensor:
+        """Largest absolute entry of each row, (B, m); 0 for an empty row."""
+
+    @abstractmethod
+    def scale_rows(self, values: Tensor, factors: Tensor) -> Tensor:
+        """Values of diag(factors) M, for factors (B or 1, m)."""
+
+    @abstractmethod
     def dense(self, values: Tensor) -> Tensor:
         """The matrices, (B, m, n)."""
 
@@ -74,6 +82,12 @@ class DensePattern(AbstractPattern):
         if batch == 1:
             return (y.flatten(0, -2).mT @ x.flatten(0, -2)).unsqueeze(0)
         return _add_extra(y.unsqueeze(-1) * x.unsqueeze(-2), 3)
+
+    def row_sizes(self, values: Tensor) -> Tensor:
+        return values.abs().amax(-1)
+
+    def scale_rows(self, values: Tensor, factors: Tensor) -> Tensor:
+        return values * factors.unsqueeze(-1)
 
     def dense(self, values: Tensor) -> Tensor:
         return values
@@ -108,10 +122,19 @@ class SparsePattern(AbstractPattern):
         terms = take(y, self.rows) * take(x, self.cols)
         return terms.flatten(0, -2).sum(0, keepdim=True) if batch == 1 else _add_extra(terms, 2)
 
+    def row_sizes(self, values: Tensor) -> Tensor:
+        sizes = values.new_zeros((values.shape[0], self.shape[0]))
+        # index_reduce warns that it is in beta
+        rows = self.rows.to(values.device).expand(values.shape[0], -1)
+        return sizes.scatter_reduce(1, rows, values.abs(), "amax")
+
+    def scale_rows(self, values: Tensor, factors: Tensor) -> Tensor:
+        return values * take(factors, self.rows)
+
     def dense(self, values: Tensor) -> Tensor:
         out = values.new_zeros((values.shape[0], self.shape[0] * self.shape[1]))
         flat = (self.rows * self.shape[1] + self.cols).to(values.device)
-        return out.index_copy(1, flat, values).reshape(-1, *self.shape)
+        return out.index_copy(1, flat, values).reshape(values.shape[0], *self.shape)
 
     def coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.rows.numpy(), self.cols.numpy()

@@ -41,6 +41,7 @@ class Solution:
     solvers: tuple[str, ...]
     certificate: Tensor | None
     program: ConeProgram
+    v: Tensor
     mu: Barrier
     known_degeneracy: Degeneracy | None = None
 
@@ -53,9 +54,8 @@ class Solution:
     def _degeneracy(self) -> Degeneracy:
         if self.known_degeneracy is not None:
             return self.known_degeneracy
-        v = (self.z - self.s).reshape(-1, self.z.shape[-1])
-        at_kink = resolve_kinks(self.program, v, self.mu)
-        return classify(self.program, v, self.mu, factorize(self.program, v, self.mu, at_kink))
+        at_kink = resolve_kinks(self.program, self.v, self.mu)
+        return classify(self.program, self.v, at_kink, factorize(self.program, self.v, self.mu, at_kink))
 
     def _shaped(self, t: Tensor) -> Tensor:
         return t.reshape(self.status.shape)

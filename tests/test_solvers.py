@@ -453,7 +453,7 @@ class Fake(AbstractSolver):
     gives_certificates: ClassVar[bool] = False
     limits_time: ClassVar[bool] = False
 
-    def solve(self, program, rows, out, start=None, stop=None):  # noqa: ARG002 (the interface)
+    def solve(self, program, rows, out, start=None, stop=None):
         for i in rows:
             if stop is not None and stop.is_set():
                 return

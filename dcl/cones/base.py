@@ -4,8 +4,8 @@
     D(v) = dz/dv,  symmetric,  0 <= D <= I
 
 mu is the float 0.0 (Euclidean projection) or a tensor that broadcasts against v, (B or 1, 1), with entries > 0.
-At a kink of the projection (mu = 0 and |v_i| <= tie) D takes the value `at_kink` (B, dim): 1/2, the limit of D as mu -> 0,
-unless `dcl.basis` chose another.
+At a kink of the projection (mu = 0, v_i = 0 up to rounding) D takes the value `at_kink`: 1/2, the limit of D as mu -> 0,
+unless `dcl.basis` chose another; NaN says that there is no kink (`dcl.kkt.kinks`).
 """
 
 from __future__ import annotations
@@ -53,12 +53,16 @@ class AbstractCone(ABC):
         """Z of the header, (B, dim). Law: z in K*, z - v in K, z'(z - v) = mu * degree."""
 
     @abstractmethod
-    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> AbstractDerivative:
-        """D at v; `tie` (B, 1) is the distance to a kink that counts as zero. Law: D is the derivative of `project`."""
+    def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> AbstractDerivative:
+        """D at v, and at_kink (B, dim) where that is not NaN. Law: D is the derivative of `project`."""
 
     @abstractmethod
     def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         """Gradient in v of <a, D(v) w>, (..., B, dim). Law: the derivative of `dproject`."""
+
+    @abstractmethod
+    def equalize(self, sizes: Tensor) -> Tensor:
+        """Row sizes (B, dim) made constant where the cone allows no scaling row by row. Law: diag(result) K = K."""
 
     @abstractmethod
     def kink_distance(self, v: Tensor) -> Tensor:

@@ -44,11 +44,14 @@ class Zero(AbstractCone):
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
         return v
 
-    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> Diagonal:
+    def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> Diagonal:
         return Diagonal(torch.ones_like(v))
 
     def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         return torch.zeros_like(a * w)
+
+    def equalize(self, sizes: Tensor) -> Tensor:
+        return sizes
 
     def kink_distance(self, v: Tensor) -> Tensor:
         return torch.full_like(v, torch.inf)
@@ -72,9 +75,9 @@ class Nonnegative(AbstractCone):
         # for v < 0 the difference v + root cancels: use z = mu / s there
         return torch.where(v > 0.0, 0.5 * (v + root), 2.0 * mu / (root + v.abs()))
 
-    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> Diagonal:
+    def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> Diagonal:
         if isinstance(mu, float) and mu == 0.0:
-            return Diagonal(torch.where(v.abs() <= tie, at_kink, (v > 0.0).to(v.dtype)))
+            return Diagonal(torch.where(torch.isnan(at_kink), (v > 0.0).to(v.dtype), at_kink))
         root = torch.sqrt(v * v + 4.0 * mu)
         small = 2.0 * mu / (root * (root + v.abs()))
         return Diagonal(torch.where(v > 0.0, 1.0 - small, small))
@@ -83,6 +86,9 @@ class Nonnegative(AbstractCone):
         if isinstance(mu, float) and mu == 0.0:
             return torch.zeros_like(a * w)
         return 2.0 * mu * (v * v + 4.0 * mu) ** -1.5 * a * w
+
+    def equalize(self, sizes: Tensor) -> Tensor:
+        return sizes
 
     def kink_distance(self, v: Tensor) -> Tensor:
         return v.abs()

@@ -61,15 +61,18 @@ class Product(AbstractCone):
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
         return torch.cat([cone.project(part, mu) for cone, part in zip(self.cones, self._split(v), strict=True)], -1)
 
-    def dproject(self, v: Tensor, mu: Barrier, tie: Tensor, at_kink: Tensor) -> AbstractDerivative:
+    def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> AbstractDerivative:
         pieces = zip(self.cones, self._split(v), self._split(at_kink), strict=True)
-        parts = [cone.dproject(part, mu, tie, kink) for cone, part, kink in pieces]
+        parts = [cone.dproject(part, mu, kink) for cone, part, kink in pieces]
         d = torch.cat([part.d for part in parts], -1)
         return Diagonal(d) if all(part.diagonal for part in parts) else _Parts(d, tuple(parts), self._sizes)
 
     def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         parts = zip(self.cones, self._split(v), self._split(a), self._split(w), strict=True)
         return torch.cat([cone.curvature(vi, mu, ai, wi) for cone, vi, ai, wi in parts], -1)
+
+    def equalize(self, sizes: Tensor) -> Tensor:
+        return torch.cat([cone.equalize(part) for cone, part in zip(self.cones, self._split(sizes), strict=True)], -1)
 
     def kink_distance(self, v: Tensor) -> Tensor:
         return torch.cat([cone.kink_distance(part) for cone, part in zip(self.cones, self._split(v), strict=True)], -1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 # Relative singular values of the equilibrated S below this count as zero (the one place where this is stated).
@@ -24,6 +25,11 @@ class Conditioning:
     condition: Tensor
     null_a: Tensor
     null_y: Tensor
+
+
+def saddle(H: Tensor, B: Tensor, T: Tensor) -> Tensor:
+    """S itself, (b, n + k, n + k), for H (b, n, n), B (b, k, n), T (b, k)."""
+    return torch.cat([torch.cat([H, B.mT], -1), torch.cat([B, torch.diag_embed(-T)], -1)], -2)
 
 
 class AbstractFactor(ABC):

@@ -7,7 +7,8 @@ Adding B'G times the second row of S to the first, and scaling the second by C =
 This is exact for every such G, and M > 0 and Q > 0 hold exactly if S is nonsingular: M fails where the solution is not
 unique, Q where active rows are dependent.  On batches of small matrices Cholesky is 3 to 50 times faster than the
 pivoted LDL of LAPACK, and `torch.linalg.lu_factor` is unusable there (see docs/design.md).
-Rounding errors of the elimination are removed by iterative refinement on S itself.
+Rounding errors of the elimination are removed by iterative refinement on S itself, where S is ill-conditioned in extended
+precision (`dcl.factor.extended`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dcl.factor.base import AbstractFactor, Conditioning
+from dcl.factor.base import AbstractFactor, Conditioning, saddle
 from dcl.factor.eigen import EigenFactor
+from dcl.factor.extended import residual as extended_residual
 
 # Beyond this estimate of the condition the Cholesky pair is not trusted and the eigenvalues decide.
 _SUSPICIOUS = 1e9
+# A solve is refined in extended precision where condition * (larger part of the solution / smaller part) exceeds this:
+# below, the smaller part has ten digits without.
+_DELICATE = 1e6
+_NOISE = 2e-16
 # Refinement multiplies the error by about the relative residual of the first solve: this is where it still is quick.
 _REFINABLE = 1e-4
 # A relative residual below this is not refined further.
@@ -71,7 +77,8 @@ class DenseFactor(AbstractFactor):
         condition, accurate = self._estimate()
         null = torch.zeros_like(condition)
         self.conditioning = Conditioning(condition, null, null.clone())
-        self._hard = torch.nonzero(failed | ~accurate | ~(condition < _SUSPICIOUS)).squeeze(-1)
+        self._refinable = ~failed & accurate & (condition < _SUSPICIOUS)
+        self._hard = torch.nonzero(~self._refinable).squeeze(-1)
         self._eigen: EigenFactor | None = None
         if self._hard.numel():
             self._eigen = EigenFactor(H.expand(B.shape[0], -1, -1)[self._hard], B[self._hard], T[self._hard])
@@ -85,13 +92,15 @@ class DenseFactor(AbstractFactor):
         a, y = x[..., : self._n, :], x[..., self._n :, :]
         return torch.cat([self._H @ a + self._B.mT @ y, self._B @ a - self._T * y], -2)
 
-    def _once(self, r: Tensor) -> Tensor:
-        """S^-1 r for r (B, n + k, c), without refinement."""
+    def _once(self, r: Tensor, rows: Tensor | None = None) -> Tensor:
+        """S^-1 r for r (B, n + k, c), or for the instances `rows` only, without refinement."""
+        factors = (self._L1, self._L2, self._W, self._B, self._G, self._C)
+        L1, L2, W, B, G, C = factors if rows is None else (t[rows] for t in factors)
         r1, r2 = r[..., : self._n, :], r[..., self._n :, :]
-        t = torch.linalg.solve_triangular(self._L1, r1 + self._B.mT @ (self._G * r2), upper=False)
-        y = torch.linalg.solve_triangular(self._L2, self._W.mT @ t - self._C * r2, upper=False)
-        y = torch.linalg.solve_triangular(self._L2.mT, y, upper=True)
-        a = torch.linalg.solve_triangular(self._L1.mT, t - self._W @ y, upper=True)
+        t = torch.linalg.solve_triangular(L1, r1 + B.mT @ (G * r2), upper=False)
+        y = torch.linalg.solve_triangular(L2, W.mT @ t - C * r2, upper=False)
+        y = torch.linalg.solve_triangular(L2.mT, y, upper=True)
+        a = torch.linalg.solve_triangular(L1.mT, t - W @ y, upper=True)
         return torch.cat([a, y], -2)
 
     def _estimate(self) -> tuple[Tensor, Tensor]:
@@ -104,10 +113,34 @@ class DenseFactor(AbstractFactor):
         norm = _norms(self._multiply(forward / _norms(forward).unsqueeze(-2))).squeeze(-1)
         return norm * inverse, error <= _REFINABLE
 
+    def _is_delicate(self, x: Tensor) -> Tensor:
+        """(B,) whether rounding takes more than six digits of a part of x (B, n + k, c)."""
+        delicate: Tensor = self._refinable & (self.conditioning.condition > _DELICATE)
+        if self._B.shape[1]:
+            a, y = (part.abs().amax((-2, -1)) for part in (x[:, : self._n], x[:, self._n :]))
+            amplified = self.conditioning.condition * torch.maximum(a, y)
+            small = torch.minimum(a, y)
+            # a part that small is zero but for rounding: nothing to gain
+            delicate = delicate | (self._refinable & (_DELICATE * small < amplified) & (small > _NOISE * amplified))
+        return delicate
+
+    def _extended(self, x: Tensor, r: Tensor, rows: Tensor) -> Tensor:
+        """The instances `rows` of x (B, n + k, c), refined with residuals in extended precision."""
+        H = self._H.expand(x.shape[0], -1, -1)[rows]
+        S = saddle(H, self._B[rows], self._T[rows].squeeze(-1))
+        out, target = x[rows], r[rows]
+        for _ in range(_REFINEMENTS):
+            step = self._once(extended_residual(S, out, target), rows)
+            out = out + step
+            if bool((_norms(step) <= _ACCURATE * _norms(out)).all()):
+                break
+        return out
+
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lead, size = r1.shape[:-1], r1.shape[-1] + r2.shape[-1]
         r = torch.cat([r1, r2], -1).reshape(-1, lead[-1], size).permute(1, 2, 0)
-        x, norms = self._once(r), _safe(_norms(r))
+        x = self._once(r)
+        norms = _safe(_norms(r))
         residual = r - self._multiply(x)
         accuracy = _norms(residual) / norms
         for _ in range(_REFINEMENTS):
@@ -121,6 +154,9 @@ class DenseFactor(AbstractFactor):
                 break
             x, residual = torch.where(better, x_new, x), torch.where(better, residual_new, residual)
             accuracy = torch.minimum(accuracy, accuracy_new)
+        delicate = torch.nonzero(self._is_delicate(x)).squeeze(-1)
+        if delicate.numel():
+            x = x.index_copy(0, delicate, self._extended(x, r, delicate))
         x = x.permute(2, 0, 1).reshape(*lead, size)
         a, y, accuracy = x[..., : self._n], x[..., self._n :], accuracy.mT.reshape(lead)
         if self._eigen is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dcl.factor.base import RANK_TOLERANCE, AbstractFactor, Conditioning
+from dcl.factor.base import RANK_TOLERANCE, AbstractFactor, Conditioning, saddle
 
 
 class EigenFactor(AbstractFactor):
@@ -18,9 +18,7 @@ class EigenFactor(AbstractFactor):
     def __init__(self, H: Tensor, B: Tensor, T: Tensor) -> None:
         n = H.shape[-1]
         self._n = n
-        upper = torch.cat([H, B.mT], -1)
-        lower = torch.cat([B, torch.diag_embed(-T)], -1)
-        S = torch.cat([upper, lower], -2)
+        S = saddle(H, B, T)
         self._S = S
         size = S.abs().amax(-1)
         E = torch.where(size > 0.0, size, torch.ones_like(size)).rsqrt()

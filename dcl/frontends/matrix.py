@@ -71,7 +71,7 @@ class MatrixBorder(AbstractBorder):
         for name, t in zip(self.names, given, strict=True):
             check_finite(self, t, name, infinite=_INFINITE.get(name))
         if "P" in self.names:
-            check_psd(self, program.P, "P", given[self.names.index("P")].dtype)
+            check_psd(self, _symmetric(given[self.names.index("P")]).to(torch.float64), "P", given[self.names.index("P")].dtype)
 
     def describe_row(self, row: int) -> str:
         return self.blocks.describe_row(row)
@@ -131,7 +131,7 @@ def assemble(
     given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
     flat = {name: t.to(torch.float64) for name, t in given.items()}
     n, q = blocks.n, flat["q"]
-    P = 0.5 * (flat["P"] + flat["P"].mT) if "P" in flat else q.new_zeros(1, n, n)
+    P = _symmetric(flat["P"]) if "P" in flat else q.new_zeros(1, n, n)
     matrices, sides = [], []
     if blocks.A:
         matrices.append(flat["A"])
@@ -150,6 +150,10 @@ def assemble(
     b = _stack(sides, -1) if sides else q.new_zeros(1, 0)
     border = MatrixBorder(batch.shape, blocks, tuple(flat))
     return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), border, tuple(given.values())
+
+
+def _symmetric(P: Tensor) -> Tensor:
+    return 0.5 * (P + P.mT)
 
 
 def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""z = Pi_mu*(v) as a differentiable function, with the D of `dcl.kkt.derivative`, and its derivative D(v) w.
+"""z = Pi_mu*(v) as a differentiable function, and its derivative D(v) w.
 
     dz = D dv          d(D w) = D dw + (curvature of w, dv)          gradient of <a, D(v) w> in v:  curvature of (a, w)
 
@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dcl.cones.base import Barrier
-from dcl.kkt import derivative
 from dcl.program import Structure
 
 
 def project(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor) -> Tensor:
-    """z = Pi_mu*(v), (B, m), differentiable with the D of `dcl.kkt.derivative`, ties included."""
+    """z = Pi_mu*(v), (B, m), differentiable with D = at_kink (B, m) at the kinks."""
     return Project.apply(structure, mu, v, at_kink)  # type: ignore[no-any-return]
 
 
@@ -57,7 +56,7 @@ class DProduct(Function):
 
     @staticmethod
     def forward(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor, w: Tensor) -> Tensor:
-        return derivative(structure, v, mu, at_kink).apply(w)
+        return structure.cone.dproject(v, mu, at_kink).apply(w)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -24,6 +24,7 @@ from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.projection import project
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
+from dcl.scaling import Units
 from dcl.solve import answer
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.status import Status
@@ -37,6 +38,7 @@ class Call:
     """One call of a layer: what `solve` needs besides tensors, and what it leaves for the layer that made the call."""
 
     structure: Structure
+    units: Units
     border: AbstractBorder
     solvers: tuple[AbstractSolver, ...]
     mu: Barrier
@@ -73,17 +75,19 @@ class Solve(Function):
         call.border.check(program, given)
         out = answer(program, call.mu, call.solvers, call.start, call.threads)
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
-        call.certificate = out.certificate
+        call.certificate = call.units.certificate(out.certificate)
         if call.on_failure == "raise":
-            raise_failures(call.border, out.status, out.residuals, out.certificate)
-        at_kink = resolve_kinks(program, out.v, call.mu) if call.record else None
+            raise_failures(call.border, out.status, out.residuals, call.certificate)
+        at_kink = torch.full_like(out.v, torch.nan)
         if call.record:
-            kkt = out.kkt if out.kkt is not None and at_kink is None else factorize(program, out.v, call.mu, at_kink)
+            at_kink = resolve_kinks(program, out.v, call.mu)
+            reusable = out.kkt is not None and bool((torch.isnan(at_kink) | (at_kink == 0.5)).all())
+            kkt = out.kkt if out.kkt is not None and reusable else factorize(program, out.v, call.mu, at_kink)
             call.kkt = kkt
-            call.degeneracy = classify(program, out.v, call.mu, kkt)
+            call.degeneracy = classify(program, out.v, at_kink, kkt)
             if call.on_degenerate != "ignore":
                 call.has_warned = report_degeneracy(call.border, call.on_degenerate, call.degeneracy, out.status)
-        return out.x, out.v, torch.full_like(out.v, 0.5) if at_kink is None else at_kink, report
+        return out.x, out.v, at_kink, report
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -16,6 +16,7 @@ from dcl.errors import DtypeError, InputError, OptionError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, project, solve
 from dcl.program import ConeProgram
+from dcl.scaling import scaled
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.choose import Choice, configure
@@ -47,7 +48,10 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A differentiable answer: x (B, n), z (B, m), s (B, m), ok (B,), and what `Solution` needs."""
+    """A differentiable answer: x (B, n), z (B, m), s (B, m), ok (B,), and what `Solution` needs.
+
+    program and v (B, m) are in the units of `dcl.scaling`, the rest in the caller's.
+    """
 
     x: Tensor
     z: Tensor
@@ -56,6 +60,7 @@ class Point:
     report: Tensor
     call: Call
     program: ConeProgram
+    v: Tensor
 
 
 class Engine:
@@ -92,18 +97,23 @@ class Engine:
         """
         settings = self.settings
         choice = self._choose(solver_args)
+        start = _start(warm_start, program)
+        program, units = scaled(program)
+        if start is not None:
+            start.z[:] = units.scaled_dual(torch.from_numpy(start.z).to(program.q.device)).cpu().numpy()
         data = (program.P, program.q, program.A, program.b)
         how = settings.on_degenerate
         call = Call(
             structure=program.structure,
+            units=units,
             border=border,
             solvers=choice.order(program.structure, P_is_zero=_is_zero(program.P)),
-            mu=barrier(settings.mu if mu is None else mu, border.batch_shape),
+            mu=units.barrier(barrier(settings.mu if mu is None else mu, border.batch_shape)),
             on_failure=settings.on_failure,
             on_degenerate="ignore" if how == "warn" and self._has_warned else how,
             record=torch.is_grad_enabled() and any(t.requires_grad for t in data),
             threads=choice.threads,
-            start=_start(warm_start, program),
+            start=start,
         )
         if program.batch == 0:
             anchor = sum((t.sum() for t in data), start=torch.zeros((), dtype=torch.float64, device=program.q.device))
@@ -115,7 +125,8 @@ class Engine:
             x, v, at_kink, report = solve(call, program, given)
         self._has_warned = self._has_warned or call.has_warned
         z = project(program.structure, call.mu, v, at_kink)
-        return Point(x, z, z - v, report[:, STATUS] == Status.OPTIMAL, report, call, program)
+        ok = report[:, STATUS] == Status.OPTIMAL
+        return Point(x, units.dual(z), units.slack(z - v), ok, report, call, program, v)
 
     def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
         """(B, ...) -> (*batch, ...) in the caller's dtype; failed instances are constants, NaN where on_failure="nan"."""
@@ -148,6 +159,7 @@ class Engine:
             solvers=tuple(s.name for s in call.solvers),
             certificate=None if call.certificate is None else shaped(call.certificate),
             program=point.program.detach(),
+            v=point.v.detach(),
             mu=call.mu,
             known_degeneracy=call.degeneracy,
         )
