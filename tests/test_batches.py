@@ -309,15 +309,19 @@ def test_backward_twice_with_retain_graph():
     assert first.any()
 
 
-def test_changing_data_in_place_before_backward_is_an_error_of_autograd():
-    G = qp()["G"].requires_grad_()
-    data = qp()
+def test_changing_data_in_place_before_backward():
+    data, G = qp(), qp()["G"].requires_grad_()
     rest = {k: data[k] for k in ("P", "q", "h")}
+    (expected,) = torch.autograd.grad(LAYER(**rest, G=G).x.sum(), G)
     x = LAYER(**rest, G=G).x
     with torch.no_grad():
         G.mul_(2.0)
-    with pytest.raises(RuntimeError, match="inplace"):
+    try:
         x.sum().backward()
+    except RuntimeError as error:  # autograd's own, where the caller's tensor itself was saved
+        assert "inplace" in str(error)  # noqa: PT017
+    else:
+        assert torch.equal(G.grad, expected)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.05])
@@ -423,15 +427,16 @@ def test_mu_per_instance_is_a_loop():
     assert float((dcl.QPLayer(mu=mu)(**data).x - dcl.QPLayer()(**data).x).abs().max()) > 1e-3
 
 
-@pytest.mark.xfail(strict=True, reason="polish stops at mu > 0 after a step that does not halve the residual, if alone")
-@pytest.mark.parametrize("seed", [0, 2, 3, 4])
-def test_large_mu_alone_is_as_in_a_batch(seed):
-    data = qp((2, 2), seed)
-    layer = dcl.QPLayer(mu=10.0)
-    together = layer(**data).x
-    for index in np.ndindex(2, 2):
-        alone = layer(**{k: v[index] for k, v in data.items()}).x
-        torch.testing.assert_close(together[index], alone, **EXACT)
+@pytest.mark.xfail(strict=True, reason="polish at mu > 0 stops after a step that does not halve any residual")
+def test_large_mu_alone_is_as_in_a_batch():
+    layer, missed = dcl.QPLayer(mu=10.0, on_failure="nan"), []
+    for seed in range(10):
+        data = qp((4,), seed)
+        together = layer(**data).x
+        alone = torch.stack([layer(**{k: v[i] for k, v in data.items()}).x for i in range(4)])
+        if not torch.allclose(together, alone, **EXACT):
+            missed.append(seed)
+    assert missed == []
 
 
 def test_layers_copy_and_pickle():
