@@ -65,8 +65,6 @@ def tiny(rng):
     return 1e-6 * gram(rng), 1e-6 * rng.standard_normal((BATCH, K, N)), np.zeros((BATCH, K))
 
 
-# SparseFactor reshapes r2 (..., B, 0) with an unknown first size
-_EMPTY = pytest.mark.xfail(strict=True, raises=ValueError, reason="SparseFactor.solve without rows")
 REGULAR = [regular, semidefinite, vertex, ties, barrier, barrier_of_an_lp, no_rows, dead_rows, shared_H, tiny]
 
 
@@ -134,11 +132,6 @@ SINGULAR = [
 ]
 
 FACTORS = ["dense", "sparse"]
-CASES = [
-    pytest.param(kind, make, marks=_EMPTY if (kind, make) == ("sparse", no_rows) else (), id=f"{kind}-{make.__name__}")
-    for kind in FACTORS
-    for make in REGULAR
-]
 each_factor = pytest.mark.parametrize("kind", FACTORS)
 
 
@@ -168,7 +161,8 @@ def solved(f, r1, r2):
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (2, 3)], ids=str)
-@pytest.mark.parametrize(("kind", "make"), CASES)
+@pytest.mark.parametrize("make", REGULAR, ids=lambda f: f.__name__)
+@each_factor
 def test_regular(kind, make, lead):
     data = make(rng_of(0))
     S, (r1, r2) = saddles(*data), sides(N, data[1].shape[1], lead)

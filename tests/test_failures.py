@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import cvxpy as cp
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import dcl
+from dcl.polish import polish
 from dcl.solvers import AbstractSolver, Claim, Clarabel, Daqp, Osqp
 from dcl.status import Status
 
@@ -349,6 +351,25 @@ def test_a_lie_in_one_instance():
     for name in given:
         torch.testing.assert_close(given[name].grad, other[name].grad, rtol=1e-9, atol=1e-10)
         assert given[name].grad[2].any() or name in ("lb", "ub")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(1e-10, Status.OPTIMAL), (1e-6, Status.INACCURATE), (1e-3, Status.NUMERICAL_ERROR)]
+)
+@pytest.mark.parametrize("at", ["x", "z"])
+def test_optimal_means_1e_8_measured_by_dcl(error, status, at, monkeypatch):
+    # min x^2/2 - x  s.t.  x <= 1/2:  x = z = 1/2; nobody repairs the point, nobody else is asked
+    monkeypatch.setattr("dcl.solve.polish", partial(polish, steps=0))
+    monkeypatch.setattr("dcl.layers.engine.Choice.order", lambda self, *_, **__: (self.solver,))
+    one = torch.ones(1, dtype=torch.float64)
+
+    def lie(i, x, z):
+        x[:], z[:] = 0.5, 0.5
+        (x if at == "x" else z)[:] += error
+        return Claim.SOLVED
+
+    data = {"P": one.reshape(1, 1), "q": -one, "G": one.reshape(1, 1), "h": 0.5 * one}
+    assert dcl.QPLayer(Fake(lie=lie), on_failure="nan").solve(**data).status == status
 
 
 def test_an_almost_right_certificate_does_not_count():

@@ -399,7 +399,6 @@ def test_a_program_that_is_sparse_by_the_rule():
     assert found == pytest.approx(difference, rel=1e-4)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="SparseFactor.solve without rows")
 def test_sparse_without_constraints(monkeypatch):
     monkeypatch.setattr(CANONICALIZE, "dense_storage", lambda *_: False)
     x, q = cp.Variable(3), cp.Parameter(3)
