@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dcl.cones.base import Barrier
 from dcl.factor.extended import residual as extended_residual
-from dcl.kkt import KKT, factorize, is_exact, kinks, residual
+from dcl.kkt import KKT, TIE_TOLERANCE, factorize, is_exact, kinks, residual
 from dcl.program import ConeProgram, magnitude
 from dcl.truth import OPTIMAL_TOLERANCE, check, worst
 
@@ -24,7 +24,7 @@ from dcl.truth import OPTIMAL_TOLERANCE, check, worst
 TARGET = 1e-13
 # Above this a point is left to the next solver.
 _HOPELESS = 1e-1
-# Steps in extended precision are taken where condition * (largest / smallest of |x|, |y|, |z|) exceeds this.
+# Steps in extended precision are taken where condition * (largest / smallest of |x| and the multipliers) exceeds this.
 _DELICATE = 1e6
 
 
@@ -64,7 +64,7 @@ def polish(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, steps: int =
         if not bool(accepted.any()):
             break
         kkt = _refactored(program, v, mu, kkt)
-        if not bool((worst(residuals) < 0.5 * now).any()):
+        if not damped and not bool((worst(residuals) < 0.5 * now).any()):
             break
     delicate = (kkt.conditioning.condition * _imbalance(program, x, v) > _DELICATE) & (worst(residuals) < OPTIMAL_TOLERANCE)
     if not damped and bool(delicate.any()):
@@ -74,11 +74,10 @@ def polish(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, steps: int =
 
 
 def _imbalance(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
-    """Largest over smallest of |x|, |y|, |z|, those that are not zero: (B,). The smallest loses digits by this factor."""
-    zeros = program.structure.cone.zeros
-    z = program.structure.cone.project(v, 0.0)
-    sizes = torch.stack([magnitude(part) for part in (x, z[:, :zeros], z[:, zeros:])])
-    return sizes.amax(0) / torch.where(sizes > 0.0, sizes, torch.inf).amin(0).clamp(max=1.0)
+    """Largest over smallest of |x| and the multipliers that are not zero: (B,). The smallest loses digits by this factor."""
+    z = program.structure.cone.project(v, 0.0).abs()
+    sizes = torch.cat([magnitude(x).unsqueeze(-1), torch.where(z > TIE_TOLERANCE, z, torch.nan)], -1)
+    return sizes.nan_to_num(nan=0.0).amax(-1) / sizes.nan_to_num(nan=torch.inf).amin(-1).clamp(min=TIE_TOLERANCE, max=1.0)
 
 
 def _refactored(program: ConeProgram, v: Tensor, mu: Barrier, kkt: KKT) -> KKT:

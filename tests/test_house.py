@@ -24,7 +24,7 @@ ORDER = [
     {"pattern"},
     {"cones", "factor"},
     {"program"},
-    {"kkt", "truth"},
+    {"kkt", "scaling", "truth"},
     {"basis", "solvers"},
     {"degeneracy", "polish"},
     {"border", "solution", "solve"},

@@ -7,6 +7,7 @@ eigenvalue solver, which decides the rank, or, above `_EIGEN_LIMIT` rows, to LSM
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -124,7 +125,8 @@ class SparseFactor(AbstractFactor):
 
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lead = r1.shape[:-1]
-        R1, R2 = (r.detach().cpu().numpy().reshape(-1, lead[-1], r.shape[-1]) for r in (r1, r2))
+        count = math.prod(lead[:-1])
+        R1, R2 = (r.detach().cpu().numpy().reshape(count, lead[-1], r.shape[-1]) for r in (r1, r2))
         a, y = np.zeros_like(R1), np.zeros_like(R2)
         residual = np.zeros(R1.shape[:2])
         for i, (instance, keep) in enumerate(zip(self._instances, self._live, strict=True)):

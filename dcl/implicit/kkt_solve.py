@@ -18,6 +18,7 @@ from torch.autograd import Function
 from dcl.cones.base import Barrier
 from dcl.errors import DegenerateWarning
 from dcl.implicit.projection import dproduct
+from dcl.implicit.signature import signature_known
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
 
@@ -43,6 +44,7 @@ def kkt_solve(
     return w1, w2
 
 
+@signature_known
 class KktSolve(Function):
     """See `kkt_solve`."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dcl.cones.base import Barrier
+from dcl.implicit.signature import signature_known
 from dcl.program import Structure
 
 
@@ -27,6 +28,7 @@ def dproduct(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor, w: T
     return DProduct.apply(structure, mu, v, at_kink, w)  # type: ignore[no-any-return]
 
 
+@signature_known
 class Project(Function):
     """See `project`."""
 
@@ -51,6 +53,7 @@ class Project(Function):
         return dproduct(ctx.structure, ctx.mu, v, at_kink, tv)
 
 
+@signature_known
 class DProduct(Function):
     """See `dproduct`."""
 

@@ -22,6 +22,7 @@ from dcl.cones.base import Barrier
 from dcl.degeneracy import Degeneracy, classify, resolve_kinks
 from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.projection import project
+from dcl.implicit.signature import signature_known
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
 from dcl.scaling import Units
@@ -64,6 +65,7 @@ def solve(call: Call, program: ConeProgram, given: Sequence[Tensor]) -> tuple[Te
     return Solve.apply(call, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
 
 
+@signature_known
 class Solve(Function):
     """See `solve`."""
 

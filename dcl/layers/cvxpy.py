@@ -77,9 +77,9 @@ class CvxpyLayer(nn.Module):
         >>> import cvxpy as cp, torch, dcl
         >>> x, t = cp.Variable(3), cp.Parameter(3)
         >>> layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.sum(x) == 1, x >= 0]), [t], [x])
-        >>> (y,) = layer(torch.tensor([[0.9, 0.5, -1.0]], requires_grad=True))
+        >>> (y,) = layer(torch.tensor([[0.5, 0.3, 0.5]], requires_grad=True))
         >>> y.detach()
-        tensor([[0.7000, 0.3000, 0.0000]])
+        tensor([[0.4000, 0.2000, 0.4000]])
     """
 
     def __init__(

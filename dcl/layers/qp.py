@@ -54,8 +54,8 @@ class QPLayer(nn.Module):
         >>> q = torch.tensor([-1.0, -3.0], dtype=torch.float64, requires_grad=True)
         >>> P, G, h = torch.eye(2).double(), torch.ones(1, 2).double(), torch.ones(1).double()
         >>> x = dcl.QPLayer()(P, q, G=G, h=h).x
-        >>> x
-        tensor([-0.5000,  1.5000], dtype=torch.float64, grad_fn=<ToCopyBackward0>)
+        >>> x.detach()
+        tensor([-0.5000,  1.5000], dtype=torch.float64)
     """
 
     def __init__(
