@@ -119,9 +119,9 @@ class DenseFactor(AbstractFactor):
         if self._B.shape[1]:
             a, y = (part.abs().amax((-2, -1)) for part in (x[:, : self._n], x[:, self._n :]))
             amplified = self.conditioning.condition * torch.maximum(a, y)
-            small = torch.minimum(a, y)
-            # a part that small is zero but for rounding: nothing to gain
-            delicate = delicate | (self._refinable & (_DELICATE * small < amplified) & (small > _NOISE * amplified))
+            small = _DELICATE * torch.minimum(a, y) < amplified
+            # at a vertex of the active rows a is zero but for rounding: nothing to gain
+            delicate = delicate | (self._refinable & small & (y > 0.0) & (a > _NOISE * amplified))
         return delicate
 
     def _extended(self, x: Tensor, r: Tensor, rows: Tensor) -> Tensor:
