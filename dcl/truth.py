@@ -5,7 +5,7 @@ Relative residuals in the max-norm, for z = Pi_mu*(v) and s = z - v (so that s a
     primal  |Ax + s - b| / (1 + max(|Ax|, |s|, |b|))        dual  |Px + q + A'z| / (1 + max(|Px|, |q|, |A'z|))
     gap     |x'Px + q'x + b'z - mu nu| / (1 + max(|x'Px|, |q'x|, |b'z|))
 
-Certificates, scaled:   primal infeasible  z in K*, A'z = 0, b'z = -1       dual infeasible  Px = 0, -Ax in K, q'x = -1
+Certificates, of free length:   primal infeasible  z in K*, A'z = 0, b'z < 0       dual infeasible  Px = 0, -Ax in K, q'x < 0
 A certificate is accepted if what should vanish is below CERTIFICATE_TOLERANCE of the terms that cancel in it, and if
 it excludes every point (every multiplier) of norm up to 1e6 times that of the data.  Along a coordinate nothing cancels:
 there the solver's rounding in the other entries is all that is left, so a certificate is also tried without its entries
