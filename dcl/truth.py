@@ -1,8 +1,9 @@
 """dcl's own check of every answer, per instance: residuals, gap, and certificates of infeasibility.
 
-Relative residuals in the max-norm, for z = Pi_mu*(v) and s = z - v (so that s and z are in their cones by construction):
+Residuals for z = Pi_mu*(v) and s = z - v (so that s and z are in their cones by construction); primal and dual: the largest
+over the rows, each relative to its own terms, so that a far bound does not excuse a violation elsewhere.
 
-    primal  |Ax + s - b| / (1 + max(|Ax|, |s|, |b|))        dual  |Px + q + A'z| / (1 + max(|Px|, |q|, |A'z|))
+    primal  |Ax + s - b|_i / (1 + max(|Ax|_i, |s|_i, |b|_i))        dual  |Px + q + A'z|_j / (1 + max(|Px|_j, |q|_j, |A'z|_j))
     gap     |x'Px + q'x + b'z - mu nu| / (1 + max(|x'Px|, |q'x|, |b'z|))
 
 Certificates, of free length:   primal infeasible  z in K*, A'z = 0, b'z < 0       dual infeasible  Px = 0, -Ax in K, q'x < 0
@@ -42,8 +43,8 @@ def check(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Tensor:
     z = program.structure.cone.project(v, mu)
     s = z - v
     Px, Ax, ATz = program.Px(x), program.Ax(x), program.ATz(z)
-    primal = magnitude(Ax + s - program.b) / (1.0 + _largest(*map(magnitude, (Ax, s, program.b))))
-    dual = magnitude(Px + program.q + ATz) / (1.0 + _largest(*map(magnitude, (Px, program.q, ATz))))
+    primal = magnitude((Ax + s - program.b) / (1.0 + _largest(Ax.abs(), s.abs(), program.b.abs())))
+    dual = magnitude((Px + program.q + ATz) / (1.0 + _largest(Px.abs(), program.q.abs(), ATz.abs())))
     terms = (Px * x).sum(-1), (program.q * x).sum(-1), (program.b * z).sum(-1)
     smoothing = mu.squeeze(-1) * program.structure.cone.degree if isinstance(mu, Tensor) else mu
     gap = (terms[0] + terms[1] + terms[2] - smoothing).abs() / (1.0 + _largest(*(t.abs() for t in terms)))

@@ -150,8 +150,8 @@ class CanonicalForm:
 
 
 def dense_storage(n: int, m: int, nonzeros: int) -> bool:
-    """Full matrices where they are small (n + m <= 400), or filled by more than 0.3 and not large (n + m <= 2000)."""
-    return n + m <= 400 or (n + m <= 2000 and nonzeros > 0.3 * n * (n + m))
+    """Full matrices where they are small (n + m <= 400), or filled by more than a tenth and not large (n + m <= 2000)."""
+    return n + m <= 400 or (n + m <= 2000 and nonzeros > 0.1 * n * (n + m))
 
 
 def output(name: str, shape: tuple[int, ...], E: sp.csr_array, start: int, *, dual: bool, exp: bool) -> Output:
