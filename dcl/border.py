@@ -5,6 +5,7 @@ A front end describes its program with an `AbstractBorder`; what happened is dec
 
 from __future__ import annotations
 
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -54,12 +55,17 @@ def where(index: tuple[int, ...]) -> str:
     return f" at batch index {index}" if index else ""
 
 
-def instances(border: AbstractBorder, failed: list[int]) -> str:
-    """As in "3 of 8 instances (batch indices (0,), (2,), (5,))", or "the instance"."""
+def _whom(border: AbstractBorder, preposition: str, those: list[int]) -> str:
+    """As in " for 3 of 8 instances (batch indices (0,), (2,), (5,))"; nothing for an unbatched call."""
     if not border.batch_shape:
-        return "the instance"
-    shown = ", ".join(str(border.index(i)) for i in failed[:_SHOWN]) + (", ..." if len(failed) > _SHOWN else "")
-    return f"{len(failed)} of {int(np.prod(border.batch_shape))} instances (batch indices {shown})"
+        return ""
+    shown = ", ".join(str(border.index(i)) for i in those[:_SHOWN]) + (", ..." if len(those) > _SHOWN else "")
+    return f"{preposition}{len(those)} of {int(np.prod(border.batch_shape))} instances (batch indices {shown})"
+
+
+def _subject(border: AbstractBorder, name: str, those: list[int], all_of_them: list[int]) -> str:
+    """The name of an outcome, and whom it concerns if that is not everybody just named."""
+    return name if those == all_of_them else name + _whom(border, " in ", those)
 
 
 def check_psd(border: AbstractBorder, P: Tensor, argument: str, dtype: torch.dtype) -> None:
@@ -99,8 +105,13 @@ def check_finite(border: AbstractBorder, t: Tensor, argument: str, *, infinite: 
     raise InputError(f"{argument}{entry} is {value}{where(index)}", argument=argument, index=index)
 
 
-def raise_failures(border: AbstractBorder, status: Tensor, residuals: Tensor, certificate: Tensor | None) -> None:
-    """Raise SolveError if an instance is not OPTIMAL."""
+def raise_failures(
+    border: AbstractBorder, status: Tensor, residuals: Tensor, certificate: Tensor | None, weights: Tensor | None
+) -> None:
+    """Raise SolveError if an instance is not OPTIMAL.
+
+    certificate (B, n + m) or None: what the error carries.  weights (B, m) or None: its multipliers, for rows of size one.
+    """
     failed = torch.nonzero(status != Status.OPTIMAL).flatten().tolist()
     if not failed:
         return
@@ -110,14 +121,32 @@ def raise_failures(border: AbstractBorder, status: Tensor, residuals: Tensor, ce
         those = [i for i, s in zip(failed, statuses, strict=True) if s == kind]
         worst = float(residuals[those].nan_to_num(nan=torch.inf, posinf=torch.inf).amax())
         found = f" (relative residual reached: {worst:.1e})" if np.isfinite(worst) else ""
-        lines.append(f"{kind.name}: {instances(border, those)}: {kind.message}{found}")
+        if kind == Status.PRIMAL_INFEASIBLE and weights is not None:
+            found = _conflict(border, weights[those[0]])
+        lines.append(f"{_subject(border, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
-        "no optimal solution for " + instances(border, failed) + ".\n  " + "\n  ".join(lines) + "\n"
+        "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + "\n"
         '  (on_failure="nan" or "last" returns the other instances)',
         indices=[border.index(i) for i in failed],
         statuses=statuses,
         certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
     )
+
+
+def _level() -> int:
+    """The stacklevel of the first frame outside of dcl and torch, so that a warning points at the caller's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("dcl", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _conflict(border: AbstractBorder, weights: Tensor) -> str:
+    """The rows with the largest of the weights (m,), in words."""
+    size, order = weights.abs().sort(descending=True)
+    rows = order[size > 1e-3 * size[0]].tolist()
+    more = ", ..." if len(rows) > _SHOWN else ""
+    return "; in conflict: " + ", ".join(border.describe_row(row) for row in rows[:_SHOWN]) + more
 
 
 def _certificate(row: Tensor) -> Tensor | None:
@@ -135,17 +164,17 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
     lines = []
     for kind in dict.fromkeys(kinds):
         those = [i for i, k in zip(doubtful, kinds, strict=True) if k == kind]
-        line = f"{kind.name}: {instances(border, those)}: {kind.message}"
+        line = f"{_subject(border, kind.name, those, doubtful)}: {kind.message}"
         if kind == GradientKind.WEAKLY_ACTIVE:
             rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
             line += "; weakly active: " + ", ".join(border.describe_row(row) for row in list(rows)[:_SHOWN])
         if kind == GradientKind.ILL_CONDITIONED:
             line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
         lines.append(line)
-    message = "the derivative is doubtful in " + instances(border, doubtful) + ".\n  " + "\n  ".join(lines)
+    message = "the derivative is doubtful" + _whom(border, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
     if how == "raise":
         raise DegenerateError(message, indices=[border.index(i) for i in doubtful])
     warnings.warn(
-        message + '\n  (said once per layer; on_degenerate="ignore" silences it)', DegenerateWarning, stacklevel=2
+        message + '\n  (said once per layer; on_degenerate="ignore" silences it)', DegenerateWarning, stacklevel=_level()
     )
     return True

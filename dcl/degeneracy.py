@@ -20,10 +20,12 @@ from torch import Tensor
 from dcl.basis import kink_values
 from dcl.cones.base import Barrier
 from dcl.kkt import KKT, kinks
-from dcl.program import ConeProgram
+from dcl.program import ConeProgram, magnitude
 from dcl.status import GradientKind
 
 CONDITION_LIMIT = 1e10
+# A change of the requested entries below this, relative to all entries, is none.
+_MOVES = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +53,17 @@ def resolve_kinks(program: ConeProgram, v: Tensor, mu: Barrier) -> Tensor:
     return at_kink
 
 
-def classify(program: ConeProgram, v: Tensor, at_kink: Tensor, kkt: KKT) -> Degeneracy:
-    """The kind of derivative at v (B, m), with D = at_kink (B, m) at its ties, and K factored there."""
+Requested = tuple[Tensor, Tensor]
+
+
+def classify(
+    program: ConeProgram, v: Tensor, at_kink: Tensor, kkt: KKT, requested: Requested | None = None
+) -> Degeneracy:
+    """The kind of derivative at v (B, m), with D = at_kink (B, m) at its ties, and K factored there.
+
+    requested: which entries of x (n,) and z (m,) the caller asked for, None for all.  A tie or a flat direction that
+    moves none of them is no cause: the epigraph variables that CVXPY adds are often not unique where x is.
+    """
     batch = v.shape[0]
     if v.shape[-1]:
         distance, weakest = program.structure.cone.kink_distance(v).min(-1)
@@ -61,13 +72,40 @@ def classify(program: ConeProgram, v: Tensor, at_kink: Tensor, kkt: KKT) -> Dege
         distance = v.new_full((batch,), torch.inf)
         weakest = torch.full((batch,), -1, dtype=torch.int64, device=v.device)
     conditioning = kkt.conditioning
+    tied, flat = (~torch.isnan(at_kink)).any(-1), conditioning.null_a > 0
+    if requested is not None:
+        if bool(flat.any()):
+            flat = flat & (conditioning.spread[:, requested[0]] > _MOVES).any(-1)
+        if bool(tied.any()) and kkt.D.diagonal:
+            effect = _effect_of_ties(program, at_kink, kkt, requested)
+            tied, weakest = effect.amax(-1) > _MOVES, torch.where(tied, effect.argmax(-1), weakest)
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
     # the later cause is the graver one
     for cause, holds in (
         (GradientKind.ILL_CONDITIONED, ~(conditioning.condition <= CONDITION_LIMIT)),
-        (GradientKind.WEAKLY_ACTIVE, (~torch.isnan(at_kink)).any(-1)),
+        (GradientKind.WEAKLY_ACTIVE, tied),
         (GradientKind.RANK_DEFICIENT, conditioning.null_y > 0),
-        (GradientKind.NONUNIQUE, conditioning.null_a > 0),
+        (GradientKind.NONUNIQUE, flat),
     ):
         kind = torch.where(holds, torch.full_like(kind, int(cause)), kind)
     return Degeneracy(kind, distance, weakest, conditioning.condition)
+
+
+def _effect_of_ties(program: ConeProgram, at_kink: Tensor, kkt: KKT, requested: Requested) -> Tensor:
+    """How much D at each tie changes the requested entries' derivative, relative, (B, m); zero for rows without a tie.
+
+    Another value of D_i adds a multiple of c = (A_i', e_i) e_i' to K, so a linear function E of the solution keeps its
+    derivative E K^-1 if and only if E K^-1 c = 0; if that holds for each tie it holds for all values of D at all of them.
+    """
+    tied = ~torch.isnan(at_kink)
+    count = int(tied.sum(-1).max())
+    rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
+    effect = torch.zeros_like(at_kink)
+    for column in rows.T:
+        e = torch.zeros_like(at_kink).scatter(-1, column.unsqueeze(-1), 1.0)
+        dx, dv, _ = kkt.tangent(program.ATz(e), e)
+        dz = kkt.D.apply(dv)
+        moved = torch.cat([dx[:, requested[0]], dz[:, requested[1]]], -1)
+        share = magnitude(moved) / torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny)
+        effect = effect.scatter(-1, column.unsqueeze(-1), share.unsqueeze(-1))
+    return torch.where(tied, effect, 0.0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dcl.cones.base import Barrier
-from dcl.degeneracy import Degeneracy, classify, resolve_kinks
+from dcl.degeneracy import Degeneracy, Requested, classify, resolve_kinks
 from dcl.kkt import factorize
 from dcl.program import ConeProgram
 from dcl.status import Status
@@ -43,6 +43,7 @@ class Solution:
     program: ConeProgram
     v: Tensor
     mu: Barrier
+    requested: Requested | None = None
     known_degeneracy: Degeneracy | None = None
 
     @property
@@ -55,7 +56,8 @@ class Solution:
         if self.known_degeneracy is not None:
             return self.known_degeneracy
         at_kink = resolve_kinks(self.program, self.v, self.mu)
-        return classify(self.program, self.v, at_kink, factorize(self.program, self.v, self.mu, at_kink))
+        kkt = factorize(self.program, self.v, self.mu, at_kink)
+        return classify(self.program, self.v, at_kink, kkt, self.requested)
 
     def _shaped(self, t: Tensor) -> Tensor:
         return t.reshape(self.status.shape)

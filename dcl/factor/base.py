@@ -20,11 +20,15 @@ RANK_TOLERANCE = 1e-10
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """Per instance: 2-norm condition of S (of its nonzero part), dimensions of the two null spaces. All (B,)."""
+    """Per instance: 2-norm condition of S (of its nonzero part), dimensions of the two null spaces, (B,) each.
+
+    spread (B, n): how much of the first null space lies along each entry of a; zero where that entry is determined.
+    """
 
     condition: Tensor
     null_a: Tensor
     null_y: Tensor
+    spread: Tensor
 
 
 def saddle(H: Tensor, B: Tensor, T: Tensor) -> Tensor:

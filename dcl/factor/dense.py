@@ -76,7 +76,8 @@ class DenseFactor(AbstractFactor):
             self._W = torch.where(failed[:, None, None], 0.0, self._W)
         condition, accurate = self._estimate()
         null = torch.zeros_like(condition)
-        self.conditioning = Conditioning(condition, null, null.clone())
+        spread = condition.new_zeros((condition.shape[0], self._n))
+        self.conditioning = Conditioning(condition, null, null.clone(), spread)
         self._refinable = ~failed & accurate & (condition < _SUSPICIOUS)
         self._hard = torch.nonzero(~self._refinable).squeeze(-1)
         self._eigen: EigenFactor | None = None
@@ -86,6 +87,7 @@ class DenseFactor(AbstractFactor):
             self.conditioning.condition[self._hard] = exact.condition
             self.conditioning.null_a[self._hard] = exact.null_a
             self.conditioning.null_y[self._hard] = exact.null_y
+            self.conditioning.spread[self._hard] = exact.spread
 
     def _multiply(self, x: Tensor) -> Tensor:
         """S x for x (B, n + k, c)."""

@@ -33,12 +33,13 @@ class EigenFactor(AbstractFactor):
         gram = N.mT @ N + torch.diag_embed((~null).to(N.dtype))
         self._N, self._gram = N, torch.linalg.cholesky(gram)
         dimension = null.sum(-1).to(N.dtype)
-        null_a = (V[:, :n] ** 2 * null.unsqueeze(-2)).sum((-2, -1)).round()
+        spread = (V[:, :n] ** 2 * null.unsqueeze(-2)).sum(-1)
+        null_a = spread.sum(-1).round()
         # |S| |S^+| in the 2-norm of S itself: the `dimension` smallest eigenvalues belong to the null space
         raw = torch.linalg.eigvalsh(S).abs().sort(-1).values
         smallest = raw.gather(-1, dimension.long().clamp(max=raw.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
         condition = raw[..., -1] / smallest.clamp(min=torch.finfo(raw.dtype).tiny)
-        self.conditioning = Conditioning(condition, null_a, dimension - null_a)
+        self.conditioning = Conditioning(condition, null_a, dimension - null_a, spread)
 
     def _project(self, r: Tensor) -> Tensor:
         coefficients = torch.cholesky_solve(self._N.mT @ r.unsqueeze(-1), self._gram)

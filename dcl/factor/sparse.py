@@ -40,6 +40,7 @@ class _Instance:
         self._E = 1.0 / np.sqrt(np.where(size > 0.0, size, 1.0))
         scaled = sp.csc_array(sp.diags_array(self._E) @ S @ sp.diags_array(self._E))
         self.null_a = self.null_y = 0.0
+        self.spread = torch.zeros(n, dtype=torch.float64)
         self.condition = np.inf
         self._solve: Callable[[Array], Array] = self._refined
         try:
@@ -83,6 +84,7 @@ class _Instance:
         eigen = EigenFactor(dense[:, :n, :n], dense[:, n:, :n], -dense[:, n:, n:].diagonal(dim1=-2, dim2=-1))
         self.condition = float(eigen.conditioning.condition)
         self.null_a, self.null_y = float(eigen.conditioning.null_a), float(eigen.conditioning.null_y)
+        self.spread = eigen.conditioning.spread[0]
 
         def solve(r: Array) -> Array:
             t = torch.from_numpy(np.ascontiguousarray(r.T)).unsqueeze(1)
@@ -120,7 +122,10 @@ class SparseFactor(AbstractFactor):
             S = sp.block_array([[Hi, rows.T], [rows, sp.diags_array(-Ti[keep])]], format="csc")
             self._instances.append(_Instance(S, self._n))
         self.conditioning = Conditioning(
-            *(torch.tensor([getattr(i, k) for i in self._instances]) for k in ("condition", "null_a", "null_y"))
+            condition=torch.tensor([i.condition for i in self._instances], dtype=torch.float64),
+            null_a=torch.tensor([i.null_a for i in self._instances], dtype=torch.float64),
+            null_y=torch.tensor([i.null_y for i in self._instances], dtype=torch.float64),
+            spread=torch.stack([i.spread for i in self._instances]),
         )
 
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch.autograd import Function
 
 from dcl.border import AbstractBorder, raise_failures, report_degeneracy
 from dcl.cones.base import Barrier
-from dcl.degeneracy import Degeneracy, classify, resolve_kinks
+from dcl.degeneracy import Degeneracy, Requested, classify, resolve_kinks
 from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.projection import project
 from dcl.implicit.signature import signature_known
@@ -46,6 +46,7 @@ class Call:
     on_failure: str
     on_degenerate: str
     record: bool
+    requested: Requested | None = None
     threads: int | None = None
     start: Iterates | None = None
     kkt: KKT | None = field(default=None, init=False)
@@ -79,14 +80,15 @@ class Solve(Function):
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
         call.certificate = call.units.certificate(out.certificate)
         if call.on_failure == "raise":
-            raise_failures(call.border, out.status, out.residuals, call.certificate)
+            weights = None if out.certificate is None else out.certificate[:, call.structure.n :]
+            raise_failures(call.border, out.status, out.residuals, call.certificate, weights)
         at_kink = torch.full_like(out.v, torch.nan)
         if call.record:
             at_kink = resolve_kinks(program, out.v, call.mu)
             reusable = out.kkt is not None and bool((torch.isnan(at_kink) | (at_kink == 0.5)).all())
             kkt = out.kkt if out.kkt is not None and reusable else factorize(program, out.v, call.mu, at_kink)
             call.kkt = kkt
-            call.degeneracy = classify(program, out.v, at_kink, kkt)
+            call.degeneracy = classify(program, out.v, at_kink, kkt, call.requested)
             if call.on_degenerate != "ignore":
                 call.has_warned = report_degeneracy(call.border, call.on_degenerate, call.degeneracy, out.status)
         return out.x, out.v, at_kink, report

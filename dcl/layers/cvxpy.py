@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcl.border import AbstractBorder, check_finite
+from dcl.degeneracy import Requested
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
 from dcl.frontends.cvxpy import CanonicalForm, canonicalize
@@ -46,6 +48,15 @@ class _Border(AbstractBorder):
         return self.form.describe_row(row)
 
 
+def _requested(form: CanonicalForm) -> Requested:
+    """Which entries of x (n,) and z (m,) the outputs of the form read."""
+    x, z = (torch.zeros(size, dtype=torch.bool) for size in (form.structure.n, form.structure.m))
+    for output in form.outputs:
+        place = slice(output.start, output.start + math.prod(output.shape)) if output.index is None else output.index
+        (z if output.dual else x)[place] = True
+    return x, z
+
+
 class CvxpyLayer(nn.Module):
     """The solution of a parametrized CVXPY problem as a function of its parameters, differentiable.
 
@@ -57,7 +68,8 @@ class CvxpyLayer(nn.Module):
         problem: a `cvxpy.Problem` that is DPP; parametric `quad_form(x, P)` in the objective is allowed.  It is only
             read, and not kept.
         parameters: all parameters of the problem, in the order of the call.
-        variables: what to return, in this order: variables, or dual variables (`constraint.dual_variables[0]`).
+        variables: what to return, in this order: variables, dual variables (`constraint.dual_variables[0]`, with CVXPY's
+            signs), or `problem.objective`, for the optimal value.
         solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL"; the names of cvxpylayers are understood), an object such as
             `dcl.solvers.Clarabel(eps=1e-9)`, or None for the documented rule of `dcl.solvers.choose`.
         gp: the problem is a geometric program.
@@ -65,8 +77,8 @@ class CvxpyLayer(nn.Module):
         canon_backend: CVXPY's canonicalization backend.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
         mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
-        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (last iterate,
-            zero gradient).
+        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
+            a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
 
     Raises:
@@ -98,7 +110,13 @@ class CvxpyLayer(nn.Module):
         on_degenerate: str = "warn",
     ) -> None:
         super().__init__()
-        self._form = canonicalize(problem, parameters, variables, gp=gp, canon_backend=canon_backend)
+        if not isinstance(variables, Sequence) or isinstance(variables, str) or not variables:
+            raise InputError("variables must be a list with at least one entry, as in [x]", argument="variables")
+        # the objective itself may be asked for: its value, at these places among the outputs
+        self._values = tuple(i for i, v in enumerate(variables) if v is getattr(problem, "objective", None))
+        others = [v for i, v in enumerate(variables) if i not in self._values]
+        self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
+        self._requested = _requested(self._form)
         self._engine = Engine(Settings(solver, options(solver_args, verbose), mu, on_failure, on_degenerate))
 
     def forward(
@@ -139,11 +157,23 @@ class CvxpyLayer(nn.Module):
         program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
         program = program.expanded(batch.size)
         border = _Border(batch.shape, form)
-        point = self._engine.solve(program, given, border, solver_args=solver_args, mu=mu, warm_start=warm_start)
-        outputs = tuple(self._engine.finish(point, t, batch) for t in form.extract(point.x, point.z))
-        if not return_solution:
+        point = self._engine.solve(
+            program,
+            given,
+            border,
+            solver_args=solver_args,
+            mu=mu,
+            warm_start=warm_start,
+            requested=self._requested,
+        )
+        found = list(form.extract(point.x, point.z))
+        value = form.value(program, d, point.x) if self._values or return_solution else None
+        for place in self._values:
+            found.insert(place, torch.as_tensor(value))
+        outputs = tuple(self._engine.finish(point, t, batch) for t in found)
+        if value is None or not return_solution:
             return outputs
-        value = self._engine.finish(point, form.value(program, d, point.x), batch)
+        value = self._engine.finish(point, value, batch)
         return outputs, self._engine.solution(point, outputs, value, batch)
 
     def solve(

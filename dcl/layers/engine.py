@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dcl.border import AbstractBorder, where
 from dcl.cones.base import Barrier
+from dcl.degeneracy import Requested
 from dcl.errors import DtypeError, InputError, OptionError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, project, solve
@@ -90,10 +91,11 @@ class Engine:
         solver_args: Mapping[str, object] | None = None,
         mu: float | Tensor | None = None,
         warm_start: Solution | bool | None = None,
+        requested: Requested | None = None,
     ) -> Point:
         """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...).
 
-        Errors and warnings as the settings say.
+        requested: entries of x (n,) and z (m,) whose derivative matters, None for all.  Errors and warnings as the settings say.
         """
         settings = self.settings
         choice = self._choose(solver_args)
@@ -112,6 +114,7 @@ class Engine:
             on_failure=settings.on_failure,
             on_degenerate="ignore" if how == "warn" and self._has_warned else how,
             record=torch.is_grad_enabled() and any(t.requires_grad for t in data),
+            requested=requested,
             threads=choice.threads,
             start=start,
         )
@@ -161,6 +164,7 @@ class Engine:
             program=point.program.detach(),
             v=point.v.detach(),
             mu=call.mu,
+            requested=call.requested,
             known_degeneracy=call.degeneracy,
         )
 

@@ -1,0 +1,105 @@
+"""When a derivative counts as doubtful, what is said, and whom it names."""
+
+import warnings
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+
+import dcl
+
+SOLVERS = [None, "DAQP", "PIQP", "CLARABEL", "OSQP"]
+
+
+def norm_below(bound):
+    x, p = cp.Variable(3, name="x"), cp.Parameter(3, name="p")
+    return cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [cp.norm1(x) <= bound]), p, x
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_epigraph_variables_that_are_not_unique_are_no_cause(solver):
+    problem, p, x = norm_below(100.0)
+    value = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    layer = dcl.CvxpyLayer(problem, [p], [x], solver=solver, on_degenerate="raise")
+    jacobian = torch.autograd.functional.jacobian(lambda t: layer(t)[0], value)
+    torch.testing.assert_close(jacobian, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_kink_of_the_requested_variable_is_a_cause(solver):
+    # x = 0 is a corner of the projection of p onto the ball of norm1 exactly where an entry of the answer becomes zero
+    problem, p, x = norm_below(1.0)
+    value = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    layer = dcl.CvxpyLayer(problem, [p], [x], solver=solver, on_degenerate="raise")
+    with pytest.raises(dcl.DegenerateError, match="WEAKLY_ACTIVE"):
+        layer(value)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_turnover_is_smooth_almost_everywhere(seed):
+    """A portfolio with a turnover limit: flagged only where one-sided differences differ."""
+    rng = np.random.default_rng(seed)
+    w, mean = cp.Variable(4), cp.Parameter(4)
+    cons = [cp.sum(w) == 1, w >= 0, cp.norm1(w - 0.25) <= 0.6]
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Maximize(mean @ w - cp.sum_squares(w)), cons), [mean], [w], on_degenerate="ignore")
+    value = torch.tensor(rng.normal(size=4), requires_grad=True)
+    (out,), solution = layer(value, return_solution=True)
+    step = 1e-6 * torch.tensor(rng.normal(size=4))
+    ahead, behind = (layer(value.detach() + s * step)[0] for s in (1, -1))
+    kink = float((ahead + behind - 2 * out.detach()).abs().max()) / 1e-6
+    assert int(solution.gradient_kind) == dcl.GradientKind.EXACT or kink > 1e-6
+    weights = torch.tensor(rng.normal(size=4))
+    (gradient,) = torch.autograd.grad(out @ weights, value)
+    if kink < 1e-6:
+        assert float(gradient @ step) == pytest.approx(float((ahead - behind) @ weights) / 2, abs=1e-11)
+
+
+def test_far_bounds_are_not_ties():
+    # z = 1e-4 at the active bound, beside bounds of 1e12: strictly active, dx/dlb = 1
+    lb, ub = torch.zeros(2, dtype=torch.float64, requires_grad=True), torch.full((2,), 1e12, dtype=torch.float64)
+    q = torch.tensor([1e-4, -1.0], dtype=torch.float64)
+    result, solution = dcl.solve_qp(torch.eye(2, dtype=torch.float64), q, lb=lb, ub=ub, return_solution=True)
+    assert int(solution.gradient_kind) == dcl.GradientKind.EXACT
+    (gradient,) = torch.autograd.grad(result.x[0], lb)
+    torch.testing.assert_close(gradient, torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+
+def test_the_warning_points_at_the_callers_line_and_names_the_constraint():
+    x, p = cp.Variable(2, name="x"), cp.Parameter(2)
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0]), [p], [x])
+    value = torch.tensor([0.0, 1.0], requires_grad=True)
+    with pytest.warns(dcl.DegenerateWarning, match=r"constraint 0 .*entry 0") as caught:
+        layer(value)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(value)  # said once per layer
+
+
+def test_infeasibility_names_the_constraints_in_conflict():
+    x, b = cp.Variable(3, name="x"), cp.Parameter(name="b")
+    cons = [x[0] <= x[1] + 5, cp.sum(x) == b, x >= 0]
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x)), cons), [b], [x])
+    with pytest.raises(dcl.SolveError) as caught:
+        layer(torch.tensor([1.0, -1.0]))
+    message = str(caught.value)
+    assert "1 of 2 instances (batch indices (1,))" in message
+    conflict = message.split("in conflict: ")[1].split("\n")[0]
+    assert "constraint 1" in conflict
+    assert "constraint 2" in conflict
+    assert "constraint 0" not in conflict
+
+
+def test_the_objective_is_an_output_with_a_gradient():
+    x, p = cp.Variable(2), cp.Parameter(2)
+    for sense, sign in ((cp.Minimize, 1.0), (cp.Maximize, -1.0)):
+        problem = cp.Problem(sense(sign * (cp.sum_squares(x - p) + 3.0)), [cp.sum(x) == 1])
+        layer = dcl.CvxpyLayer(problem, [p], [problem.objective, x])
+        value = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+        best, point = layer(value)
+        # the projection onto the line is p - 2, at squared distance 8
+        torch.testing.assert_close(point, value - 2.0)
+        assert best.item() == pytest.approx(sign * 11.0, abs=1e-10)
+        (gradient,) = torch.autograd.grad(best, value)
+        torch.testing.assert_close(gradient, sign * torch.tensor([4.0, 4.0], dtype=torch.float64))
