@@ -3,5 +3,17 @@
 from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
 from dcl.cones.orthant import Nonnegative, Zero
 from dcl.cones.product import Product, orthant
+from dcl.cones.second_order import SecondOrder
+from dcl.cones.semidefinite import Semidefinite
 
-__all__ = ["AbstractCone", "AbstractDerivative", "Barrier", "Nonnegative", "Product", "Zero", "orthant"]
+__all__ = [
+    "AbstractCone",
+    "AbstractDerivative",
+    "Barrier",
+    "Nonnegative",
+    "Product",
+    "SecondOrder",
+    "Semidefinite",
+    "Zero",
+    "orthant",
+]

@@ -57,13 +57,13 @@ class _Rotated(AbstractDerivative):
         return y - self.normal * (_dot(self.normal, y) / self.normal[..., :1].abs())
 
     def to_eigen(self, w: Tensor) -> Tensor:
-        blocks = w.unflatten(-1, (self.normal.shape[-2], self.normal.shape[-1] + 1))
+        blocks = w.reshape(*w.shape[:-1], self.normal.shape[-2], self.normal.shape[-1] + 1)
         t, y = blocks[..., :1], self._reflect(blocks[..., 1:])
         along = -self.sign * y[..., :1]
         return torch.cat([_HALF * (t + along), _HALF * (t - along), y[..., 1:]], -1).flatten(-2)
 
     def from_eigen(self, w: Tensor) -> Tensor:
-        blocks = w.unflatten(-1, (self.normal.shape[-2], self.normal.shape[-1] + 1))
+        blocks = w.reshape(*w.shape[:-1], self.normal.shape[-2], self.normal.shape[-1] + 1)
         plus, minus = blocks[..., :1], blocks[..., 1:2]
         y = torch.cat([-self.sign * _HALF * (plus - minus), blocks[..., 2:]], -1)
         return torch.cat([_HALF * (plus + minus), self._reflect(y)], -1).flatten(-2)
@@ -86,8 +86,8 @@ class SecondOrder(AbstractCone):
         """Two for each cone."""
         return 2 * self.count
 
-    def _blocks(self, t: Tensor) -> Tensor:
-        return t.unflatten(-1, (self.count, self.size))
+    def _split(self, t: Tensor) -> Tensor:
+        return t.reshape(*t.shape[:-1], self.count, self.size)
 
     @staticmethod
     def _eigenvalues(blocks: Tensor) -> Tensor:
@@ -95,16 +95,16 @@ class SecondOrder(AbstractCone):
         return torch.stack([t + rho, t - rho], -1)
 
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
-        h, blocks = lifted(mu, 8.0, 1), self._blocks(v)
+        h, blocks = lifted(mu, 8.0, 1), self._split(v)
         values = self._eigenvalues(blocks)
         u = slope(values[..., :1], values[..., 1:], h) * blocks[..., 1:]
         return torch.cat([image(values, h).mean(-1, keepdim=True), u], -1).flatten(-2)
 
     def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> AbstractDerivative:
-        h, blocks = lifted(mu, 8.0, 1), self._blocks(v)
+        h, blocks = lifted(mu, 8.0, 1), self._split(v)
         values, u = self._eigenvalues(blocks), blocks[..., 1:]
         if not is_smooth(h):
-            values = settled(values, ~torch.isnan(self._blocks(at_kink)[..., :2]))
+            values = settled(values, ~torch.isnan(self._split(at_kink)[..., :2]))
         across = slope(values[..., :1], values[..., 1:], h).expand(*u.shape[:-1], max(self.size - 2, 0))
         d = torch.cat([slope(values, values, h), across], -1)[..., : self.size].flatten(-2)
         if self.size == 1:
@@ -116,10 +116,10 @@ class SecondOrder(AbstractCone):
         return _Rotated(d, e + sign * first, sign)
 
     def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
-        h, blocks = lifted(mu, 8.0, 1), self._blocks(v)
-        ttt, ttq, tq, qq, tqq, qqq = self._smooth(blocks, h) if isinstance(h, Tensor) else self._exact(blocks)
+        h, blocks = lifted(mu, 8.0, 1), self._split(v)
+        ttt, ttq, tq, qq, tqq, qqq = self._smooth(blocks, h) if is_smooth(h) else self._exact(blocks)
         u = blocks[..., 1:]
-        a0, A, w0, W = (part for x in (self._blocks(a), self._blocks(w)) for part in (x[..., :1], x[..., 1:]))
+        a0, A, w0, W = (part for x in (self._split(a), self._split(w)) for part in (x[..., :1], x[..., 1:]))
         uA, uW, AW = _dot(u, A), _dot(u, W), _dot(A, W)
         mixed = a0 * uW + w0 * uA
         c0 = ttt * a0 * w0 + ttq * mixed + tq * AW + tqq * uA * uW
@@ -128,7 +128,7 @@ class SecondOrder(AbstractCone):
         return torch.cat([c0, c], -1).flatten(-2)
 
     @staticmethod
-    def _smooth(blocks: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+    def _smooth(blocks: Tensor, h: Barrier) -> tuple[Tensor, ...]:
         """f_ttt, f_ttq, f_tq, f_qq, f_tqq, f_qqq, (B, count, 1) each, at mu > 0."""
         t, u = blocks[..., :1], blocks[..., 1:]
         squares = 2.0 * (t * t + _dot(u, u))  # l_1^2 + l_2^2
@@ -162,11 +162,11 @@ class SecondOrder(AbstractCone):
         return zero, zero, tq, -t * cubed, -cubed, 3.0 * t * cubed / (rho * rho)
 
     def equalize(self, sizes: Tensor) -> Tensor:
-        blocks = self._blocks(sizes)
+        blocks = self._split(sizes)
         return blocks.amax(-1, keepdim=True).expand_as(blocks).flatten(-2)
 
     def kink_distance(self, v: Tensor) -> Tensor:
-        blocks = self._blocks(v)
+        blocks = self._split(v)
         others = torch.full_like(blocks[..., : max(self.size - 2, 0)], torch.inf)
         values = settled(self._eigenvalues(blocks)).abs()
         return torch.cat([values, others], -1)[..., : self.size].flatten(-2)

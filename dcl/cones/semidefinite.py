@@ -37,34 +37,29 @@ from dcl.cones.spectral import image, is_smooth, lifted, product_gap, root, sett
 
 
 @lru_cache(maxsize=256)
-def _triangle(order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of the entries of svec."""
+def _places(order: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Places of the entries of svec in X flattened and in X' flattened; places in svec of the entries of X flattened."""
     columns, rows = np.tril_indices(order)  # the upper triangle by columns is the lower one by rows
-    return rows, columns
+    low, high = np.minimum(*np.indices((order, order))), np.maximum(*np.indices((order, order)))
+    return rows * order + columns, columns * order + rows, (high * (high + 1) // 2 + low).reshape(-1)
 
 
-def _index(array: NDArray[np.int64], like: Tensor) -> Tensor:
-    # made anew for each call: a tensor made under torch.inference_mode would be of no use later
-    return torch.from_numpy(array).to(like.device)
+def _take(t: Tensor, index: NDArray[np.int64]) -> Tensor:
+    # the index is made anew each time: a tensor made under torch.inference_mode would be of no use later
+    return t.index_select(-1, torch.from_numpy(index).to(t.device))
 
 
 def svec(X: Tensor) -> Tensor:
     """Coordinates (..., k (k + 1) / 2) of the symmetric part of X (..., k, k). Law: <svec X, y> = <X, smat y>."""
-    order = X.shape[-1]
-    rows, columns = _triangle(order)
-    flat = X.flatten(-2)
-    both = flat.index_select(-1, _index(rows * order + columns, X)) + flat.index_select(
-        -1, _index(columns * order + rows, X)
-    )
-    return both * _index(np.where(rows == columns, 0.5, np.sqrt(0.5)), X).to(X.dtype)
+    upper, lower, _ = _places(X.shape[-1])
+    both = _take(X.flatten(-2), upper) + _take(X.flatten(-2), lower)
+    return both * torch.from_numpy(np.where(upper == lower, 0.5, np.sqrt(0.5))).to(X)
 
 
 def smat(y: Tensor, order: int) -> Tensor:
     """The symmetric matrix (..., k, k) with coordinates y (..., k (k + 1) / 2). Law: svec(smat y) = y."""
-    low, high = np.minimum(*np.indices((order, order))), np.maximum(*np.indices((order, order)))
-    entries = y.index_select(-1, _index((high * (high + 1) // 2 + low).reshape(-1), y))
-    scale = _index(np.where(low == high, 1.0, np.sqrt(0.5)), y).to(y.dtype)
-    return entries.unflatten(-1, (order, order)) * scale
+    entries = _take(y, _places(order)[2]).reshape(*y.shape[:-1], order, order)
+    return entries * torch.from_numpy(np.where(np.eye(order) > 0.0, 1.0, np.sqrt(0.5))).to(y)
 
 
 def lower_from_upper(order: int) -> Tensor:
@@ -74,3 +69,157 @@ def lower_from_upper(order: int) -> Tensor:
     """
     columns, rows = np.triu_indices(order)
     return torch.from_numpy(rows * (rows + 1) // 2 + columns)
+
+
+def _eigh(V: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors; NaN for a matrix that is not finite, on which LAPACK would stop the whole batch."""
+    finite = torch.isfinite(V).all(-1).all(-1)[..., None, None]
+    values, U = torch.linalg.eigh(torch.where(finite, V, 0.0))
+    return torch.where(finite.squeeze(-1), values, torch.nan), U
+
+
+def _congruent(X: Tensor, U: Tensor) -> Tensor:
+    """U' X U."""
+    return U.mT @ X @ U
+
+
+@dataclass(frozen=True, eq=False)
+class _Congruence(AbstractDerivative):
+    """Q of the header, for U (B, count, k, k)."""
+
+    d: Tensor
+    U: Tensor
+    diagonal: bool = False
+
+    def _rotate(self, w: Tensor, U: Tensor) -> Tensor:
+        order = U.shape[-1]
+        blocks = w.reshape(*w.shape[:-1], U.shape[-3], order * (order + 1) // 2)
+        return svec(_congruent(smat(blocks, order), U)).flatten(-2)
+
+    def to_eigen(self, w: Tensor) -> Tensor:
+        return self._rotate(w, self.U)
+
+    def from_eigen(self, w: Tensor) -> Tensor:
+        return self._rotate(w, self.U.mT)
+
+
+@dataclass(frozen=True)
+class Semidefinite(AbstractCone):
+    """`count` cones of order x order matrices, order >= 1, one after the other, each in the coordinates of `svec`."""
+
+    order: int
+    count: int = 1
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """All rows."""
+        return self.count * (self.order * (self.order + 1) // 2)
+
+    @property
+    def degree(self) -> int:  # type: ignore[override]
+        """The order of each."""
+        return self.count * self.order
+
+    def _split(self, t: Tensor) -> Tensor:
+        return t.reshape(*t.shape[:-1], self.count, self.order * (self.order + 1) // 2)
+
+    def matrices(self, t: Tensor) -> Tensor:
+        """(..., count, k, k) for (..., dim)."""
+        return smat(self._split(t), self.order)
+
+    def project(self, v: Tensor, mu: Barrier) -> Tensor:
+        values, U = _eigh(self.matrices(v))
+        return svec((U * image(values, lifted(mu, 4.0, 1)).unsqueeze(-2)) @ U.mT).flatten(-2)
+
+    def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> AbstractDerivative:
+        values, U = _eigh(self.matrices(v))
+        if not is_smooth(mu):
+            flags = self.matrices((~torch.isnan(at_kink)).to(v)).diagonal(dim1=-2, dim2=-1)
+            values = settled(values, flags > 0.0)
+        d = slope(values.unsqueeze(-1), values.unsqueeze(-2), lifted(mu, 4.0, 2))
+        upper = _places(self.order)[0]
+        return _Congruence(_take(d.flatten(-2), upper).flatten(-2), U)
+
+    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+        return _Bend.apply(self, mu, v, *torch.broadcast_tensors(a, w))  # type: ignore[no-any-return]
+
+    def equalize(self, sizes: Tensor) -> Tensor:
+        blocks = self._split(sizes)
+        return blocks.amax(-1, keepdim=True).expand_as(blocks).flatten(-2)
+
+    def kink_distance(self, v: Tensor) -> Tensor:
+        values = settled(_eigh(self.matrices(v))[0]).abs()
+        # eigenvalue i stands in the row of the i-th diagonal entry, as g'(l_i) does in d
+        matrix = torch.where(torch.eye(self.order, device=v.device) > 0.0, values.unsqueeze(-1), torch.inf)
+        return _take(matrix.flatten(-2), _places(self.order)[0]).flatten(-2)
+
+
+class _Bend(Function):
+    """The derivative of z in n >= 2 directions (..., B, dim): linear and symmetric in them, closed under differentiation.
+
+    d/dv <g, z(v; x_1, ..., x_n)> = z(v; g, x_1, ..., x_n)        d/dx_1 <g, z(v; x_1, ..., x_n)> = z(v; g, x_2, ..., x_n)
+    """
+
+    @staticmethod
+    def forward(cone: Semidefinite, mu: Barrier, v: Tensor, *directions: Tensor) -> Tensor:
+        values, U = _eigh(cone.matrices(v))
+        if not is_smooth(mu):
+            values = settled(values)
+        X = [_congruent(cone.matrices(x), U) for x in directions]
+        bend = 0.5 * _root_derivative(values, lifted(mu, 4.0, 2), X)
+        return svec(_congruent(bend, U.mT)).flatten(-2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.cone, ctx.mu, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        v, *directions = ctx.saved_tensors
+        grad_v = None
+        if ctx.needs_input_grad[2]:
+            grad_v = _Bend.apply(ctx.cone, ctx.mu, v, g, *directions)
+            grad_v = grad_v if grad_v.ndim == v.ndim else grad_v.flatten(0, -v.ndim - 1).sum(0)
+        grads = [
+            _Bend.apply(ctx.cone, ctx.mu, v, *directions[:i], g, *directions[i + 1 :]) if needed else None
+            for i, needed in enumerate(ctx.needs_input_grad[3:])
+        ]
+        return None, None, grad_v, *grads
+
+    @staticmethod
+    def jvp(ctx: Any, _c: None, _m: None, tv: Tensor | None, *tangents: Tensor | None) -> Tensor:
+        v, *directions = ctx.saved_tensors
+        out = torch.zeros_like(directions[0])
+        if tv is not None:
+            out = out + _Bend.apply(ctx.cone, ctx.mu, v, tv.expand_as(out), *directions)
+        for i, t in enumerate(tangents):
+            if t is not None:
+                out = out + _Bend.apply(ctx.cone, ctx.mu, v, *directions[:i], t, *directions[i + 1 :])
+        return out
+
+
+def _root_derivative(values: Tensor, h: Barrier, X: list[Tensor]) -> Tensor:
+    """R_S for the directions X, n >= 2 symmetric matrices, in the eigenbasis of V, where V has the eigenvalues `values`."""
+    left, right = values.unsqueeze(-1), values.unsqueeze(-2)
+    total = root(left, h) + root(right, h)
+    kink = total == 0.0
+    s = torch.where(kink, 0.0, 1.0 / torch.where(kink, 1.0, total))
+    w = product_gap(left, right, h)
+
+    def twice(A: Tensor, B: Tensor) -> Tensor:
+        AB = A @ B
+        return AB + AB.mT
+
+    scaled = [s * x for x in X]
+    found: dict[tuple[int, ...], Tensor] = {(i,): (left + right) * x for i, x in enumerate(scaled)}
+    for i, j in combinations(range(len(X)), 2):
+        A, B = scaled[i], scaled[j]
+        found[i, j] = s * ((h + w) * twice(A, B) + twice(w * A, B) + twice(A, w * B))
+    for size in range(3, len(X) + 1):
+        for first, *others in combinations(range(len(X)), size):
+            splits = [T for k in range(size - 1) for T in combinations(others, k)]
+            pairs = (((first, *T), tuple(i for i in others if i not in T)) for T in splits)
+            found[first, *others] = -s * sum((twice(found[T], found[rest]) for T, rest in pairs), torch.zeros_like(s))
+    return found[tuple(range(len(X)))]

@@ -1,12 +1,12 @@
 """The function g of the eigenvalues that projects onto a symmetric cone, and its divided differences.
 
 A point of R^size (`second_order`) or a symmetric matrix (`semidefinite`) is v = sum_i l_i c_i with eigenvalues l_i and
-orthogonal idempotents c_i.  On the central path s z = mu' e (Jordan product), with z - s = v:
+orthogonal idempotents c_i, and s^-1 = sum_i c_i / l_i(s).  On the central path z = -mu grad phi(s) = mu' s^-1, z - s = v:
 
     z = sum_i g(l_i) c_i,      g(l) = (l + r) / 2,      r = sqrt(l^2 + h),      h = 4 mu'            g (g - l) = h / 4
 
-    barrier -log det               mu' = mu      h = 4 mu
-    barrier -log(t^2 - |u|^2)      mu' = 2 mu    h = 8 mu        (t^2 - |u|^2 = det; e has norm sqrt(2) for the trace)
+    phi = -log det s               grad phi = -s^-1                                     mu' = mu      h = 4 mu
+    phi = -log(t^2 - |u|^2)        grad phi = -2 (t, -u) / (t^2 - |u|^2) = -2 s^-1      mu' = 2 mu    h = 8 mu
 
 h = 0.0 (a float) gives g(l) = max(l, 0).  Divided differences, with every term >= 0, so that nothing cancels:
 
@@ -30,7 +30,7 @@ KINK_TOLERANCE = 1e-9
 
 
 def lifted(mu: Barrier, factor: float, dims: int) -> Barrier:
-    """H = factor * mu, with `dims` more dimensions behind those of mu."""
+    """h = factor * mu, with `dims` more dimensions behind those of mu."""
     return factor * (mu.reshape(*mu.shape, *[1] * dims) if isinstance(mu, Tensor) else mu)
 
 
@@ -40,7 +40,7 @@ def is_smooth(h: Barrier) -> bool:
 
 
 def root(values: Tensor, h: Barrier) -> Tensor:
-    """R = sqrt(l^2 + h)."""
+    """r = sqrt(l^2 + h)."""
     return torch.sqrt(values * values + h) if is_smooth(h) else values.abs()
 
 
