@@ -46,6 +46,8 @@ class Degeneracy:
 def resolve_kinks(program: ConeProgram, v: Tensor, mu: Barrier) -> Tensor:
     """The value of D at the ties of v (B, m), NaN elsewhere: (B, m)."""
     at_kink = kinks(program, v, mu)
+    if not program.structure.cone.is_orthant:  # `dcl.basis` is about rows that do not see each other
+        return at_kink
     zeros = program.structure.cone.zeros
     for i in torch.nonzero((~torch.isnan(at_kink)).any(-1)).flatten().tolist():
         one = program.rows(torch.tensor([i], device=v.device))

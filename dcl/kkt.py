@@ -24,7 +24,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from dcl.cones.base import AbstractDerivative, Barrier
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
 from dcl.factor import AbstractFactor, Conditioning, DenseFactor, SparseFactor
 from dcl.pattern import SparsePattern
 from dcl.program import ConeProgram, magnitude
@@ -130,5 +130,20 @@ def _sparse(program: ConeProgram, D: AbstractDerivative) -> SparseFactor:
 
     P = matrices(program.P, structure.P.coordinates(), structure.P.shape)
     A = matrices(program.A, structure.A.coordinates(), structure.A.shape)
+    if not D.diagonal:
+        A = [sp.csc_array(Qt @ Ai) for Qt, Ai in zip(_rotations(structure.cone, D), A, strict=True)]
     B = [sp.csc_array(sp.diags_array(np.sqrt(di)) @ Ai) for di, Ai in zip(d, A, strict=True)]
     return SparseFactor(P, B, 1.0 - d, d != 0.0)
+
+
+def _rotations(cone: AbstractCone, D: AbstractDerivative) -> list[sp.csr_array]:
+    """Q' of each instance: block diagonal, so that column j of all blocks comes out of one product with Q'."""
+    batch, m = D.d.shape
+    sizes = np.concatenate([np.full(b.count, b.rows) if not b.is_orthant else np.ones(b.size, int) for b in cone.blocks])
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes)  # the first row of the block of each row
+    local, size = np.arange(m) - first, np.repeat(sizes, sizes)
+    largest = int(sizes.max())
+    columns = torch.from_numpy((np.arange(largest)[:, None] == local).astype(np.float64)).to(D.d)
+    values = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
+    place, row = np.nonzero(np.arange(largest)[:, None] < size)
+    return [sp.csr_array((values[place, i, row], (row, first[row] + place)), shape=(m, m)) for i in range(batch)]

@@ -24,7 +24,7 @@ from dcl.pattern import AbstractPattern
 class Structure:
     """What does not change from call to call: the patterns of P (n, n) and A (m, n), and the cone K of R^m.
 
-    Rows come sorted by cone: the zero cone first, then the nonnegative, then the others.
+    Rows come sorted by cone, as SCS sorts them: zero, nonnegative, second-order, semidefinite, exponential, power.
     """
 
     P: AbstractPattern

@@ -69,6 +69,7 @@ def to_host(program: ConeProgram) -> HostProgram:
         b=program.b.detach().cpu().numpy(),
         P_index=P.coordinates() if isinstance(P, SparsePattern) else None,
         A_index=A.coordinates() if isinstance(A, SparsePattern) else None,
+        cones=tuple(block for block in structure.cone.blocks if not block.is_orthant),
     )
 
 
@@ -110,7 +111,7 @@ def answer(
             part = program if everything else program.rows(index)
             x_k, z_k = _take(out.x, points, device), _take(out.z, points, device)
             polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)), 0.0)
-            if not solver.gives_basic_duals:
+            if not (solver.gives_basic_duals or host.cones):
                 polished = _basic(part, polished, host.zeros)
             if everything and k == 0:
                 x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt

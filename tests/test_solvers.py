@@ -15,13 +15,13 @@ from dcl.cones.orthant import Nonnegative
 from dcl.errors import CompatibilityWarning, OptionError
 from dcl.pattern import DensePattern, pattern_of
 from dcl.program import Structure
-from dcl.solvers import AbstractSolver, Claim, Clarabel, Daqp, HostProgram, Iterates, Osqp, Piqp
+from dcl.solvers import AbstractSolver, Claim, Clarabel, Daqp, HostProgram, Iterates, Osqp, Piqp, Scs
 from dcl.solvers import pool as pool_module
 from dcl.solvers.choose import Choice, after_claims, configure, solver_order
 from dcl.solvers.pool import run
 
-SOLVERS = [Daqp(), Piqp(), Osqp(), Clarabel()]
-TOLERANCE = {"DAQP": 1e-7, "PIQP": 1e-6, "OSQP": 1e-6, "CLARABEL": 1e-6}
+SOLVERS = [Daqp(), Piqp(), Osqp(), Clarabel(), Scs()]
+TOLERANCE = {"DAQP": 1e-7, "PIQP": 1e-6, "OSQP": 1e-6, "CLARABEL": 1e-6, "SCS": 1e-5}
 NAMES = [solver.name for solver in SOLVERS]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=NAMES)
 INF = np.inf
@@ -239,7 +239,7 @@ def test_time_limit_is_honored_or_refused(solver):
     assert solved(type(solver)(time_limit=100.0), prog).claim[0] == Claim.SOLVED
 
 
-@pytest.mark.parametrize("solver", [Piqp, Osqp, Clarabel], ids=NAMES[1:])
+@pytest.mark.parametrize("solver", [Piqp, Osqp, Clarabel, Scs], ids=NAMES[1:])
 def test_eps_is_honored(solver):
     prog, x, _ = built(5, 10, 20, 3)
     options = {"polishing": False} if solver is Osqp else {}
@@ -382,7 +382,7 @@ def test_configure(solver, args, expected):
     ("solver", "args", "words"),
     [
         ("GUROBI", None, "DAQP"),
-        ("SCS", None, "CLARABEL"),
+        ("GUROBI", None, "CLARABEL"),
         (3, None, "OSQP"),
         (None, {"rho": 1.0}, "max_iters"),
         (None, {"eps": -1.0}, "eps"),
@@ -520,10 +520,11 @@ def test_ctrl_c_in_a_large_program_does_not_wait_for_its_end():
     assert out.claim[0] != Claim.SOLVED
 
 
-def test_ctrl_c_in_osqp_and_after_osqp_in_threads():
+@pytest.mark.parametrize("kind", [Osqp, Scs], ids=["OSQP", "SCS"])
+def test_ctrl_c_in_a_solver_that_takes_it_and_after_it_in_threads(kind):
     prog, _, _ = built(6, 20, 40, 0)
     out = Iterates.empty(6, 20, 40)
-    threads = [threading.Thread(target=run, args=(Osqp(), prog, range(6), out)) for _ in range(4)]
+    threads = [threading.Thread(target=run, args=(solver(), prog, range(6), out)) for solver in (Osqp, Scs, kind, kind)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -534,7 +535,7 @@ def test_ctrl_c_in_osqp_and_after_osqp_in_threads():
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        run(Osqp(eps=1e-14, max_iters=10**7), slow, range(50), Iterates.empty(50, 60, 120))
+        run(kind(eps=1e-14, max_iters=10**7), slow, range(50), Iterates.empty(50, 60, 120))
     timer.join()
 
 
@@ -557,7 +558,7 @@ def test_eight_callers_at_once(solver):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.usefixtures("two_workers")
-@pytest.mark.parametrize("solver", [Clarabel(), Osqp()], ids=["CLARABEL", "OSQP"])
+@pytest.mark.parametrize("solver", [Clarabel(), Osqp(), Scs()], ids=["CLARABEL", "OSQP", "SCS"])
 def test_after_fork(solver):
     prog, _, _ = built(16, 8, 10, 2)
     before, after = (Iterates.empty(16, 8, 12) for _ in range(2))

@@ -5,12 +5,13 @@
 
 mu is the float 0.0 (Euclidean projection) or a tensor that broadcasts against v, (B or 1, 1), with entries > 0.
 At a kink of the projection (mu = 0, v_i = 0 up to rounding) D takes the value `at_kink`: 1/2, the limit of D as mu -> 0,
-unless `dcl.basis` chose another; NaN says that there is no kink (`dcl.kkt.kinks`).
+unless `dcl.basis` chose another; NaN says that there is no kink (`dcl.ties`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
@@ -41,12 +42,51 @@ class AbstractDerivative(ABC):
         return self.from_eigen(self.d * self.to_eigen(w))
 
 
+@dataclass(frozen=True)
+class Block:
+    """`count` equal cones, one after the other, named so that a solver's file can map them to its own.
+
+    kind                         size                rows of each cone
+    "zero", "nonnegative"        rows                size, count is 1
+    "second_order"               rows, t first       size
+    "semidefinite"               order k             k (k + 1) / 2, see `dcl.cones.semidefinite`
+    "exponential"                3                   3
+    "power"                      3                   3, and one exponent in `alphas` for each cone
+    """
+
+    kind: str
+    size: int
+    count: int = 1
+    alphas: tuple[float, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of one of the cones."""
+        return self.size * (self.size + 1) // 2 if self.kind == "semidefinite" else self.size
+
+    @property
+    def is_orthant(self) -> bool:
+        """Zero or nonnegative: rows that do not see each other."""
+        return self.kind in ("zero", "nonnegative")
+
+
 class AbstractCone(ABC):
     """A closed convex cone of R^dim."""
 
     dim: int
     degree: int
     zeros: int = 0  # leading rows that belong to zero cones
+
+    @property
+    @abstractmethod
+    def blocks(self) -> tuple[Block, ...]:
+        """The same cone by name. Law: the rows of all blocks, in order, are those of the cone."""
+
+    @final
+    @property
+    def is_orthant(self) -> bool:
+        """Zero and nonnegative cones only."""
+        return all(block.is_orthant for block in self.blocks)
 
     @abstractmethod
     def project(self, v: Tensor, mu: Barrier) -> Tensor:

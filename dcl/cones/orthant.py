@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier, Block
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,10 @@ class Zero(AbstractCone):
         """All rows."""
         return self.dim
 
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return (Block("zero", self.dim),)
+
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
         return v
 
@@ -67,6 +71,10 @@ class Nonnegative(AbstractCone):
     def degree(self) -> int:  # type: ignore[override]
         """One for each entry."""
         return self.dim
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return (Block("nonnegative", self.dim),)
 
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
         if isinstance(mu, float) and mu == 0.0:

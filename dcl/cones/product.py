@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier, Block
 from dcl.cones.orthant import Diagonal, Nonnegative, Zero
 
 
@@ -50,6 +50,10 @@ class Product(AbstractCone):
     def zeros(self) -> int:  # type: ignore[override]
         """Those of the zero cones in front."""
         return sum(cone.zeros for cone in self.cones)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(block for cone in self.cones for block in cone.blocks)
 
     @cached_property
     def _sizes(self) -> list[int]:

@@ -32,7 +32,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier, Block
 from dcl.cones.orthant import Diagonal
 from dcl.cones.spectral import image, is_smooth, lifted, settled, slope
 
@@ -85,6 +85,10 @@ class SecondOrder(AbstractCone):
     def degree(self) -> int:  # type: ignore[override]
         """Two for each cone."""
         return 2 * self.count
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return (Block("second_order", self.size, self.count),)
 
     def _split(self, t: Tensor) -> Tensor:
         return t.reshape(*t.shape[:-1], self.count, self.size)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 
-from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier, Block
 from dcl.cones.spectral import image, is_smooth, lifted, product_gap, root, settled, slope
 
 
@@ -119,6 +119,10 @@ class Semidefinite(AbstractCone):
     def degree(self) -> int:  # type: ignore[override]
         """The order of each."""
         return self.count * self.order
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return (Block("semidefinite", self.order, self.count),)
 
     def _split(self, t: Tensor) -> Tensor:
         return t.reshape(*t.shape[:-1], self.count, self.order * (self.order + 1) // 2)

@@ -5,5 +5,6 @@ from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.daqp import Daqp
 from dcl.solvers.osqp import Osqp
 from dcl.solvers.piqp import Piqp
+from dcl.solvers.scs import Scs
 
-__all__ = ["AbstractSolver", "Claim", "Clarabel", "Daqp", "HostProgram", "Iterates", "Osqp", "Piqp"]
+__all__ = ["AbstractSolver", "Claim", "Clarabel", "Daqp", "HostProgram", "Iterates", "Osqp", "Piqp", "Scs"]

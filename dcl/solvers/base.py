@@ -20,9 +20,15 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from dcl.cones.base import Block
 from dcl.errors import OptionError
 
 Array = NDArray[np.float64]
+
+
+# What a solver of quadratic programs supports, and every kind of block there is.
+ORTHANTS = frozenset({"zero", "nonnegative"})
+ALL_CONES = ORTHANTS | {"second_order", "semidefinite", "exponential", "power"}
 
 
 class Claim(IntEnum):
@@ -41,7 +47,8 @@ class HostProgram:
     """A batch of dense or sparse programs on the host: B or 1 in front, 1 meaning shared by all instances.
 
     P, A: values (., n, n), (., m, n) where the pattern is dense, (., nnz) where it is sparse; then P_index, A_index are
-    (rows, cols).  q (., n), b (., m).  Rows of A: `zeros` rows of the zero cone first, then nonnegative rows.
+    (rows, cols).  q (., n), b (., m).  Rows of A: `zeros` rows of the zero cone first, then nonnegative rows, then those
+    of `cones`, the blocks that are no orthants.
     """
 
     n: int
@@ -54,6 +61,12 @@ class HostProgram:
     b: Array
     P_index: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     A_index: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    cones: tuple[Block, ...] = ()
+
+    @property
+    def nonnegatives(self) -> int:
+        """Number of nonnegative rows."""
+        return self.m - self.zeros - sum(block.rows * block.count for block in self.cones)
 
     @staticmethod
     def _pick(array: Array, i: int) -> Array:
@@ -114,7 +127,8 @@ class AbstractSolver(ABC):
     eps: target accuracy, relative and absolute.  max_iters: iterations per instance.  time_limit: seconds per
     instance.  verbose: let the solver print.  None means dcl's default for this solver.
 
-    releases_gil: several instances may be solved at once, in threads.  warm_starts: `start` is used.
+    cones: kinds of `dcl.cones.base.Block` that it takes.  releases_gil: several instances may be solved at once, in
+    threads.  warm_starts: `start` is used.
     gives_certificates: claims of infeasibility come with one.  limits_time: `time_limit` is honored.
     """
 
@@ -124,6 +138,7 @@ class AbstractSolver(ABC):
     verbose: bool = False
 
     name: ClassVar[str]
+    cones: ClassVar[frozenset[str]] = ORTHANTS
     releases_gil: ClassVar[bool]
     warm_starts: ClassVar[bool]
     gives_certificates: ClassVar[bool]

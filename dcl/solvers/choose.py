@@ -14,6 +14,7 @@ tolerances; "sparse": a few nonzeros a row):
     QP, n + m <= 1000 dense or 700 sparse, LP, n + m <= 200:   DAQP, PIQP, Clarabel, OSQP
     dense and larger:                                          PIQP, Clarabel, DAQP, OSQP
     sparse and larger:                                         Clarabel, PIQP, OSQP
+    a cone that is no orthant:                                 Clarabel, SCS
 
 Above, PIQP and Clarabel are about equal on sparse programs; Clarabel gives certificates and lets other threads run.
 OSQP reached 1e-8 on few of the LPs: it comes last.  A chosen solver goes first and the rest of the rule follows; of the
@@ -38,10 +39,11 @@ from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.daqp import Daqp
 from dcl.solvers.osqp import Osqp
 from dcl.solvers.piqp import Piqp
+from dcl.solvers.scs import Scs
 
 _QP_DENSE, _QP_SPARSE, _LP = 1000, 700, 200  # largest n + m for DAQP
 
-_SOLVERS: dict[str, type[AbstractSolver]] = {solver.name: solver for solver in (Daqp, Piqp, Osqp, Clarabel)}
+_SOLVERS: dict[str, type[AbstractSolver]] = {solver.name: solver for solver in (Daqp, Piqp, Osqp, Clarabel, Scs)}
 
 # Names that cvxpylayers takes for its back ends; they say little of the method, so the rule chooses.
 _AUTOMATIC = ("AUTO", "DIFFCP", "MOREAU", "MPAX", "ECOS")
@@ -69,7 +71,11 @@ class Choice:
     ignored: tuple[str, ...] = ()
 
     def order(self, structure: Structure, P_is_zero: bool) -> tuple[AbstractSolver, ...]:
-        """The solvers to try on programs of this structure, first to last. Law: their types are distinct."""
+        """The solvers to try on programs of this structure, first to last. Law: their types are distinct.
+
+        Raises OptionError if the chosen one does not take its cones.
+        """
+        check_cones(structure, self.solver)
         if self.solver is not None:
             return solver_order(structure, P_is_zero, self.solver)
         limited = self.options.get("time_limit") is not None
@@ -179,7 +185,18 @@ def _threads(jobs: object) -> int | None:
     return jobs
 
 
+def check_cones(structure: Structure, solver: AbstractSolver | None) -> None:
+    """Raise OptionError if the chosen solver does not take a cone of the structure."""
+    missing = sorted({block.kind for block in structure.cone.blocks} - solver.cones) if solver is not None else []
+    if solver is not None and missing:
+        able = ", ".join(name for name, kind in _SOLVERS.items() if kind.cones.issuperset(missing))
+        kinds = ", ".join(kind.replace("_", "-") for kind in missing)
+        raise OptionError(f"{solver.name} has no {kinds} cones: use {able}, or leave solver out", argument="solver")
+
+
 def _rule(structure: Structure, P_is_zero: bool) -> tuple[type[AbstractSolver], ...]:
+    if not structure.cone.is_orthant:
+        return Clarabel, Scs
     dense = isinstance(structure.A, DensePattern) and isinstance(structure.P, DensePattern)
     small = _LP if P_is_zero else _QP_DENSE if dense else _QP_SPARSE
     if structure.n + structure.m <= small:

@@ -15,7 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from dcl.solvers.base import Array
+from dcl.cones.semidefinite import lower_from_upper
+from dcl.solvers.base import Array, HostProgram
 
 Index = tuple[NDArray[np.int64], NDArray[np.int64]]
 T = TypeVar("T")
@@ -60,8 +61,11 @@ def by_columns(
     *,
     first: int = 0,
     upper: bool = False,
+    order: NDArray[np.int64] | None = None,
 ) -> Iterable[sp.csc_matrix]:
     """The matrices from row `first` on (a first of 0: all) in CSC form, of shape `shape`; upper: the upper triangle.
+
+    order: row k of the result is row order[k] of all rows, which it permutes.
 
     On a dense pattern the nonzeros of the batch are kept, those of all instances together: sparse matrices that come
     in dense arrays stay cheap to factor.
@@ -72,16 +76,33 @@ def by_columns(
     else:
         r, c = index
         place = np.arange(len(r))
+    if order is not None:
+        r = np.argsort(order)[r]
     keep = (r >= first) & (r < first + shape[0])
     if upper:
         keep &= r <= c
-    order = np.flatnonzero(keep)
-    order = order[np.lexsort((r[order], c[order]))]
-    take = place[order]
-    indices = (r[order] - first).astype(np.int32)
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(c[order], minlength=shape[1]))]).astype(np.int32)
+    kept = np.flatnonzero(keep)
+    kept = kept[np.lexsort((r[kept], c[kept]))]
+    take = place[kept]
+    indices = (r[kept] - first).astype(np.int32)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(c[kept], minlength=shape[1]))]).astype(np.int32)
 
     def gather(numbers: Array) -> sp.csc_matrix:
         return sp.csc_matrix((numbers.reshape(-1)[take], indices, indptr), shape=shape)
 
     return _each(values, rows, gather)
+
+
+def lower_order(program: HostProgram) -> NDArray[np.int64]:
+    """The rows of a program in the order of SCS: semidefinite blocks by the lower triangle, column by column.
+
+    u[order] is in SCS's order for u in that of dcl; the adjoint and inverse is w with w[order] = the other.
+    """
+    pieces = [np.arange(program.zeros + program.nonnegatives)]
+    start = pieces[0].size
+    for block in program.cones:
+        inner = lower_from_upper(block.size).numpy() if block.kind == "semidefinite" else np.arange(block.rows)
+        starts = start + block.rows * np.arange(block.count)
+        pieces.append((starts[:, None] + inner).reshape(-1))
+        start += block.rows * block.count
+    return np.concatenate(pieces)

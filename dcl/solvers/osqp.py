@@ -5,16 +5,13 @@
            z = prim_inf_cert (A'y = 0, u'y+ + l'y- < 0),   x = dual_inf_cert (Px = 0, -Ax in K, q'x < 0)
 
 Two habits of OSQP 1.1 are worked around here [run].
-- It installs a SIGINT handler of its own for the time of a solve and then restores the one it found.  Two solves at a
-  time restore each other's, and from then on Ctrl-C is swallowed for good: solves take turns, `releases_gil` is False.
+- It takes SIGINT while it solves (`dcl.solvers.interrupt`): solves take turns, `releases_gil` is False.
 - Its polishing prints a line when no row is active, whatever `verbose` says; one more row 0'x = 0 keeps it quiet.
 It returns 2.14e9 for whatever it does not know.
 """
 
 from __future__ import annotations
 
-import _thread
-import os
 import threading
 import time
 from collections.abc import Iterable
@@ -28,6 +25,7 @@ from osqp.interface import OSQPException
 
 from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates, check_options
 from dcl.solvers.convert import by_columns, vectors
+from dcl.solvers.interrupt import interrupted, turn
 
 _EPS = 1e-8
 _MAX_ITERS = 20_000
@@ -44,18 +42,6 @@ _CLAIMS = {
     int(osqp.SolverStatus.OSQP_TIME_LIMIT_REACHED): Claim.TIME_LIMIT,
 }
 _INTERRUPTED = int(osqp.SolverStatus.OSQP_SIGINT)
-
-_turn = threading.Lock()
-
-
-def _new_turn() -> None:
-    """A forked child has only the thread that forked: whoever held the lock is not there to release it."""
-    global _turn
-    _turn = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_new_turn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +99,7 @@ class Osqp(AbstractSolver):
         for problem in problems:
             if stop is not None and stop.is_set():
                 return
-            with _turn:
+            with turn():
                 _solve_one(problem, settings, out, start)
 
 
@@ -139,10 +125,7 @@ def _solve_one(
 
     status = int(result.info.status_val)
     if status == _INTERRUPTED:
-        # OSQP took the signal: the main thread has not seen it, if this is another one.
-        if threading.current_thread() is not threading.main_thread():
-            _thread.interrupt_main()
-        raise KeyboardInterrupt
+        interrupted()
     claim = _CLAIMS.get(status, Claim.FAILED)
     out.claim[i] = claim
     out.iterations[i] = result.info.iter
