@@ -138,7 +138,8 @@ def _find(p: Tensor) -> Tensor:
 
     # e^-_FAR vanishes beside everything else, so that h changes sign this close to the ends or to zero
     low, high = torch.maximum(lo, hi.clamp(max=0.0) - _FAR), torch.minimum(hi, lo.clamp(min=0.0) + _FAR)
-    return root(f, low, high, 0.5 * (low + high))
+    inward = (0.5 * (high - low)).clamp(max=1.0)
+    return root(f, low, high, torch.minimum((low + inward).clamp(min=0.0), high - inward))
 
 
 def _rays(r: Tensor) -> Rays:

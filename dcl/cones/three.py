@@ -305,7 +305,9 @@ def root(f: Callable[[Tensor], tuple[Tensor, Tensor]], lo: Tensor, hi: Tensor, x
 
     f(x) returns a number with the sign of the function, and Newton's step.  Without a sign change: the nearer end.
     """
-    last, done = hi - lo, torch.zeros_like(x, dtype=torch.bool)
+    at_lo, at_hi = f(lo)[0] >= 0.0, f(hi)[0] <= 0.0
+    x = torch.where(at_lo, lo, torch.where(at_hi, hi, x))
+    last, done = hi - lo, at_lo | at_hi
     for _ in range(_MAX_STEPS):
         value, step = f(x)
         lo, hi = torch.where(value <= 0.0, x, lo), torch.where(value >= 0.0, x, hi)
@@ -314,7 +316,7 @@ def root(f: Callable[[Tensor], tuple[Tensor, Tensor]], lo: Tensor, hi: Tensor, x
         new = torch.where(done, x, torch.where(good, newton, middle))
         last = (new - x).abs()
         x = new
-        done = done | (last <= 2.0**-52 * (1.0 + x.abs()))
+        done = done | (last <= 2.0**-50 * (1.0 + x.abs()))
         if bool(done.all()):
             break
     return x
