@@ -17,6 +17,7 @@ from dcl.errors import (
     SolveError,
     UnsupportedError,
 )
+from dcl.layers.cone import ConeLayer, ConeResult
 from dcl.layers.cvxpy import CvxpyLayer
 from dcl.layers.qp import QPLayer, QPResult, solve_qp
 from dcl.solution import Solution
@@ -26,6 +27,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CompatibilityWarning",
+    "ConeLayer",
+    "ConeResult",
     "CvxpyLayer",
     "DclError",
     "DegenerateError",

@@ -71,7 +71,12 @@ class MatrixBorder(AbstractBorder):
         for name, t in zip(self.names, given, strict=True):
             check_finite(self, t, name, infinite=_INFINITE.get(name))
         if "P" in self.names:
-            check_psd(self, _symmetric(given[self.names.index("P")]).to(torch.float64), "P", given[self.names.index("P")].dtype)
+            check_psd(
+                self,
+                _symmetric(given[self.names.index("P")]).to(torch.float64),
+                "P",
+                given[self.names.index("P")].dtype,
+            )
 
     def describe_row(self, row: int) -> str:
         return self.blocks.describe_row(row)

@@ -70,7 +70,7 @@ class CvxpyLayer(nn.Module):
         parameters: all parameters of the problem, in the order of the call.
         variables: what to return, in this order: variables, dual variables (`constraint.dual_variables[0]`, with CVXPY's
             signs), or `problem.objective`, for the optimal value.
-        solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL"; the names of cvxpylayers are understood), an object such as
+        solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", "SCS"; the names of cvxpylayers are understood), an object such as
             `dcl.solvers.Clarabel(eps=1e-9)`, or None for the documented rule of `dcl.solvers.choose`.
         gp: the problem is a geometric program.
         verbose: let the solver print.
@@ -118,6 +118,7 @@ class CvxpyLayer(nn.Module):
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
         self._requested = _requested(self._form)
         self._engine = Engine(Settings(solver, options(solver_args, verbose), mu, on_failure, on_degenerate))
+        self._engine.check_cones(self._form.structure.cone)
 
     def forward(
         self,

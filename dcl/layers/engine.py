@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dcl.border import AbstractBorder, where
-from dcl.cones.base import Barrier
+from dcl.cones.base import AbstractCone, Barrier
 from dcl.degeneracy import Requested
 from dcl.errors import DtypeError, InputError, OptionError
 from dcl.frontends.batching import Batching
@@ -20,7 +20,7 @@ from dcl.program import ConeProgram
 from dcl.scaling import scaled
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver, Iterates
-from dcl.solvers.choose import Choice, configure
+from dcl.solvers.choose import Choice, check_cones, configure
 from dcl.status import Status
 
 ON_FAILURE = ("raise", "nan", "last")
@@ -72,6 +72,10 @@ class Engine:
         self._choice = configure(settings.solver, settings.solver_args)
         self._has_warned = False
         self._has_warned_of_options = bool(self._choice.ignored)
+
+    def check_cones(self, cone: AbstractCone) -> None:
+        """Raise OptionError if the chosen solver does not take one of the cones: said when the layer is made."""
+        check_cones(cone, self._choice.solver)
 
     def _choose(self, solver_args: Mapping[str, object] | None) -> Choice:
         """The layer's choice, with `solver_args` over its own for one call."""

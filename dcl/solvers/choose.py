@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dcl.cones.base import AbstractCone
 from dcl.errors import CompatibilityWarning, OptionError
 from dcl.pattern import DensePattern
 from dcl.program import Structure
@@ -75,7 +76,7 @@ class Choice:
 
         Raises OptionError if the chosen one does not take its cones.
         """
-        check_cones(structure, self.solver)
+        check_cones(structure.cone, self.solver)
         if self.solver is not None:
             return solver_order(structure, P_is_zero, self.solver)
         limited = self.options.get("time_limit") is not None
@@ -185,9 +186,9 @@ def _threads(jobs: object) -> int | None:
     return jobs
 
 
-def check_cones(structure: Structure, solver: AbstractSolver | None) -> None:
-    """Raise OptionError if the chosen solver does not take a cone of the structure."""
-    missing = sorted({block.kind for block in structure.cone.blocks} - solver.cones) if solver is not None else []
+def check_cones(cone: AbstractCone, solver: AbstractSolver | None) -> None:
+    """Raise OptionError if the chosen solver, None for the rule's, does not take one of the cones."""
+    missing = sorted({block.kind for block in cone.blocks} - solver.cones) if solver is not None else []
     if solver is not None and missing:
         able = ", ".join(name for name, kind in _SOLVERS.items() if kind.cones.issuperset(missing))
         kinds = ", ".join(kind.replace("_", "-") for kind in missing)

@@ -9,24 +9,37 @@ The user's problem is only read: a fresh cp.Problem is reduced, and no parameter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from cvxpy.constraints import NonNeg, Zero
+from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, SvecPSD, Zero
+from cvxpy.constraints.constraint import Constraint
 
-from dcl.cones import AbstractCone, orthant
+from dcl.cones import AbstractCone
+from dcl.cones.base import Block
+from dcl.cones.named import named
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.cvxpy.attributes import declared, domain_of, expansion
-from dcl.frontends.cvxpy.chain import CONE_NAMES, Reduced, reduce
+from dcl.frontends.cvxpy.chain import Reduced, reduce
 from dcl.frontends.cvxpy.discipline import check_discipline
+from dcl.frontends.cvxpy.duals import dual_output
 from dcl.frontends.cvxpy.form import CanonicalForm, Output, RowLabels, dense_storage, output
-from dcl.frontends.cvxpy.labels import describe_constraint, row_labels, shorten
+from dcl.frontends.cvxpy.labels import describe_constraint, row_labels
 from dcl.frontends.cvxpy.tensors import Inputs, entries, split_last_column, split_last_row, symmetric
 from dcl.program import Structure
 
 _BACKENDS = ("CPP", "SCIPY", "COO")
+
+_BLOCKS: dict[type, Callable[[Constraint], Block]] = {
+    Zero: lambda c: Block("zero", c.size),
+    NonNeg: lambda c: Block("nonnegative", c.size),
+    SOC: lambda c: Block("second_order", c.size // c.num_cones(), c.num_cones()),
+    SvecPSD: lambda c: Block("semidefinite", c.cone_sizes()[0], c.num_cones()),
+    ExpCone: lambda c: Block("exponential", 3, c.num_cones()),
+    PowCone3D: lambda c: Block("power", 3, c.num_cones(), tuple(np.ravel(c.alpha.value, order="F").tolist())),
+}
 
 
 def canonicalize(
@@ -92,7 +105,7 @@ def canonicalize(
         domains=tuple(domain_of(parameter, strict=p in logs) for p, parameter in enumerate(parameters)),
         logs=logs,
         outputs=tuple(
-            _primal(reduced, variable, gp=gp) if variable.id in primal else _dual(reduced, fresh, variable)
+            _primal(reduced, variable, gp=gp) if variable.id in primal else dual_output(reduced, fresh, variable)
             for variable in variables
         ),
         maximize=isinstance(problem.objective, cp.Maximize),
@@ -151,14 +164,15 @@ def _labels(problem: cp.Problem, reduced: Reduced) -> RowLabels:
 
 def _cone(reduced: Reduced, labels: RowLabels) -> AbstractCone:
     """K in the order of the rows, sorted by CVXPY: zero, nonnegative, second-order, PSD, exponential, power."""
-    sizes: dict[type, int] = {Zero: 0, NonNeg: 0}
+    blocks = []
     for constraint, text in zip(reduced.program.constraints, labels.texts, strict=True):
-        kind = type(constraint)
-        if kind not in sizes:
-            name = CONE_NAMES.get(kind, kind.__name__)
-            raise UnsupportedError(f"{text} needs the {name} cone, which is not supported yet")
-        sizes[kind] += constraint.size
-    return orthant(sizes[Zero], sizes[NonNeg])
+        if type(constraint) not in _BLOCKS:
+            raise UnsupportedError(f"{text} needs the cone {type(constraint).__name__}, which is not supported")
+        block = _BLOCKS[type(constraint)](constraint)
+        if block.rows * block.count != constraint.size:
+            raise UnsupportedError(f"{text}: CVXPY gives its cone in an unknown form")
+        blocks += [block] if constraint.size else []
+    return named(blocks)
 
 
 def _primal(reduced: Reduced, variable: cp.Variable, *, gp: bool) -> Output:
@@ -173,18 +187,3 @@ def _primal(reduced: Reduced, variable: cp.Variable, *, gp: bool) -> Output:
     if program.id_to_var[final].size != E.shape[1]:
         raise UnsupportedError(f"variable {variable.name()}: CVXPY replaced it in an unknown way")
     return output(variable.name(), variable.shape, E, program.var_id_to_col[final], dual=False, exp=gp)
-
-
-def _dual(reduced: Reduced, problem: cp.Problem, dual: cp.Variable) -> Output:
-    """The entries of z that hold a dual variable. CVXPY's signs are ours, for Minimize and for Maximize."""
-    constraint = next(c for c in problem.constraints if any(v.id == dual.id for v in c.dual_variables))
-    final = reduced.constraints.get(constraint.id, constraint.id)
-    start = 0
-    for row in reduced.program.constraints:
-        if row.id == final:
-            break
-        start += sum(arg.size for arg in row.args)
-    else:
-        if dual.size:
-            raise UnsupportedError(f"{shorten(str(constraint))} has no dual variable in the cone program")
-    return output(dual.name(), dual.shape, sp.eye_array(dual.size, format="csr"), start, dual=True, exp=False)

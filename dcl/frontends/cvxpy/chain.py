@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cvxpy as cp
-from cvxpy.constraints import PSD, SOC, ExpCone, NonNeg, PowCone3D, PowConeND, SvecPSD, Zero
+from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, SvecPSD, Zero
 from cvxpy.constraints.constraint import Constraint
 from cvxpy.error import SolverError
 from cvxpy.reductions.cone2cone.exact import ExactCone2Cone
@@ -29,17 +29,6 @@ from cvxpy.reductions.solvers.solving_chain import SolvingChain, resolve_and_bui
 from cvxpy.utilities.psd_utils import TriangleKind
 
 from dcl.errors import UnsupportedError
-
-CONE_NAMES: dict[type, str] = {
-    Zero: "zero",
-    NonNeg: "nonnegative",
-    SOC: "second-order",
-    SvecPSD: "positive semidefinite",
-    PSD: "positive semidefinite",
-    ExpCone: "exponential",
-    PowCone3D: "power",
-    PowConeND: "power",
-}
 
 _REFUSED = {
     "EvalParams": "its parameters would be replaced by their values, and their gradients would be silently zero",

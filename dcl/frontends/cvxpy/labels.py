@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from cvxpy.constraints.constraint import Constraint
@@ -39,7 +40,7 @@ def row_labels(
         size = sum(arg.size for arg in constraint.args)
         starts.append(start)
         texts.append(_label(constraint, owners, atoms, variables))
-        shapes.append(tuple(constraint.shape) if constraint.size == size else (size,))
+        shapes.append(tuple(constraint.shape) if math.prod(constraint.shape) == size else (size,))
         start += size
     return RowLabels(tuple(starts), tuple(texts), tuple(shapes))
 

@@ -1,0 +1,229 @@
+"""A cone program in the words of SCS and diffcp -> the waist of `dcl.program`.
+
+    minimize 1/2 x'Px + q'x   subject to   Ax + s = b,  s in K            dual z in K*:  Px + q + A'z = 0,  s'z = 0
+
+K is a dict, its cones in this order whatever the order of the keys:
+
+    z   zero rows                   l   nonnegative rows           q   list of sizes of second-order cones (t first)
+    s   list of orders of semidefinite cones: the lower triangle, column by column, off-diagonal entries times sqrt(2)
+    ep  number of exponential cones, y exp(x/y) <= z               p   list of exponents, x^a y^(1-a) >= |z|
+
+P is symmetrized.  The waist has semidefinite rows by the upper triangle: a permutation in, its inverse out.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcl.border import AbstractBorder, check_finite, check_psd
+from dcl.cones import AbstractCone
+from dcl.cones.base import Block
+from dcl.cones.named import named
+from dcl.cones.semidefinite import lower_from_upper
+from dcl.errors import InputError, OptionError, UnsupportedError
+from dcl.frontends.batching import Batching, batching
+from dcl.pattern import DensePattern
+from dcl.program import ConeProgram, Structure
+
+CORE = {"P": 2, "q": 1, "A": 2, "b": 1}
+
+_KEYS = ("z", "l", "q", "s", "ep", "p")
+_KINDS = {"q": "second_order", "s": "semidefinite"}
+# Keys of SCS and diffcp that have no counterpart here; nothing in them is no harm.
+_UNSUPPORTED = {
+    "ed": "dual exponential cones",
+    "bu": "box cones",
+    "bl": "box cones",
+    "bsize": "box cones",
+    "cs": "complex semidefinite cones",
+    "d": "log-determinant cones",
+    "nuc_m": "nuclear-norm cones",
+    "nuc_n": "nuclear-norm cones",
+    "ell1": "l1-norm cones",
+    "sl_n": "sum-of-largest cones",
+    "sl_k": "sum-of-largest cones",
+}
+
+
+@dataclass(frozen=True)
+class ConeDict:
+    """K by its blocks, in the order of the rows; `order[k]` is the place in the caller's rows of row k of the waist.
+
+    inverse: the place in the waist of the caller's row k.  Both None where the orders are the same.
+    """
+
+    blocks: tuple[Block, ...]
+    cone: AbstractCone
+    order: NDArray[np.int64] | None
+    inverse: NDArray[np.int64] | None
+
+    def to_waist(self, t: Tensor, dim: int) -> Tensor:
+        """The caller's rows, along dimension `dim`, in the order of the waist. Inverse and adjoint: `from_waist`."""
+        return t if self.order is None else t.index_select(dim, torch.from_numpy(self.order).to(t.device))
+
+    def from_waist(self, t: Tensor) -> Tensor:
+        """Rows of the waist (..., m) in the caller's order."""
+        return t if self.inverse is None else t.index_select(-1, torch.from_numpy(self.inverse).to(t.device))
+
+    def describe_row(self, row: int) -> str:
+        """As in "row 7 of A (second-order cone 1, entry 0)", for row `row` of the waist."""
+        place = row if self.order is None else int(self.order[row])
+        seen: dict[str, int] = {}
+        for block in self.blocks:
+            rows = block.rows * block.count
+            if row < rows:
+                kind = block.kind.replace("_", "-")
+                if block.is_orthant:
+                    return f"row {place} of A ({kind})"
+                return f"row {place} of A ({kind} cone {seen.get(block.kind, 0) + row // block.rows})"
+            seen[block.kind] = seen.get(block.kind, 0) + block.count
+            row -= rows
+        raise IndexError(row)
+
+
+def parse(cones: Mapping[str, Any]) -> ConeDict:
+    """The cones of the caller's dict.
+
+    Raises OptionError for an unknown key or a value that cannot be meant, UnsupportedError for a cone that dcl does not have.
+    """
+    if not isinstance(cones, Mapping):
+        raise OptionError(f"cones must be a dict, got {type(cones).__name__}", argument="cones")
+    for key, value in cones.items():
+        if key in _UNSUPPORTED:
+            if np.size(value) and np.any(np.asarray(value, dtype=np.float64) != 0.0):
+                raise UnsupportedError(
+                    f"cones[{key!r}]: {_UNSUPPORTED[key]} are not supported; supported: {', '.join(_KEYS)}"
+                )
+        elif key not in _KEYS:
+            raise OptionError(f"unknown cone {key!r}; valid keys: {', '.join(_KEYS)}", argument="cones")
+    blocks = [Block("zero", _count(cones, "z")), Block("nonnegative", _count(cones, "l"))]
+    for key, kind in _KINDS.items():
+        blocks += [Block(kind, size) for size in _sizes(cones, key) if size > 0]
+    exponentials, alphas = _count(cones, "ep"), _exponents(cones)
+    blocks += [Block("exponential", 3, exponentials)] if exponentials else []
+    blocks += [Block("power", 3, len(alphas), alphas)] if alphas else []
+    order = _order(blocks)
+    trivial = np.array_equal(order, np.arange(order.size))
+    cone = named(blocks)
+    return ConeDict(cone.blocks, cone, None if trivial else order, None if trivial else np.argsort(order))
+
+
+def _count(cones: Mapping[str, Any], key: str) -> int:
+    return _whole(cones.get(key, 0) or 0, key)
+
+
+def _whole(value: Any, key: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(value, bool):
+        raise OptionError(f"cones[{key!r}] must be made of nonnegative integers, got {value!r}", argument="cones")
+    return number
+
+
+def _list(cones: Mapping[str, Any], key: str) -> list[Any]:
+    value = cones.get(key)
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise OptionError(f"cones[{key!r}] must be a list, got {value!r}", argument="cones")
+    return list(value)
+
+
+def _sizes(cones: Mapping[str, Any], key: str) -> list[int]:
+    return [_whole(value, key) for value in _list(cones, key)]
+
+
+def _exponents(cones: Mapping[str, Any]) -> tuple[float, ...]:
+    values = _list(cones, "p")
+    for value in values:
+        if not isinstance(value, Real) or not -1.0 < float(value) < 1.0 or float(value) == 0.0:
+            raise OptionError(f"cones['p'] must be exponents between 0 and 1, got {value!r}", argument="cones")
+        if float(value) < 0.0:
+            raise UnsupportedError(f"cones['p'] has {value!r}: dual power cones (negative exponents) are not supported")
+    return tuple(float(value) for value in values)
+
+
+def _order(blocks: Sequence[Block]) -> NDArray[np.int64]:
+    pieces: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    start = 0
+    for block in blocks:
+        inner = np.arange(block.rows)
+        if block.kind == "semidefinite":
+            inner = np.argsort(lower_from_upper(block.size).numpy())
+        pieces += [start + k * block.rows + inner for k in range(block.count)]
+        start += block.rows * block.count
+    return np.concatenate(pieces)
+
+
+@dataclass(frozen=True, eq=False)
+class ConeBorder(AbstractBorder):
+    """Names of the arguments, in the order in which their tensors are given, and of the rows."""
+
+    batch_shape: tuple[int, ...]
+    cones: ConeDict
+    names: tuple[str, ...]
+
+    def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
+        for name, t in zip(self.names, given, strict=True):
+            check_finite(self, t, name)
+            if name == "P":
+                check_psd(self, _symmetric(t).to(torch.float64), "P", t.dtype)
+
+    def describe_row(self, row: int) -> str:
+        return self.cones.describe_row(row)
+
+
+@lru_cache(maxsize=1024)
+def _structure(cone: AbstractCone, n: int) -> Structure:
+    return Structure(DensePattern((n, n)), DensePattern((cone.dim, n)), cone)
+
+
+def assemble(
+    P: Tensor | None, q: Tensor, A: Tensor, b: Tensor, cones: ConeDict
+) -> tuple[ConeProgram, ConeBorder, tuple[Tensor, ...], Batching]:
+    """The program on the waist, in torch operations; its border, the tensors that the border looks at, the batching.
+
+    Raises InputError, DtypeError that name the argument at fault.
+    """
+    arguments = {name: t for name, t in (("P", P), ("q", q), ("A", A), ("b", b)) if t is not None}
+    for name in ("q", "A", "b"):
+        if name not in arguments:
+            raise InputError(f"{name} is missing", argument=name)
+    batch = batching([(name, t, CORE[name]) for name, t in arguments.items()])
+    n, m = int(q.shape[-1]), cones.cone.dim
+    if n == 0:
+        raise InputError("q has no entries: a program needs at least one variable", argument="q")
+    expected = {"P": (n, n), "q": (n,), "A": (m, n), "b": (m,)}
+    for name, t in arguments.items():
+        if tuple(t.shape[t.ndim - CORE[name] :]) != expected[name]:
+            raise InputError(
+                f"{name} has shape {tuple(t.shape)}: its last dimension(s) must be {expected[name]} "
+                f"(q has {n} entries, the cones {m} rows)",
+                argument=name,
+            )
+    given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
+    flat = {name: t.to(torch.float64) for name, t in given.items()}
+    program = ConeProgram(
+        _structure(cones.cone, n),
+        P=_symmetric(flat["P"]) if "P" in flat else flat["q"].new_zeros(1, n, n),
+        q=flat["q"],
+        A=cones.to_waist(flat["A"], -2),
+        b=cones.to_waist(flat["b"], -1),
+    )
+    return program.expanded(batch.size), ConeBorder(batch.shape, cones, tuple(flat)), tuple(given.values()), batch
+
+
+def _symmetric(P: Tensor) -> Tensor:
+    return 0.5 * (P + P.mT)

@@ -1,0 +1,126 @@
+"""Cone programs given as matrices and a dict of cones, as a torch layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dcl.frontends import cone
+from dcl.layers.engine import Engine, Settings, options
+from dcl.solution import Solution
+from dcl.solvers.base import AbstractSolver
+
+
+class ConeResult(NamedTuple):
+    """Answer of a cone program, every entry differentiable: x (*batch, n), z (*batch, m) in K*, s (*batch, m) in K."""
+
+    x: Tensor
+    z: Tensor
+    s: Tensor
+
+
+class ConeLayer(nn.Module):
+    """The solution of a convex cone program, differentiable in all of its data.
+
+        minimize 1/2 x'Px + q'x   subject to   Ax + s = b,  s in K             dual z in K*,  Px + q + A'z = 0
+
+    The form, the cones and the order of rows are those of SCS and diffcp (there y is z, c is q).  Gradients are those of the
+    KKT conditions (Agrawal et al. 2019, Differentiating through a cone program, without its homogeneous embedding).
+
+    Args:
+        cones: K as a dict; its cones come in this order: "z" zero rows, "l" nonnegative rows, "q" list of sizes of
+            second-order cones (t, u), |u| <= t, "s" list of orders of semidefinite cones (lower triangle, column by column,
+            off-diagonal entries times sqrt(2)), "ep" number of exponential cones (x, y, z), y exp(x/y) <= z, "p" list of
+            exponents a of power cones (x, y, z), x^a y^(1-a) >= |z|.
+        solver: name ("CLARABEL", "SCS", any case), an object such as `dcl.solvers.Clarabel(eps=1e-9)`, or None for the
+            documented rule of `dcl.solvers.choose`.
+        solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (last iterate,
+            zero gradient).
+        on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
+        verbose: let the solver print.
+
+    Raises:
+        OptionError: unknown cone, solver or option, or a solver that lacks one of the cones.  UnsupportedError: a cone of SCS
+        that dcl does not have.  InputError: invalid on_failure or on_degenerate.
+
+    Example:
+        >>> import torch, dcl
+        >>> point = torch.tensor([3.0, 4.0], dtype=torch.float64, requires_grad=True)
+        >>> P, A = torch.eye(2).double(), torch.cat([torch.zeros(1, 2), -torch.eye(2)]).double()
+        >>> b = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)  # |x| <= 1
+        >>> x, z, s = dcl.ConeLayer({"q": [3]})(P, -point, A, b)
+        >>> x.detach()
+        tensor([0.6000, 0.8000], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        cones: Mapping[str, Any],
+        solver: str | AbstractSolver | None = None,
+        solver_args: dict[str, object] | None = None,
+        *,
+        mu: float | Tensor = 0.0,
+        on_failure: str = "raise",
+        on_degenerate: str = "warn",
+        verbose: bool = False,
+    ) -> None:
+        super().__init__()
+        self._cones = cone.parse(cones)
+        self._engine = Engine(Settings(solver, options(solver_args, verbose), mu, on_failure, on_degenerate))
+        self._engine.check_cones(self._cones.cone)
+
+    def forward(
+        self,
+        P: Tensor | None,
+        q: Tensor,
+        A: Tensor,
+        b: Tensor,
+        *,
+        solver_args: dict[str, object] | None = None,
+        warm_start: Solution | bool | None = None,
+        mu: float | Tensor | None = None,
+        return_solution: bool = False,
+    ) -> ConeResult | tuple[ConeResult, Solution]:
+        """Solve the programs with these data.
+
+        P (*batch, n, n) or None, q (*batch, n), A (*batch, m, n), b (*batch, m); batch dimensions broadcast.  P is
+        symmetrized and must be PSD.  Computed in float64; dtype and device out are those in.
+
+        Args:
+            solver_args: options for this call, over those of the layer.
+            warm_start: a `Solution` of the same shapes to start from (True and False are accepted and mean nothing).
+            mu: barrier parameter for this call.
+            return_solution: return `(result, Solution)`.
+
+        Raises:
+            InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
+        """
+        program, border, given, batch = cone.assemble(P, q, A, b, self._cones)
+        point = self._engine.solve(program, given, border, solver_args=solver_args, mu=mu, warm_start=warm_start)
+        outputs = (point.x, self._cones.from_waist(point.z), self._cones.from_waist(point.s))
+        result = ConeResult(*(self._engine.finish(point, t, batch) for t in outputs))
+        if not return_solution:
+            return result
+        value = self._engine.finish(point, program.objective(point.x), batch)
+        return result, self._engine.solution(point, result, value, batch)
+
+    def solve(
+        self,
+        P: Tensor | None,
+        q: Tensor,
+        A: Tensor,
+        b: Tensor,
+        *,
+        solver_args: dict[str, object] | None = None,
+        warm_start: Solution | bool | None = None,
+        mu: float | Tensor | None = None,
+    ) -> Solution:
+        """The `Solution` for the arguments of `forward`, without gradients; `Solution.outputs` is (x, z, s)."""
+        with torch.no_grad():
+            _, solution = self(P, q, A, b, solver_args=solver_args, warm_start=warm_start, mu=mu, return_solution=True)
+        return solution  # type: ignore[no-any-return]
