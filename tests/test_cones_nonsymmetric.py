@@ -239,6 +239,16 @@ def test_projections_are_in_the_cones_and_complementary(name, sizes):
         assert is_nearly(is_in, name, zi - vi, slack)
 
 
+@pytest.mark.parametrize("sizes", [(-1.0, 1.0), (-12.0, 8.0)])
+@each_cone
+def test_projection_is_idempotent_and_does_not_stretch(name, sizes):
+    cone, v, w = CONES[name], points(2000, sizes), points(2000, sizes, seed=1)
+    z = cone.project(v, 0.0)
+    assert float(((cone.project(z, 0.0) - z).norm(dim=-1) / v.norm(dim=-1)).max()) <= TOLERANCE["nearest"]
+    assert float((cone.project(v - z, 0.0).norm(dim=-1) / v.norm(dim=-1)).max()) <= TOLERANCE["nearest"]
+    assert float(((z - cone.project(w, 0.0)).norm(dim=-1) / (v - w).norm(dim=-1)).max()) <= 1.0 + TOLERANCE["nearest"]
+
+
 @smoothed
 @each_cone
 def test_barrier_points_are_in_the_cones_and_complementary(name, mu):

@@ -120,27 +120,36 @@ def _find(p: Tensor, a: Tensor) -> Tensor:
     x, y, z = (p / p.abs().amax(-1, keepdim=True).clamp(min=tiny)).unbind(-1)
     log_z = torch.log(z.clamp(min=tiny))
 
-    def logs(w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def parts(w: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
         log_lk = 2.0 * log_z + logsigmoid(w) + logsigmoid(-w)
-        return *_positive_root(x, torch.log(a) + log_lk), *_positive_root(y, torch.log(b) + log_lk)
+        return log_lk, _positive_root(x, a, log_lk), _positive_root(y, b, log_lk)
 
     def f(w: Tensor) -> tuple[Tensor, Tensor]:
-        log_x, dx, log_y, dy = logs(w)
-        value = log_z + logsigmoid(w) - a * log_x - b * log_y
+        log_lk, (rest_x, nx, dx), (rest_y, ny, dy) = parts(w)
+        # log l - a log s_x - b log s_y; where both are m / |.| the large log l cancels
+        log = torch.where(nx + ny == 2.0, -log_z - logsigmoid(-w), log_z + logsigmoid(w) - (a * nx + b * ny) * log_lk)
+        value = log - a * rest_x - b * rest_y
         slope = torch.sigmoid(-w) + (a * dx + b * dy) * torch.tanh(0.5 * w)
         return value, -value / slope
 
     w = root(f, torch.full_like(x, -_WIDEST), torch.full_like(x, _WIDEST), torch.zeros_like(x))
-    log_x, _, log_y, _ = logs(w)
-    return log_x - log_y
+    log_lk, (rest_x, nx, _), (rest_y, ny, _) = parts(w)
+    return rest_x - rest_y + (nx - ny) * log_lk
 
 
-def _positive_root(x: Tensor, log_m: Tensor) -> tuple[Tensor, Tensor]:
-    """Log of the positive root s of s (s - x) = m, and its derivative in log m; m may be too small for a number."""
-    size = torch.hypot(x, 2.0 * torch.exp(0.5 * log_m)).clamp(min=torch.finfo(x.dtype).tiny)
-    big, small = torch.log(0.5 * (x.abs() + size)), torch.log(2.0 / (size + x.abs())) + log_m
-    share = 0.5 * (size + x.abs()) / size
-    return torch.where(x > 0.0, big, small), torch.where(x > 0.0, 1.0 - share, share)
+def _positive_root(x: Tensor, share: Tensor, log_lk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The positive root s of s (s - x) = m = share lk, where m may be too small for a number.
+
+    rest and n with log s = rest + n log lk, n = 0, 1/2, 1 for x > 0, x = 0, x < 0; and d log s / d log m.
+    """
+    log_m = torch.log(share) + log_lk
+    size = torch.hypot(x, 2.0 * torch.exp(0.5 * log_m))
+    size = torch.where(x == 0.0, 1.0, size)
+    log_big = torch.log(0.5 * (x.abs() + size))
+    change = torch.where(x == 0.0, 0.5, 0.5 * (size + x.abs()) / size)
+    rest = torch.where(x > 0.0, log_big, torch.where(x < 0.0, torch.log(share) - log_big, 0.5 * torch.log(share)))
+    n = 0.5 * (1.0 - torch.sign(x))
+    return rest, n, torch.where(x > 0.0, 1.0 - change, change)
 
 
 def _rays(t: Tensor, a: Tensor) -> Rays:
