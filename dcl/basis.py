@@ -23,8 +23,8 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from dcl.factor import RANK_TOLERANCE
-from dcl.kkt import tie_width
 from dcl.program import ConeProgram
+from dcl.ties import tie_width
 
 Array = NDArray[np.float64]
 
@@ -43,6 +43,8 @@ def basic_multipliers(program: ConeProgram, x: Tensor, v: Tensor, zeros: int) ->
     equalities, inequalities = A[:zeros], A[rows.cpu().numpy()]
     gradient = -(program.Px(x.unsqueeze(0)) + program.q)[0].cpu().numpy()
     free = _null_space(equalities)  # the equalities always are in the basis: solve in their null space
+    if not np.isfinite(inequalities).all() or not np.isfinite(gradient).all():
+        return v
     try:
         z, distance = nnls(free.T @ inequalities.T, free.T @ gradient)
     except RuntimeError:  # the iteration limit of NNLS

@@ -1,13 +1,13 @@
 """What the derivative at a solution is worth: one policy, decided once per solution, asked by everybody.
 
-    ties       |v_i| (SOC, PSD: the eigenvalue) <= 1e-9 in the units of `dcl.scaling`: a kink of the projection, D = 1/2,
+    ties       |v_i| (SOC, PSD: the eigenvalue) is zero up to rounding (`dcl.ties`): a kink of the projection, D = 1/2,
                or what `dcl.basis` chose -> WEAKLY_ACTIVE.  K is multi-affine in D, so the derivative returned is a convex
                combination of those of the active sets that nearby data make optimal.
     rank       the equilibrated S has relative singular values below 1e-10: minimum-norm derivative
                -> RANK_DEFICIENT (dependent active rows, multipliers not unique), NONUNIQUE (flat optimal face)
-    condition  of S above 1e10 -> ILL_CONDITIONED
+    condition  of S above 1e10, or so large that with the residual reached x may be off by 1e-6 -> ILL_CONDITIONED
 
-The tolerances are stated in `dcl.kkt.TIE_TOLERANCE`, `dcl.factor.RANK_TOLERANCE` and CONDITION_LIMIT.
+The tolerances are stated in `dcl.ties`, `dcl.factor.RANK_TOLERANCE` and CONDITION_LIMIT.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from dcl.basis import kink_values
 from dcl.cones.base import Barrier
-from dcl.kkt import KKT, kinks
+from dcl.kkt import KKT
 from dcl.program import ConeProgram, magnitude
 from dcl.status import GradientKind
+from dcl.ties import kinks
 
 CONDITION_LIMIT = 1e10
+ERROR_LIMIT = 1e-6
 # A change of the requested entries below this, relative to all entries, is none.
 _MOVES = 1e-9
 
@@ -43,9 +45,9 @@ class Degeneracy:
     condition: Tensor
 
 
-def resolve_kinks(program: ConeProgram, v: Tensor, mu: Barrier) -> Tensor:
-    """The value of D at the ties of v (B, m), NaN elsewhere: (B, m)."""
-    at_kink = kinks(program, v, mu)
+def resolve_kinks(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Tensor:
+    """The value of D at the ties of the point x (B, n), v (B, m), NaN elsewhere: (B, m)."""
+    at_kink = kinks(program, v, mu, x)
     if not program.structure.cone.is_orthant:  # `dcl.basis` is about rows that do not see each other
         return at_kink
     zeros = program.structure.cone.zeros
@@ -59,12 +61,13 @@ Requested = tuple[Tensor, Tensor]
 
 
 def classify(
-    program: ConeProgram, v: Tensor, at_kink: Tensor, kkt: KKT, requested: Requested | None = None
+    program: ConeProgram, v: Tensor, at_kink: Tensor, kkt: KKT, residual: Tensor, requested: Requested | None = None
 ) -> Degeneracy:
     """The kind of derivative at v (B, m), with D = at_kink (B, m) at its ties, and K factored there.
 
-    requested: which entries of x (n,) and z (m,) the caller asked for, None for all.  A tie or a flat direction that
-    moves none of them is no cause: the epigraph variables that CVXPY adds are often not unique where x is.
+    residual (B,): the larger of the primal and dual residual at the point.  requested: which entries of x (n,) and z (m,)
+    the caller asked for, None for all.  A tie or a flat direction that moves none of them is no cause: the epigraph
+    variables that CVXPY adds are often not unique where x is.
     """
     batch = v.shape[0]
     if v.shape[-1]:
@@ -74,6 +77,7 @@ def classify(
         distance = v.new_full((batch,), torch.inf)
         weakest = torch.full((batch,), -1, dtype=torch.int64, device=v.device)
     conditioning = kkt.conditioning
+    condition = conditioning.condition
     tied, flat = (~torch.isnan(at_kink)).any(-1), conditioning.null_a > 0
     if requested is not None:
         if bool(flat.any()):
@@ -84,13 +88,13 @@ def classify(
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
     # the later cause is the graver one
     for cause, holds in (
-        (GradientKind.ILL_CONDITIONED, ~(conditioning.condition <= CONDITION_LIMIT)),
+        (GradientKind.ILL_CONDITIONED, ~(condition <= CONDITION_LIMIT) | (condition * residual > ERROR_LIMIT)),
         (GradientKind.WEAKLY_ACTIVE, tied),
         (GradientKind.RANK_DEFICIENT, conditioning.null_y > 0),
         (GradientKind.NONUNIQUE, flat),
     ):
         kind = torch.where(holds, torch.full_like(kind, int(cause)), kind)
-    return Degeneracy(kind, distance, weakest, conditioning.condition)
+    return Degeneracy(kind, distance, weakest, condition)
 
 
 def _effect_of_ties(program: ConeProgram, at_kink: Tensor, kkt: KKT, requested: Requested) -> Tensor:

@@ -27,31 +27,7 @@ from torch import Tensor
 from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
 from dcl.factor import AbstractFactor, Conditioning, DenseFactor, SparseFactor
 from dcl.pattern import SparsePattern
-from dcl.program import ConeProgram, magnitude
-
-# A row at its kink: slack and multiplier below this (the one place where this is stated), in the units of `dcl.scaling`,
-# and below what rounding leaves of the largest multiplier, or of the right-hand side.
-TIE_TOLERANCE = 1e-9
-_ROUNDING = 1e-12
-
-
-def tie_width(program: ConeProgram, v: Tensor) -> Tensor:
-    """How large |v_i| may be at a kink, (B, m): v_i > 0 is a multiplier, v_i < 0 the negative of a slack."""
-    largest = magnitude(v.clamp(min=0.0)).unsqueeze(-1)
-    return (_ROUNDING * torch.where(v > 0.0, largest, program.b.abs())).clamp(min=TIE_TOLERANCE)
-
-
-def kinks(program: ConeProgram, v: Tensor, mu: Barrier) -> Tensor:
-    """The value of D at the kinks of the mu = 0 projection, (B, m): 1/2 there, NaN elsewhere."""
-    nowhere = torch.full_like(v, torch.nan)
-    if not is_exact(mu):
-        return nowhere
-    return torch.where(program.structure.cone.kink_distance(v) <= tie_width(program, v), 0.5, nowhere)
-
-
-def is_exact(mu: Barrier) -> bool:
-    """Is mu = 0, the exact problem?"""
-    return isinstance(mu, float) and mu == 0.0
+from dcl.program import ConeProgram
 
 
 def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,10 @@ class AbstractPattern(ABC):
         """Largest absolute entry of each row, (B, m); 0 for an empty row."""
 
     @abstractmethod
+    def row_minimum(self, values: Tensor, t: Tensor) -> Tensor:
+        """min_j t_j / values_ij over the nonzeros of each row, (B, m), for values >= 0, t (B, n); inf for an empty row."""
+
+    @abstractmethod
     def scale_rows(self, values: Tensor, factors: Tensor) -> Tensor:
         """Values of diag(factors) M, for factors (B or 1, m)."""
 
@@ -85,6 +89,9 @@ class DensePattern(AbstractPattern):
 
     def row_sizes(self, values: Tensor) -> Tensor:
         return values.abs().amax(-1)
+
+    def row_minimum(self, values: Tensor, t: Tensor) -> Tensor:
+        return torch.where(values > 0.0, t.unsqueeze(-2) / values, torch.inf).amin(-1)
 
     def scale_rows(self, values: Tensor, factors: Tensor) -> Tensor:
         return values * factors.unsqueeze(-1)
@@ -127,6 +134,11 @@ class SparsePattern(AbstractPattern):
         # index_reduce warns that it is in beta
         rows = self.rows.to(values.device).expand(values.shape[0], -1)
         return sizes.scatter_reduce(1, rows, values.abs(), "amax")
+
+    def row_minimum(self, values: Tensor, t: Tensor) -> Tensor:
+        ratios = torch.where(values > 0.0, take(t, self.cols) / values, torch.inf)
+        smallest = torch.full((ratios.shape[0], self.shape[0]), torch.inf, dtype=t.dtype, device=t.device)
+        return smallest.scatter_reduce(1, self.rows.to(t.device).expand_as(ratios), ratios, "amin")
 
     def scale_rows(self, values: Tensor, factors: Tensor) -> Tensor:
         return values * take(factors, self.rows)

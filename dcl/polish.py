@@ -1,10 +1,9 @@
-"""Semismooth Newton on F from a solver's point: from 1e-8 to rounding in a step or two, and onto the path at mu > 0.
+"""Semismooth Newton on F at mu = 0 from a solver's point: from 1e-8 to rounding in a step or two.
 
     K(x_k, v_k) (dx, dv) = -F(x_k, v_k)       accepted only where the residuals fall; never worse than the start
 
-At mu = 0 D is 1/2 at the kinks (`dcl.kkt.kinks`) and a singular K gives the minimum-norm step.  At mu > 0 the step is
-halved until the residuals fall.  A residual of 1e-16 still leaves an error of 1e-16 times the condition in x: where K is
-ill-conditioned the last steps take F in extended precision.
+D is 1/2 at the kinks (`dcl.ties`) and a singular K gives the minimum-norm step.  A residual of 1e-16 still leaves an error
+of 1e-16 times the condition in x: where K is ill-conditioned the last steps take F in extended precision.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcl.cones.base import Barrier
+from dcl.factor import DenseFactor
 from dcl.factor.extended import residual as extended_residual
-from dcl.kkt import KKT, TIE_TOLERANCE, factorize, is_exact, kinks, residual
+from dcl.kkt import KKT, factorize, residual
 from dcl.program import ConeProgram, magnitude
-from dcl.truth import OPTIMAL_TOLERANCE, check, worst
+from dcl.ties import TIE_TOLERANCE, kinks
+from dcl.truth import OPTIMAL_TOLERANCE, absolutes, check, worst
 
 # Below this relative residual a point is as good as the solver can be asked to make it.
 TARGET = 1e-13
@@ -38,38 +38,32 @@ class Polished:
     kkt: KKT
 
 
-def polish(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, steps: int = 10) -> Polished:
+def polish(program: ConeProgram, x: Tensor, v: Tensor, steps: int = 10) -> Polished:
     """Improve all B points at once; points that are good enough or hopeless are left alone."""
-    residuals = check(program, x, v, mu)
-    damped = not is_exact(mu)
-    kkt = factorize(program, v, mu, kinks(program, v, mu))
+    absolute = absolutes(program)
+    residuals = check(program, x, v, 0.0, absolute)
+    kkt = factorize(program, v, 0.0, kinks(program, v, 0.0, x))
     for _ in range(steps):
         now = worst(residuals)
-        todo = (now > TARGET) & (torch.isfinite(now) if damped else now < _HOPELESS)
+        todo = (now > TARGET) & (now < _HOPELESS)
         if not bool(todo.any()):
             break
-        f1, f2 = residual(program, x, v, mu)
+        f1, f2 = residual(program, x, v, 0.0)
         dx, dv, _ = kkt.tangent(-f1, -f2)
-        accepted, step = torch.zeros_like(todo), 1.0
-        for _ in range(30 if damped else 1):
-            x_new, v_new = x + step * dx, v + step * dv
-            measured = check(program, x_new, v_new, mu)
-            better = (todo & ~accepted & (worst(measured) < now)).unsqueeze(-1)
-            x, v = torch.where(better, x_new, x), torch.where(better, v_new, v)
-            residuals = torch.where(better, measured, residuals)
-            accepted = accepted | better.squeeze(-1)
-            if bool((accepted | ~todo).all()):
-                break
-            step *= 0.5
-        if not bool(accepted.any()):
+        measured = check(program, x + dx, v + dv, 0.0, absolute)
+        better = (todo & (worst(measured) < now)).unsqueeze(-1)
+        if not bool(better.any()):
             break
-        kkt = _refactored(program, v, mu, kkt)
-        if not damped and not bool((worst(residuals) < 0.5 * now).any()):
+        x, v = torch.where(better, x + dx, x), torch.where(better, v + dv, v)
+        residuals = torch.where(better, measured, residuals)
+        kkt = _refactored(program, x, v, kkt)
+        if not bool((worst(residuals) < 0.5 * now).any()):
             break
     delicate = (kkt.conditioning.condition * _imbalance(program, x, v) > _DELICATE) & (worst(residuals) < OPTIMAL_TOLERANCE)
-    if not damped and bool(delicate.any()):
+    # in extended precision P and A are dense: not for programs that are stored sparse because they are large
+    if isinstance(kkt.factor, DenseFactor) and program.structure.cone.is_orthant and bool(delicate.any()):
         x, v = _sharpen(program, x, v, kkt, delicate)
-        residuals = check(program, x, v, mu)
+        residuals = check(program, x, v, 0.0, absolute)
     return Polished(x, v, residuals, kkt)
 
 
@@ -80,12 +74,12 @@ def _imbalance(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
     return sizes.nan_to_num(nan=0.0).amax(-1) / sizes.nan_to_num(nan=torch.inf).amin(-1).clamp(min=TIE_TOLERANCE, max=1.0)
 
 
-def _refactored(program: ConeProgram, v: Tensor, mu: Barrier, kkt: KKT) -> KKT:
+def _refactored(program: ConeProgram, x: Tensor, v: Tensor, kkt: KKT) -> KKT:
     """K factored at v, which is `kkt` where D is the same (always so once the active set is found)."""
-    at_kink = kinks(program, v, mu)
-    D = program.structure.cone.dproject(v, mu, at_kink)
+    at_kink = kinks(program, v, 0.0, x)
+    D = program.structure.cone.dproject(v, 0.0, at_kink)
     same = D.diagonal and torch.equal(D.d, kkt.D.d)
-    return kkt if same else factorize(program, v, mu, at_kink)
+    return kkt if same else factorize(program, v, 0.0, at_kink)
 
 
 def _sharpen(program: ConeProgram, x: Tensor, v: Tensor, kkt: KKT, rows: Tensor) -> tuple[Tensor, Tensor]:

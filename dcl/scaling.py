@@ -55,7 +55,7 @@ class Units:
 def _power(size: Tensor) -> Tensor:
     """The power of two next to 1 / size, 1 where size is zero or not finite."""
     usable = torch.isfinite(size) & (size > 0.0)
-    return torch.exp2(-torch.round(torch.log2(torch.where(usable, size, 1.0))))
+    return torch.exp2(-torch.round(torch.log2(torch.where(usable, size, 1.0))).clamp(-1000.0, 1000.0))
 
 
 def scaled(program: ConeProgram) -> tuple[ConeProgram, Units]:

@@ -55,9 +55,11 @@ class Solution:
     def _degeneracy(self) -> Degeneracy:
         if self.known_degeneracy is not None:
             return self.known_degeneracy
-        at_kink = resolve_kinks(self.program, self.v, self.mu)
+        x = self.x.reshape(-1, self.x.shape[-1])
+        at_kink = resolve_kinks(self.program, x, self.v, self.mu)
         kkt = factorize(self.program, self.v, self.mu, at_kink)
-        return classify(self.program, self.v, at_kink, kkt, self.requested)
+        residual = torch.maximum(self.primal_residual, self.dual_residual).reshape(-1)
+        return classify(self.program, self.v, at_kink, kkt, residual, self.requested)
 
     def _shaped(self, t: Tensor) -> Tensor:
         return t.reshape(self.status.shape)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dcl.basis import basic_multipliers
 from dcl.cones.base import Barrier
-from dcl.kkt import KKT, factorize, is_exact, kinks
+from dcl.kkt import KKT, factorize
+from dcl.path import follow
 from dcl.pattern import SparsePattern
 from dcl.polish import Polished, polish
 from dcl.program import ConeProgram
@@ -25,6 +26,7 @@ from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates
 from dcl.solvers.choose import after_claims
 from dcl.solvers.pool import run
 from dcl.status import Status
+from dcl.ties import kinks
 from dcl.truth import INACCURATE_TOLERANCE, OPTIMAL_TOLERANCE, dual_infeasible, primal_infeasible, worst
 
 # Where a KKT system is well conditioned, polishing reaches 1e-15; above this, an answer gets a second opinion.
@@ -110,7 +112,7 @@ def answer(
             index = torch.from_numpy(points).to(device)
             part = program if everything else program.rows(index)
             x_k, z_k = _take(out.x, points, device), _take(out.z, points, device)
-            polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)), 0.0)
+            polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)))
             if not (solver.gives_basic_duals or host.cones):
                 polished = _basic(part, polished, host.zeros)
             if everything and k == 0:
@@ -144,8 +146,8 @@ def answer(
     if pending.size:
         status[pending[quality[pending] <= INACCURATE_TOLERANCE]] = int(Status.INACCURATE)
         status[pending[quality[pending] <= OPTIMAL_TOLERANCE]] = int(Status.OPTIMAL)
-    if not is_exact(mu):
-        polished = polish(program, x, v, mu, steps=50)
+    if isinstance(mu, Tensor):
+        polished = follow(program, x, v, mu)
         x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt
         off = worst(residuals).cpu().numpy() > OPTIMAL_TOLERANCE
         status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
@@ -164,10 +166,10 @@ def _basic(program: ConeProgram, polished: Polished, zeros: int) -> Polished:
     x, v, residuals = polished.x.clone(), polished.v.clone(), polished.residuals.clone()
     for i in torch.nonzero(dependent).flatten().tolist():
         one = program.rows(torch.tensor([i], device=x.device))
-        reduced = polish(one, x[[i]], basic_multipliers(one, x[i], v[i], zeros).unsqueeze(0), 0.0)
+        reduced = polish(one, x[[i]], basic_multipliers(one, x[i], v[i], zeros).unsqueeze(0))
         if float(worst(reduced.residuals)) <= max(OPTIMAL_TOLERANCE, float(worst(residuals[[i]]))):
             x[i], v[i], residuals[i] = reduced.x[0], reduced.v[0], reduced.residuals[0]
-    return Polished(x, v, residuals, factorize(program, v, 0.0, kinks(program, v, 0.0)))
+    return Polished(x, v, residuals, factorize(program, v, 0.0, kinks(program, v, 0.0, x)))
 
 
 def _take(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:

@@ -1,10 +1,11 @@
 """dcl's own check of every answer, per instance: residuals, gap, and certificates of infeasibility.
 
 Residuals for z = Pi_mu*(v) and s = z - v (so that s and z are in their cones by construction); primal and dual: the largest
-over the rows, each relative to its own terms, so that a far bound does not excuse a violation elsewhere.
+over the rows, each relative to the terms that are added in it, so that neither a far bound nor a large cost excuses an error
+elsewhere.  FLOOR = 1e-5 stands for terms that are rounding themselves, in the units of `dcl.scaling`.
 
-    primal  |Ax + s - b|_i / (1 + max(|Ax|_i, |s|_i, |b|_i))        dual  |Px + q + A'z|_j / (1 + max(|Px|_j, |q|_j, |A'z|_j))
-    gap     |x'Px + q'x + b'z - mu nu| / (1 + max(|x'Px|, |q'x|, |b'z|))
+    primal  |Ax + s - b|_i / (FLOOR + |A||x| + |s| + |b|)_i        dual  |Px + q + A'z|_j / (FLOOR + |P||x| + |q| + |A|'|z|)_j
+    gap     |x'Px + q'x + b'z - mu nu| / (FLOOR + |x|'|P||x| + |q|'|x| + |b|'|z|)
 
 Certificates, of free length:   primal infeasible  z in K*, A'z = 0, b'z < 0       dual infeasible  Px = 0, -Ax in K, q'x < 0
 A certificate is accepted if what should vanish is below CERTIFICATE_TOLERANCE of the terms that cancel in it, and if
@@ -25,6 +26,7 @@ from dcl.program import ConeProgram, magnitude
 
 OPTIMAL_TOLERANCE = 1e-8
 INACCURATE_TOLERANCE = 1e-5
+FLOOR = 1e-5
 CERTIFICATE_TOLERANCE = 1e-7
 NOISE = 1e-7
 
@@ -34,20 +36,19 @@ def worst(residuals: Tensor) -> Tensor:
     return residuals.nan_to_num(nan=torch.inf, posinf=torch.inf).amax(-1)
 
 
-def _largest(*terms: Tensor) -> Tensor:
-    return torch.stack(torch.broadcast_tensors(*terms)).amax(0)
-
-
-def check(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Tensor:
-    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3)."""
+def check(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, absolute: ConeProgram | None = None) -> Tensor:
+    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3). absolute: `absolutes(program)`, if at hand."""
     z = program.structure.cone.project(v, mu)
     s = z - v
     Px, Ax, ATz = program.Px(x), program.Ax(x), program.ATz(z)
-    primal = magnitude((Ax + s - program.b) / (1.0 + _largest(Ax.abs(), s.abs(), program.b.abs())))
-    dual = magnitude((Px + program.q + ATz) / (1.0 + _largest(Px.abs(), program.q.abs(), ATz.abs())))
+    absolute, x_abs, z_abs = absolute or absolutes(program), x.abs(), z.abs()
+    Px_abs = absolute.Px(x_abs)
+    primal = magnitude((Ax + s - program.b) / (FLOOR + absolute.Ax(x_abs) + s.abs() + program.b.abs()))
+    dual = magnitude((Px + program.q + ATz) / (FLOOR + Px_abs + program.q.abs() + absolute.ATz(z_abs)))
     terms = (Px * x).sum(-1), (program.q * x).sum(-1), (program.b * z).sum(-1)
+    sizes = (Px_abs * x_abs).sum(-1) + ((program.q * x).abs()).sum(-1) + (program.b * z).abs().sum(-1)
     smoothing = mu.squeeze(-1) * program.structure.cone.degree if isinstance(mu, Tensor) else mu
-    gap = (terms[0] + terms[1] + terms[2] - smoothing).abs() / (1.0 + _largest(*(t.abs() for t in terms)))
+    gap = (terms[0] + terms[1] + terms[2] - smoothing).abs() / (FLOOR + sizes)
     return torch.stack(torch.broadcast_tensors(primal, dual, gap), -1)
 
 
@@ -73,7 +74,7 @@ def _excludes_points(program: ConeProgram, z: Tensor) -> tuple[Tensor, Tensor]:
     z = program.structure.cone.project(z, 0.0)
     slope = -(program.b * z).sum(-1, keepdim=True)
     z = z / slope
-    vanishing, terms = magnitude(program.ATz(z)), _absolute(program).ATz(z.abs()).amax(-1)
+    vanishing, terms = magnitude(program.ATz(z)), absolutes(program).ATz(z.abs()).amax(-1)
     bounded = vanishing * (1.0 + magnitude(program.b)) <= 1e-6
     return (slope.squeeze(-1) > 0.0) & (vanishing <= CERTIFICATE_TOLERANCE * terms) & bounded, z
 
@@ -83,7 +84,7 @@ def _excludes_multipliers(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tens
     x = x / slope
     Ax = program.Ax(x)
     outside = magnitude(program.structure.cone.project(Ax, 0.0))  # distance of -Ax from K, by Moreau
-    absolute = _absolute(program)
+    absolute = absolutes(program)
     terms_A, terms_P = absolute.Ax(x.abs()), magnitude(absolute.Px(x.abs()))
     terms_A = terms_A.amax(-1) if terms_A.shape[-1] else terms_P * 0.0
     curvature = magnitude(program.Px(x))
@@ -92,5 +93,6 @@ def _excludes_multipliers(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tens
     return (slope.squeeze(-1) > 0.0) & small & bounded, x
 
 
-def _absolute(program: ConeProgram) -> ConeProgram:
+def absolutes(program: ConeProgram) -> ConeProgram:
+    """The program with |P| and |A|."""
     return ConeProgram(program.structure, program.P.abs(), program.q, program.A.abs(), program.b)

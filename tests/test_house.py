@@ -27,6 +27,7 @@ ORDER = [
     {"kkt", "scaling", "ties", "truth"},
     {"basis", "solvers"},
     {"degeneracy", "polish"},
+    {"path"},
     {"border", "solution", "solve"},
     {"frontends", "implicit"},
     {"layers"},

@@ -6,9 +6,10 @@ import torch
 
 import dcl
 from dcl.cones import orthant
-from dcl.kkt import factorize, kinks, residual
+from dcl.kkt import factorize, residual
 from dcl.pattern import DensePattern, pattern_of
 from dcl.program import ConeProgram, Structure
+from dcl.ties import kinks
 
 BATCH, N, P, M = 4, 6, 2, 9
 EXACT = {"rtol": 1e-9, "atol": 1e-10}

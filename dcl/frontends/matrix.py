@@ -157,8 +157,20 @@ def assemble(
     return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), border, tuple(given.values())
 
 
+def multipliers(blocks: Blocks, names: Sequence[str], given: Sequence[Tensor], z: Tensor) -> tuple[Tensor, ...]:
+    """z (B, m) -> those of A, G, lb, ub; zero where a right-hand side is infinite, at mu > 0 too."""
+    sides = dict(zip(names, given, strict=True))
+
+    def bound(name: str, part: Tensor) -> Tensor:
+        free = torch.isinf(sides[name]) if name in sides and part.shape[-1] else None
+        return part if free is None or not bool(free.any()) else torch.where(free, 0.0, part)
+
+    y, *parts = blocks.split(z)
+    return (y, *(bound(name, part) for name, part in zip(("h", "lb", "ub"), parts, strict=True)))
+
+
 def _symmetric(P: Tensor) -> Tensor:
-    return 0.5 * (P + P.mT)
+    return 0.5 * P + 0.5 * P.mT
 
 
 def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,11 +84,13 @@ class Solve(Function):
             raise_failures(call.border, out.status, out.residuals, call.certificate, weights)
         at_kink = torch.full_like(out.v, torch.nan)
         if call.record:
-            at_kink = resolve_kinks(program, out.v, call.mu)
+            at_kink = resolve_kinks(program, out.x, out.v, call.mu)
             reusable = out.kkt is not None and bool((torch.isnan(at_kink) | (at_kink == 0.5)).all())
             kkt = out.kkt if out.kkt is not None and reusable else factorize(program, out.v, call.mu, at_kink)
             call.kkt = kkt
-            call.degeneracy = classify(program, out.v, at_kink, kkt, call.requested)
+            call.degeneracy = classify(
+                program, out.v, at_kink, kkt, out.residuals[:, :2].amax(-1), call.requested
+            )
             if call.on_degenerate != "ignore":
                 call.has_warned = report_degeneracy(call.border, call.on_degenerate, call.degeneracy, out.status)
         return out.x, out.v, at_kink, report

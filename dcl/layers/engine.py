@@ -117,7 +117,7 @@ class Engine:
             mu=units.barrier(barrier(settings.mu if mu is None else mu, border.batch_shape)),
             on_failure=settings.on_failure,
             on_degenerate="ignore" if how == "warn" and self._has_warned else how,
-            record=torch.is_grad_enabled() and any(t.requires_grad for t in data),
+            record=_is_recorded(data),
             requested=requested,
             threads=choice.threads,
             start=start,
@@ -213,6 +213,18 @@ def options(solver_args: object, verbose: bool = False) -> dict[str, object]:
     if solver_args is not None and not isinstance(solver_args, Mapping):
         raise OptionError(f"solver_args must be a dict, got {type(solver_args).__name__}", argument="solver_args")
     return ({"verbose": True} if verbose else {}) | dict(solver_args or {})
+
+
+def _is_recorded(data: Sequence[Tensor]) -> bool:
+    """Will a derivative be asked for, in reverse or in forward mode?"""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in data):
+        return True
+    # forward mode works under no_grad too, and marks its tensors otherwise
+    return any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in data) if _dual_level() else False
+
+
+def _dual_level() -> bool:
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 def _is_zero(P: Tensor) -> bool:

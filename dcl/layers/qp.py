@@ -106,7 +106,7 @@ class QPLayer(nn.Module):
         blocks, batch = matrix.plan(arguments)
         program, border, given = matrix.assemble(arguments, blocks, batch)
         point = self._engine.solve(program, given, border, solver_args=solver_args, mu=mu, warm_start=warm_start)
-        y, z, z_lb, z_ub = blocks.split(point.z)
+        y, z, z_lb, z_ub = matrix.multipliers(blocks, border.names, given, point.z)
         value = program.objective(point.x)
         result = QPResult(*(self._engine.finish(point, t, batch) for t in (point.x, y, z, z_lb, z_ub, value)))
         if not return_solution:
