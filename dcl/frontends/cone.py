@@ -100,7 +100,7 @@ def parse(cones: Mapping[str, Any]) -> ConeDict:
         raise OptionError(f"cones must be a dict, got {type(cones).__name__}", argument="cones")
     for key, value in cones.items():
         if key in _UNSUPPORTED:
-            if np.size(value) and np.any(np.asarray(value, dtype=np.float64) != 0.0):
+            if value is not None and np.any(np.asarray(value, dtype=np.float64) != 0.0):
                 raise UnsupportedError(
                     f"cones[{key!r}]: {_UNSUPPORTED[key]} are not supported; supported: {', '.join(_KEYS)}"
                 )
