@@ -27,7 +27,7 @@ from dcl.solvers.choose import after_claims
 from dcl.solvers.pool import run
 from dcl.status import Status
 from dcl.ties import kinks
-from dcl.truth import INACCURATE_TOLERANCE, OPTIMAL_TOLERANCE, dual_infeasible, primal_infeasible, worst
+from dcl.truth import INACCURATE_TOLERANCE, OPTIMAL_TOLERANCE, acceptable, dual_infeasible, primal_infeasible, worst
 
 # Where a KKT system is well conditioned, polishing reaches 1e-15; above this, an answer gets a second opinion.
 DOUBTFUL = 1e-11
@@ -115,13 +115,14 @@ def answer(
             polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)))
             if not (solver.gives_basic_duals or host.cones):
                 polished = _basic(part, polished, host.zeros)
+            measured = acceptable(part, polished.x, polished.v, polished.residuals, polished.kkt.conditioning)
             if everything and k == 0:
-                x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt
+                x, v, residuals, kkt = polished.x, polished.v, measured, polished.kkt
             else:
-                better = (worst(polished.residuals) < worst(residuals[index])).unsqueeze(-1)
+                better = (worst(measured) < worst(residuals[index])).unsqueeze(-1)
                 x[index] = torch.where(better, polished.x, x[index])
                 v[index] = torch.where(better, polished.v, v[index])
-                residuals[index] = torch.where(better, polished.residuals, residuals[index])
+                residuals[index] = torch.where(better, measured, residuals[index])
                 used[points[better.squeeze(-1).cpu().numpy()]] = k
                 kkt = None
         quality = worst(residuals).cpu().numpy()
