@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from dcl.ties import kinks, tie_width
 from scipy.optimize import brentq
 
 from dcl.cones import Nonnegative, Product, SecondOrder, Semidefinite, Zero
@@ -17,6 +16,7 @@ from dcl.kkt import factorize, residual
 from dcl.path import follow
 from dcl.pattern import DensePattern
 from dcl.program import ConeProgram, Structure
+from dcl.ties import kinks, tie_width
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own, in jvp
 

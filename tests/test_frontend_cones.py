@@ -198,8 +198,8 @@ def trace_program():
 
 def largest_eigenvalue():
     x, c = cp.Variable(3), P(3)
-    # without the wrapper CVXPY adds the rows A == A.T, which are 0 = 0 here: multipliers that are not unique
-    A = cp.symmetric_wrap(cp.diag(x) + FIXED[:3, :3] + FIXED[:3, :3].T)
+    # CVXPY adds the rows A == A.T, which are 0 = 0 here
+    A = cp.diag(x) + FIXED[:3, :3] + FIXED[:3, :3].T
     return cp.Minimize(cp.lambda_max(A) + cp.sum_squares(x - c)), [], [x]
 
 

@@ -9,11 +9,14 @@ list below would bake parameters in, approximate a cone or leave the real number
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
 from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, SvecPSD, Zero
 from cvxpy.constraints.constraint import Constraint
 from cvxpy.error import SolverError
@@ -36,6 +39,10 @@ _REFUSED = {
     "Valinvec2mixedint": "FiniteSet constraints need integer variables",
     "ApproxCone2Cone": "it has a cone that CVXPY can only approximate by others",
 }
+
+
+# Entries below this, relative to the largest, are rounding in an equality that CVXPY added.
+_ROUNDING = 1e-14
 
 
 class _Waist(ConicSolver):  # type: ignore[misc]  # cvxpy is untyped
@@ -147,11 +154,37 @@ def reduce(problem: cp.Problem, *, gp: bool, canon_backend: str) -> Reduced:
         raise UnsupportedError("boolean and integer variables are not supported")
     constraints = chain.compose_constr_id_map()
     atoms = {constraints.get(key, key): atom for key, atom in recorder.origin.items()} if recorder else {}
+    own = {constraints.get(constraint.id, constraint.id) for constraint in problem.constraints}
     return Reduced(
-        program=program,
+        program=_without_empty(program, own),
         variables=chain.compose_var_id_map(),
         parameters=chain.compose_param_id_map(),
         constraints=constraints,
         atoms=atoms,
         logs=chain.get(Dgp2Dcp).param_id_map if gp else {},
     )
+
+
+def _without_empty(program: ParamConeProg, own: set[int]) -> ParamConeProg:
+    """The program without the equalities 0 = 0 that CVXPY adds, as M == M.T for a symmetric M in lambda_max(M).
+
+    They would make multipliers not unique; what rounding leaves of them (a + b - b - a) would not even be 0 = 0.
+    The user's own constraints, with ids `own`, stay.
+    """
+    sizes = [sum(arg.size for arg in constraint.args) for constraint in program.constraints]
+    m, width = sum(sizes), program.x.size + 1
+    A = sp.csr_array(program.A)
+    noise = _ROUNDING * abs(A).max() if A.nnz else 0.0
+    filled = ((abs(A) > noise).sum(axis=1) > 0).reshape(width, m).any(0)
+    starts = np.cumsum([0, *sizes])
+    stays = [
+        type(constraint) is not Zero or constraint.id in own or bool(filled[start : start + size].any())
+        for constraint, start, size in zip(program.constraints, starts, sizes, strict=False)
+    ]
+    if all(stays):
+        return program
+    kept = copy.copy(program)
+    rows = np.flatnonzero(np.repeat(stays, sizes))
+    kept.A = A[(rows + m * np.arange(width)[:, None]).reshape(-1)]
+    kept.constraints = [constraint for constraint, stay in zip(program.constraints, stays, strict=True) if stay]
+    return kept
