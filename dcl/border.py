@@ -144,9 +144,9 @@ def _level() -> int:
 def _conflict(border: AbstractBorder, weights: Tensor) -> str:
     """The rows with the largest of the weights (m,), in words."""
     size, order = weights.abs().sort(descending=True)
-    rows = order[size > 1e-3 * size[0]].tolist()
-    more = ", ..." if len(rows) > _SHOWN else ""
-    return "; in conflict: " + ", ".join(border.describe_row(row) for row in rows[:_SHOWN]) + more
+    # a constraint of many entries is named once
+    names = list(dict.fromkeys(border.describe_row(row).split(", entry ")[0] for row in order[size > 1e-3 * size[0]].tolist()))
+    return "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _certificate(row: Tensor) -> Tensor | None:

@@ -292,7 +292,7 @@ def test_sparse_kkt_is_the_dense_one(name):
 def test_on_the_central_path(name):
     data, _ = moreau(CONES[name], 2)
     degree = parse(CONES[name]).cone.degree
-    for mu in (1e-3, 1e-1):
+    for mu in (1e-6, 1e-3, 1e-1, 1.0, 10.0):
         x, z, s = dcl.ConeLayer(CONES[name], mu=mu)(*data)
         torch.testing.assert_close(z @ s, torch.tensor(mu * degree, dtype=torch.float64), atol=1e-7, rtol=1e-7)
         P, q, A, b = data
