@@ -80,6 +80,8 @@ class _RecordingDcp2Cone(Dcp2Cone):  # type: ignore[misc]  # cvxpy is untyped
 
     def __init__(self, original: Dcp2Cone) -> None:
         Dcp2Cone.__init__(self, quad_obj=original.quad_obj, solver_context=original.solver_context)
+        # perspective, alone, looks a solver up by name, to write its function in cones; CLARABEL's are those of _Waist
+        self.solver_context.solver_name = "CLARABEL"
         self.origin: dict[int, Any] = {}
 
     def canonicalize_expr(self, expr: Any, args: list[Any], affine_above: bool) -> tuple[Any, list[Constraint]]:
