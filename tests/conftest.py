@@ -1,4 +1,4 @@
-"""Every test process uses one torch thread: the processes of `-n auto` share the cores, and waiting threads cost more than they give."""
+"""One torch thread for each test process: those of `-n auto` share the cores, and waiting threads cost more than they give."""
 
 import torch
 
