@@ -143,7 +143,8 @@ def answer(
                         )
                     status[i], certificate[i], used[i] = int(proof[0]), proof[1], k
         pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
-        rest = after_claims(rest, out.claim[pending])
+        if pending.size:
+            rest = after_claims(rest, out.claim[pending])
     if pending.size:
         status[pending[quality[pending] <= INACCURATE_TOLERANCE]] = int(Status.INACCURATE)
         status[pending[quality[pending] <= OPTIMAL_TOLERANCE]] = int(Status.OPTIMAL)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,10 +89,16 @@ def solver_order(structure: Structure, P_is_zero: bool, chosen: AbstractSolver |
     """The documented rule (see the module), with the chosen solver in front."""
     rule = _rule(structure, P_is_zero)
     if chosen is None:
-        return tuple(kind() for kind in rule)
+        return tuple(_fallback(kind, None, False) for kind in rule)
     limited = chosen.time_limit is not None
     rest = [kind for kind in rule if kind is not type(chosen) and (kind.limits_time or not limited)]
-    return (chosen, *(kind(time_limit=chosen.time_limit, verbose=chosen.verbose) for kind in rest))
+    return (chosen, *(_fallback(kind, chosen.time_limit, chosen.verbose) for kind in rest))
+
+
+@lru_cache(maxsize=256)
+def _fallback(kind: type[AbstractSolver], time_limit: float | None, verbose: bool) -> AbstractSolver:
+    """Solvers are immutable: one object serves every call."""
+    return kind(time_limit=time_limit, verbose=verbose)
 
 
 def after_claims(rest: Sequence[AbstractSolver], claims: NDArray[np.int8]) -> tuple[AbstractSolver, ...]:
