@@ -69,7 +69,7 @@ REGULAR |= {f"WHLIPBAL{k}" for k in (0, 2, 4, 7, 11, 14, 17, 22, 25, 28)}
 # Feasible, but no solver of dcl reaches 1e-8: reported, with no number.
 REPORTED = {"agg", "QFFFFF80"}
 # Infeasible, but no solver gives a certificate that proves it: reported as not solved.
-UNPROVED = {"lpi_bgprtr", "lpi_klein1", "lpi_mondou2", "lpi_qual", "lpi_refinery"}
+UNPROVED = {"lpi_mondou2"}
 
 
 def listed(*collections: str) -> list:
