@@ -80,7 +80,8 @@ def solved(solver, prog, rows=None):
 
 def kkt_error(prog, out, i):
     """Largest violation of the KKT conditions by instance i."""
-    (P, A), (q, b), x, z, p = prog.dense(i), prog.vectors(i), out.x[i], out.z[i], prog.zeros
+    P, A, q, b = (t[0] if len(t) == 1 else t[i] for t in (prog.P, prog.A, prog.q, prog.b))
+    x, z, p = out.x[i], out.z[i], prog.zeros
     s = b - A @ x
     parts = [P @ x + q + A.T @ z, s[:p], np.minimum(s[p:], 0), np.minimum(z[p:], 0), [x @ P @ x + q @ x + b @ z]]
     return max(np.abs(part).max(initial=0.0) for part in parts)

@@ -17,7 +17,6 @@ from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from dcl.cones.base import Block
@@ -67,31 +66,6 @@ class HostProgram:
     def nonnegatives(self) -> int:
         """Number of nonnegative rows."""
         return self.m - self.zeros - sum(block.rows * block.count for block in self.cones)
-
-    @staticmethod
-    def _pick(array: Array, i: int) -> Array:
-        picked: Array = array[0] if array.shape[0] == 1 else array[i]
-        return picked
-
-    def vectors(self, i: int) -> tuple[Array, Array]:
-        """Vectors q (n,) and b (m,) of instance i."""
-        return self._pick(self.q, i), self._pick(self.b, i)
-
-    def dense(self, i: int) -> tuple[Array, Array]:
-        """P (n, n) and A (m, n) of instance i as dense C-ordered arrays."""
-        P, A = self._pick(self.P, i), self._pick(self.A, i)
-        if self.P_index is not None:
-            P = sp.coo_array((P, self.P_index), shape=(self.n, self.n)).toarray()
-        if self.A_index is not None:
-            A = sp.coo_array((A, self.A_index), shape=(self.m, self.n)).toarray()
-        return P, A
-
-    def sparse(self, i: int) -> tuple[sp.csc_matrix, sp.csc_matrix]:
-        """P (n, n) and A (m, n) of instance i, sparse by columns."""
-        P, A = self._pick(self.P, i), self._pick(self.A, i)
-        full_P = P if self.P_index is None else sp.coo_matrix((P, self.P_index), shape=(self.n, self.n))
-        full_A = A if self.A_index is None else sp.coo_matrix((A, self.A_index), shape=(self.m, self.n))
-        return sp.csc_matrix(full_P), sp.csc_matrix(full_A)
 
 
 @dataclass(frozen=True, eq=False)
