@@ -9,6 +9,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ PSD_TOLERANCE = 1e-9
 _SHOWN = 5
 
 
+@dataclass(frozen=True, eq=False)
 class AbstractBorder(ABC):
     """What the messages about one call need: names of arguments and rows, and the caller's batch dimensions."""
 
@@ -103,6 +105,19 @@ def check_finite(border: AbstractBorder, t: Tensor, argument: str, *, infinite: 
     value = float(t[tuple(place)])
     entry = f"[{', '.join(map(str, place[1:]))}]" if len(place) > 1 else ""
     raise InputError(f"{argument}{entry} is {value}{where(index)}", argument=argument, index=index)
+
+
+def check_barrier(border: AbstractBorder, mu: Tensor) -> None:
+    """Raise InputError at the first entry of mu (B or 1, 1) that is not finite and positive."""
+    good = torch.isfinite(mu) & (mu > 0.0)
+    if not bool(good.all()):
+        i = int(torch.nonzero(~good)[0, 0])
+        index = border.index_in(mu, i)
+        raise InputError(
+            f"mu is {float(mu[i])}{where(index)}: as a tensor it must be finite and positive in every instance",
+            argument="mu",
+            index=index,
+        )
 
 
 def raise_failures(

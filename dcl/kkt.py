@@ -13,6 +13,10 @@ On rows with d >= 1/2 equivalent forms are used that put no rounding error of A'
 would amplify it:  dv = d^(-1/2) w  and  S (ux, y) = (gx, d^(-1/2) gv), uv = d^(1/2) y  (rows in the coordinates of Q).
 Rows with d = 0 (inactive inequalities at mu = 0) are left out of S: in a dense batch each instance keeps its live rows
 and is padded with dead ones, which are rows of -I, up to the largest count in the batch.
+
+With a `shift` l > 0 the system is that of a proximal-point step (`dcl.polish`), which is nonsingular at every point:
+
+    [[P + l I, A'D], [A, D - I - l D]] (dx, dv) = (a, b)         d - 1 becomes d - 1 - l d in S
 """
 
 from __future__ import annotations
@@ -41,9 +45,15 @@ class KKT:
     """K at a point, factored. Build it with `factorize`."""
 
     program: ConeProgram
+    v: Tensor
     D: AbstractDerivative
     factor: AbstractFactor
     keep: Tensor | None
+    shift: Tensor | None = None
+
+    def is_at(self, v: Tensor) -> bool:
+        """Was K factored at these instances (B, m)? Transforms of torch may ask at more of them, or at fewer."""
+        return self.v is v or (self.v.shape == v.shape and torch.equal(self.v, v))
 
     @property
     def conditioning(self) -> Conditioning:
@@ -62,7 +72,8 @@ class KKT:
         """K^-1 (a, b): dx (..., B, n), dv (..., B, m), and the relative residual reached (..., B)."""
         root, b = self.D.d.sqrt(), self.D.to_eigen(b)
         dx, w, accuracy = self._solve(a, root * b)
-        weak = root * w - b + self.D.to_eigen(self.program.Ax(dx))
+        dz = root * w if self.shift is None else (1.0 - self.shift) * root * w
+        weak = dz - b + self.D.to_eigen(self.program.Ax(dx))
         return dx, self.D.from_eigen(torch.where(self._strong, w / root, weak)), accuracy
 
     def adjoint(self, gx: Tensor, gv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,11 +89,14 @@ class KKT:
         return self.D.d >= 0.5
 
 
-def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor) -> KKT:
-    """Assemble and factor S at v (B, m), with D = at_kink (B, m) at the kinks; dense in one batch, sparse one by one."""
+def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor, shift: Tensor | None = None) -> KKT:
+    """Assemble and factor S at v (B, m), with D = at_kink (B, m) at the kinks; dense in one batch, sparse one by one.
+
+    shift (B, 1): the l of the header, for `tangent` only; None for none.
+    """
     D = program.structure.cone.dproject(v, mu, at_kink)
     if isinstance(program.structure.A, SparsePattern) or isinstance(program.structure.P, SparsePattern):
-        return KKT(program, D, _sparse(program, D), None)
+        return KKT(program, v.detach(), D, _sparse(program, D, shift), None, shift)
     live = D.d != 0.0
     count = int(live.sum(-1).max()) if live.numel() else 0
     keep = live.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :count]
@@ -91,10 +105,14 @@ def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor) -> 
         A = D.to_eigen(A.permute(2, 0, 1)).permute(1, 2, 0)
     d = D.d.gather(-1, keep)
     rows = A.gather(1, keep.unsqueeze(-1).expand(-1, -1, A.shape[-1]))
-    return KKT(program, D, DenseFactor(program.P, d.sqrt().unsqueeze(-1) * rows, 1.0 - d), keep)
+    B, T, P = d.sqrt().unsqueeze(-1) * rows, 1.0 - d, program.P
+    if shift is not None:
+        T = T + shift * d
+        P = P + torch.diag_embed(shift.expand(-1, program.structure.n))
+    return KKT(program, v.detach(), D, DenseFactor(P, B, T, regular=shift is not None), keep, shift)
 
 
-def _sparse(program: ConeProgram, D: AbstractDerivative) -> SparseFactor:
+def _sparse(program: ConeProgram, D: AbstractDerivative, shift: Tensor | None) -> SparseFactor:
     """S from the values on the patterns of P and A, on the host."""
     d = D.d.detach().cpu().numpy()
     structure = program.structure
@@ -109,16 +127,22 @@ def _sparse(program: ConeProgram, D: AbstractDerivative) -> SparseFactor:
     if not D.diagonal:
         A = [sp.csc_array(Qt @ Ai) for Qt, Ai in zip(_rotations(structure.cone, D), A, strict=True)]
     B = [sp.csc_array(sp.diags_array(np.sqrt(di)) @ Ai) for di, Ai in zip(d, A, strict=True)]
-    return SparseFactor(P, B, 1.0 - d, d != 0.0)
+    if shift is None:
+        return SparseFactor(P, B, 1.0 - d, d != 0.0, D.d.device)
+    shifts = shift.detach().cpu().numpy()
+    P = [sp.csc_array(Pi + sp.diags_array(np.full(structure.n, li.item()))) for Pi, li in zip(P, shifts, strict=True)]
+    return SparseFactor(P, B, 1.0 - d + shifts * d, d != 0.0, D.d.device, regular=True)
 
 
 def _rotations(cone: AbstractCone, D: AbstractDerivative) -> list[sp.csr_array]:
     """Q' of each instance: block diagonal, so that column j of all blocks comes out of one product with Q'."""
     batch, m = D.d.shape
-    sizes = np.concatenate([np.full(b.count, b.rows) if not b.is_orthant else np.ones(b.size, int) for b in cone.blocks])
+    sizes = np.concatenate(
+        [np.full(b.count, b.rows) if not b.is_orthant else np.ones(b.size, int) for b in cone.blocks]
+    )
     first = np.repeat(np.cumsum(sizes) - sizes, sizes)  # the first row of the block of each row
     local, size = np.arange(m) - first, np.repeat(sizes, sizes)
-    largest = int(sizes.max())
+    largest = int(sizes.max(initial=0))
     columns = torch.from_numpy((np.arange(largest)[:, None] == local).astype(np.float64)).to(D.d)
     values = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
     place, row = np.nonzero(np.arange(largest)[:, None] < size)

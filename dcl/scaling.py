@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dcl.cones.base import Barrier
 from dcl.program import ConeProgram, magnitude
+from dcl.transforms import is_readable
 
 # Objectives of one batch that share P are scaled alike unless their sizes differ by more than this.
 _SAME_SIZE = 2.0**10
@@ -65,7 +66,8 @@ def scaled(program: ConeProgram) -> tuple[ConeProgram, Units]:
         E = _power(structure.cone.equalize(structure.A.row_sizes(program.A)))
         size_P = program.P.abs().flatten(1).amax(-1) if program.P.shape[-1] else program.P.new_zeros(1)
         size = torch.maximum(size_P, magnitude(program.q))
-        if program.P.shape[0] == 1 and size.numel() and bool(size.max() <= _SAME_SIZE * size.min()):
+        shared = program.P.shape[0] == 1 and size.numel() > 0 and is_readable(size)
+        if shared and bool(size.max() <= _SAME_SIZE * size.min()):
             size = size.max().reshape(1)
         c = _power(size).unsqueeze(-1)
     P = program.P * c.reshape(-1, *[1] * (program.P.ndim - 1))

@@ -171,7 +171,6 @@ def _order(blocks: Sequence[Block]) -> NDArray[np.int64]:
 class ConeBorder(AbstractBorder):
     """Names of the arguments, in the order in which their tensors are given, and of the rows."""
 
-    batch_shape: tuple[int, ...]
     cones: ConeDict
     names: tuple[str, ...]
 

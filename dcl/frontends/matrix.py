@@ -22,6 +22,7 @@ from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
 from dcl.pattern import DensePattern
 from dcl.program import ConeProgram, Structure
+from dcl.transforms import is_readable
 
 # Core dimensions of each argument, in the order of the public signatures.
 CORE = {"P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lb": 1, "ub": 1}
@@ -63,7 +64,6 @@ def structure_of(blocks: Blocks) -> Structure:
 class MatrixBorder(AbstractBorder):
     """Names of the arguments, in the order in which their tensors are given, and of the rows."""
 
-    batch_shape: tuple[int, ...]
     blocks: Blocks
     names: tuple[str, ...]
 
@@ -163,7 +163,7 @@ def multipliers(blocks: Blocks, names: Sequence[str], given: Sequence[Tensor], z
 
     def bound(name: str, part: Tensor) -> Tensor:
         free = torch.isinf(sides[name]) if name in sides and part.shape[-1] else None
-        return part if free is None or not bool(free.any()) else torch.where(free, 0.0, part)
+        return part if free is None or (is_readable(free) and not bool(free.any())) else torch.where(free, 0.0, part)
 
     y, *parts = blocks.split(z)
     return (y, *(bound(name, part) for name, part in zip(("h", "lb", "ub"), parts, strict=True)))
@@ -176,7 +176,7 @@ def _symmetric(P: Tensor) -> Tensor:
 def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
     """Rows with an infinite right-hand side become 0'x <= 1; NaN and the wrong infinity are left for the check."""
     free = side == torch.inf
-    if not bool(free.any()):
+    if is_readable(free) and not bool(free.any()):
         return matrix, side
     zero = torch.zeros((), dtype=matrix.dtype, device=matrix.device)
     return torch.where(free.unsqueeze(-1), zero, matrix), torch.where(free, torch.ones_like(side), side)

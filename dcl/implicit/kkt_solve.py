@@ -17,7 +17,8 @@ from torch.autograd import Function
 
 from dcl.cones.base import Barrier
 from dcl.errors import DegenerateWarning
-from dcl.implicit.projection import dproduct
+from dcl.implicit.folding import Fold, size_of_batch
+from dcl.implicit.projection import bend, dproduct
 from dcl.implicit.signature import signature_known
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
@@ -39,7 +40,10 @@ def kkt_solve(
     *,
     adjoint: bool,
 ) -> tuple[Tensor, Tensor]:
-    """K^-1 (r1, r2), or K^-T (r1, r2) if adjoint: (..., B, n) and (..., B, m). `kkt`: K factored at v, if at hand."""
+    """K^-1 (r1, r2), or K^-T (r1, r2) if adjoint: (..., B, n) and (..., B, m).
+
+    kkt: K factored for the same P, A and mu, if at hand; used where v is the point at which it was factored.
+    """
     w1, w2, _ = KktSolve.apply(structure, mu, kkt, adjoint, P, A, v, at_kink, r1, r2)
     return w1, w2
 
@@ -61,7 +65,7 @@ class KktSolve(Function):
         r1: Tensor,
         r2: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if kkt is None:
+        if kkt is None or not kkt.is_at(v):
             kkt = factorize(_program(structure, P, A, v), v, mu, at_kink)
         w1, w2, accuracy = kkt.adjoint(r1, r2) if adjoint else kkt.tangent(r1, r2)
         bad = ~(accuracy <= _ACCURACY_LIMIT)
@@ -97,8 +101,8 @@ class KktSolve(Function):
             Dk = dproduct(structure, ctx.mu, v, at_kink, k2)
             grad_A = -(structure.A.outer(Dk, l1, A.shape[0]) + structure.A.outer(l2, k1, A.shape[0]))
         if ctx.needs_input_grad[6]:
-            bend = structure.cone.curvature(v, ctx.mu, structure.A.matvec(A, l1) + l2, k2)
-            grad_v = -(bend if bend.ndim == v.ndim else bend.flatten(0, -3).sum(0))
+            bent = bend(structure, ctx.mu, v, structure.A.matvec(A, l1) + l2, k2)
+            grad_v = -(bent if bent.ndim == v.ndim else bent.flatten(0, -3).sum(0))
         return None, None, None, None, grad_P, grad_A, grad_v, None, r1, r2
 
     @staticmethod
@@ -128,13 +132,37 @@ class KktSolve(Function):
             r1 = r1 - structure.A.rmatvec(tA, dproduct(structure, ctx.mu, v, at_kink, w2))
             r2 = r2 - structure.A.matvec(tA, w1)
         if tv is not None and ctx.adjoint:
-            # the third derivative of the potential of `project` is symmetric: D'(v)[tv] w = curvature(w, tv)
-            r2 = r2 - structure.cone.curvature(v, ctx.mu, structure.A.matvec(A, w1) + w2, tv)
+            # the third derivative of the potential of `project` is symmetric: D'(v)[tv] w = bend(w, tv)
+            r2 = r2 - bend(structure, ctx.mu, v, structure.A.matvec(A, w1) + w2, tv)
         elif tv is not None:
-            bend = structure.cone.curvature(v, ctx.mu, w2, tv)
-            r1, r2 = r1 - structure.A.rmatvec(A, bend), r2 - bend
+            bent = bend(structure, ctx.mu, v, w2, tv)
+            r1, r2 = r1 - structure.A.rmatvec(A, bent), r2 - bent
         out1, out2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, at_kink, r1, r2, adjoint=ctx.adjoint)
         return out1, out2, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        structure: Structure,
+        mu: Barrier,
+        kkt: KKT | None,
+        adjoint: bool,
+        *tensors: Tensor,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        P, A, v, at_kink, r1, r2 = tensors
+        of_rhs = in_dims[8:]
+        if in_dims[1] is None and in_dims[4:8] == (None, None, None, None):
+            r1, r2 = (
+                t.movedim(dim, 0) if dim is not None else t.expand(info.batch_size, *t.shape)
+                for t, dim in zip((r1, r2), of_rhs, strict=True)
+            )
+            return KktSolve.apply(structure, mu, kkt, adjoint, P, A, v, at_kink, r1, r2), (0, 0, 0)
+        fold = Fold(info.batch_size, size_of_batch((v, at_kink), in_dims[6:8]))
+        data = (fold.data(t, dim) for t, dim in zip((P, A, v, at_kink), in_dims[4:8], strict=True))
+        rhs = (fold.vectors(t, dim) for t, dim in zip((r1, r2), of_rhs, strict=True))
+        w1, w2, accuracy = KktSolve.apply(structure, fold.barrier(mu, in_dims[1]), kkt, adjoint, *data, *rhs)
+        return (fold.unfold(w1, -2), fold.unfold(w2, -2), fold.unfold(accuracy, -1)), (w1.ndim - 2,) * 3
 
 
 def _program(structure: Structure, P: Tensor, A: Tensor, v: Tensor) -> ConeProgram:

@@ -9,17 +9,18 @@ Gradients are exact where `dcl.degeneracy` says so; failed instances have zero g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dcl.border import AbstractBorder, raise_failures, report_degeneracy
+from dcl.border import AbstractBorder, check_barrier, raise_failures, report_degeneracy
 from dcl.cones.base import Barrier
 from dcl.degeneracy import Degeneracy, Requested, classify, resolve_kinks
+from dcl.implicit.folding import Fold, size_of_batch
 from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.projection import project
 from dcl.implicit.signature import signature_known
@@ -29,41 +30,62 @@ from dcl.scaling import Units
 from dcl.solve import answer
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.status import Status
+from dcl.transforms import is_recorded
 
 # Columns of the report that `solve` returns beside x and v.
 STATUS, SOLVER, ITERATIONS, SECONDS, PRIMAL, DUAL, GAP = range(7)
 
 
 @dataclass(eq=False)
+class Outcome:
+    """What `solve` leaves, beside tensors, for the layer that made the call."""
+
+    kkt: KKT | None = None
+    certificate: Tensor | None = None
+    degeneracy: Degeneracy | None = None
+    solvers: tuple[AbstractSolver, ...] = ()
+    has_warned: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a layer: what `solve` needs besides tensors, and what it leaves for the layer that made the call."""
+    """One call of a layer: what `solve` needs besides tensors.
+
+    choose(structure, P_is_zero): the solvers, in order.  start: made for this call, in the caller's units.
+    """
 
     structure: Structure
-    units: Units
     border: AbstractBorder
-    solvers: tuple[AbstractSolver, ...]
-    mu: Barrier
+    choose: Callable[[Structure, bool], tuple[AbstractSolver, ...]]
     on_failure: str
     on_degenerate: str
     record: bool
     requested: Requested | None = None
     threads: int | None = None
     start: Iterates | None = None
-    kkt: KKT | None = field(default=None, init=False)
-    certificate: Tensor | None = field(default=None, init=False)
-    degeneracy: Degeneracy | None = field(default=None, init=False)
-    has_warned: bool = field(default=False, init=False)
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def mapped(self, V: int, tensors: Sequence[Tensor]) -> Call:
+        """The same call for V times as many instances, a new batch dimension in front; tensors: its data, to be solved for."""
+        return replace(
+            self,
+            border=replace(self.border, batch_shape=(V, *self.border.batch_shape)),
+            record=is_recorded(tensors),
+            start=None if self.start is None else self.start.repeated(V),
+        )
 
 
-def solve(call: Call, program: ConeProgram, given: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def solve(
+    call: Call, units: Units, mu: Barrier, program: ConeProgram, given: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Solve the instances of `program`: x (B, n), v (B, m), the value of D at the ties of v (B, m), the report (B, 7).
 
-    x and v are differentiable in the data of the program.
+    x and v are differentiable in the data of the program; units and mu are constants.
 
-    given: the caller's own tensors, (B or 1, ...) each; only `call.border` looks at them, to name a bad input.
-    Raises InputError (bad values), SolveError, DegenerateError as the settings in `call` say.
+    units: those of `program`.  given: the caller's own tensors, (B or 1, ...) each; only `call.border` looks at them, to
+    name a bad input.  Raises InputError (bad values), SolveError, DegenerateError as the settings in `call` say.
     """
-    return Solve.apply(call, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
+    return Solve.apply(call, units.c, units.E, mu, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
 
 
 @signature_known
@@ -72,34 +94,47 @@ class Solve(Function):
 
     @staticmethod
     def forward(
-        call: Call, P: Tensor, q: Tensor, A: Tensor, b: Tensor, *given: Tensor
+        call: Call,
+        c: Tensor,
+        E: Tensor,
+        mu: Barrier,
+        P: Tensor,
+        q: Tensor,
+        A: Tensor,
+        b: Tensor,
+        *given: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         program = ConeProgram(call.structure, P, q, A, b).detach()
         call.border.check(program, given)
-        out = answer(program, call.mu, call.solvers, call.start, call.threads)
+        if isinstance(mu, Tensor):
+            check_barrier(call.border, mu / c)
+        outcome = call.outcome
+        outcome.solvers = call.choose(call.structure, not bool(program.P.any()))
+        units = Units(c, E)
+        if call.start is not None:
+            call.start.z[:] = units.scaled_dual(torch.from_numpy(call.start.z).to(c.device)).cpu().numpy()
+        out = answer(program, mu, outcome.solvers, call.start, call.threads)
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
-        call.certificate = call.units.certificate(out.certificate)
+        outcome.certificate = units.certificate(out.certificate)
         if call.on_failure == "raise":
             weights = None if out.certificate is None else out.certificate[:, call.structure.n :]
-            raise_failures(call.border, out.status, out.residuals, call.certificate, weights)
+            raise_failures(call.border, out.status, out.residuals, outcome.certificate, weights)
         at_kink = torch.full_like(out.v, torch.nan)
         if call.record:
-            at_kink = resolve_kinks(program, out.x, out.v, call.mu)
+            at_kink = resolve_kinks(program, out.x, out.v, mu)
             reusable = out.kkt is not None and bool((torch.isnan(at_kink) | (at_kink == 0.5)).all())
-            kkt = out.kkt if out.kkt is not None and reusable else factorize(program, out.v, call.mu, at_kink)
-            call.kkt = kkt
-            call.degeneracy = classify(
-                program, out.v, at_kink, kkt, out.residuals[:, :2].amax(-1), call.requested
-            )
+            kkt = out.kkt if out.kkt is not None and reusable else factorize(program, out.v, mu, at_kink)
+            outcome.kkt = kkt
+            outcome.degeneracy = classify(program, out.v, at_kink, kkt, out.residuals[:, :2].amax(-1), call.requested)
             if call.on_degenerate != "ignore":
-                call.has_warned = report_degeneracy(call.border, call.on_degenerate, call.degeneracy, out.status)
+                outcome.has_warned = report_degeneracy(call.border, call.on_degenerate, outcome.degeneracy, out.status)
         return out.x, out.v, at_kink, report
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        call, P, q, A, b = inputs[:5]
+        call, _, _, mu, P, q, A, b = inputs[:8]
         x, v, at_kink, report = output
-        ctx.call = call
+        ctx.call, ctx.mu = call, mu
         ctx.mark_non_differentiable(at_kink, report)
         ctx.save_for_backward(P, A, x, v, at_kink, report)
         ctx.save_for_forward(P, A, x, v, at_kink, report)
@@ -110,22 +145,31 @@ class Solve(Function):
         P, A, x, v, at_kink, report = ctx.saved_tensors
         call: Call = ctx.call
         structure = call.structure
-        _, need_P, need_q, need_A, need_b = ctx.needs_input_grad[:5]
+        need_P, need_q, need_A, need_b = ctx.needs_input_grad[4:8]
         ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
         gx, gv = torch.where(ok, gx, torch.zeros_like(gx)), torch.where(ok, gv, torch.zeros_like(gv))
-        ux, uv = kkt_solve(structure, call.mu, call.kkt, P, A, v, at_kink, gx, gv, adjoint=True)
+        ux, uv = kkt_solve(structure, ctx.mu, call.outcome.kkt, P, A, v, at_kink, gx, gv, adjoint=True)
         grad_P = -structure.P.outer(ux, x, P.shape[0]) if need_P else None
         grad_A = None
         if need_A:
-            z = project(structure, call.mu, v, at_kink)
+            z = project(structure, ctx.mu, v, at_kink)
             grad_A = -(structure.A.outer(z, ux, A.shape[0]) + structure.A.outer(uv, x, A.shape[0]))
         grad_q = -_fold(ux, ctx.q_batch) if need_q else None
         grad_b = _fold(uv, ctx.b_batch) if need_b else None
-        return None, grad_P, grad_q, grad_A, grad_b, *[None] * (len(ctx.needs_input_grad) - 5)
+        return None, None, None, None, grad_P, grad_q, grad_A, grad_b, *[None] * (len(ctx.needs_input_grad) - 8)
 
     @staticmethod
     def jvp(
-        ctx: Any, _c: None, tP: Tensor | None, tq: Tensor | None, tA: Tensor | None, tb: Tensor | None, *_given: None
+        ctx: Any,
+        _call: None,
+        _c: None,
+        _E: None,
+        _mu: None,
+        tP: Tensor | None,
+        tq: Tensor | None,
+        tA: Tensor | None,
+        tb: Tensor | None,
+        *_given: None,
     ) -> tuple[Tensor, Tensor, None, None]:
         P, A, x, v, at_kink, report = ctx.saved_tensors
         call: Call = ctx.call
@@ -136,14 +180,26 @@ class Solve(Function):
         if tq is not None:
             r1 = r1 - tq
         if tA is not None:
-            r1 = r1 - structure.A.rmatvec(tA, project(structure, call.mu, v, at_kink))
+            r1 = r1 - structure.A.rmatvec(tA, project(structure, ctx.mu, v, at_kink))
             r2 = r2 - structure.A.matvec(tA, x)
         if tb is not None:
             r2 = r2 + tb
         ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
         r1, r2 = torch.where(ok, r1, torch.zeros_like(r1)), torch.where(ok, r2, torch.zeros_like(r2))
-        t_x, t_v = kkt_solve(structure, call.mu, call.kkt, P, A, v, at_kink, r1, r2, adjoint=False)
+        t_x, t_v = kkt_solve(structure, ctx.mu, call.outcome.kkt, P, A, v, at_kink, r1, r2, adjoint=False)
         return t_x, t_v, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], call: Call, c: Tensor, E: Tensor, mu: Barrier, *tensors: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        fold = Fold(info.batch_size, size_of_batch(tensors[:4], in_dims[4:8]))
+        c, E, mu = fold.data(c, in_dims[1]), fold.data(E, in_dims[2]), fold.barrier(mu, in_dims[3])
+        folded = [fold.data(t, dim) for t, dim in zip(tensors, in_dims[4:], strict=True)]
+        # q says how many instances there are
+        folded[1] = folded[1].expand(fold.V * fold.B, -1)
+        out = Solve.apply(call.mapped(fold.V, folded[:4]), c, E, mu, *folded)
+        return tuple(fold.unfold(t, 0) for t in out), (0, 0, 0, 0)
 
 
 def _fold(g: Tensor, batch: int) -> Tensor:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class _Border(AbstractBorder):
-    batch_shape: tuple[int, ...]
     form: CanonicalForm
 
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:

@@ -10,7 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder, where
+from dcl.border import AbstractBorder
 from dcl.cones.base import AbstractCone, Barrier
 from dcl.degeneracy import Requested
 from dcl.errors import DtypeError, InputError, OptionError
@@ -22,6 +22,7 @@ from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.choose import Choice, check_cones, configure
 from dcl.status import Status
+from dcl.transforms import check_order, is_recorded
 
 ON_FAILURE = ("raise", "nan", "last")
 ON_DEGENERATE = ("ignore", "warn", "raise")
@@ -51,7 +52,7 @@ class Settings:
 class Point:
     """A differentiable answer: x (B, n), z (B, m), s (B, m), ok (B,), and what `Solution` needs.
 
-    program and v (B, m) are in the units of `dcl.scaling`, the rest in the caller's.
+    program, v (B, m) and mu are in the units of `dcl.scaling`, the rest in the caller's.
     """
 
     x: Tensor
@@ -62,6 +63,7 @@ class Point:
     call: Call
     program: ConeProgram
     v: Tensor
+    mu: Barrier
 
 
 class Engine:
@@ -105,19 +107,17 @@ class Engine:
         choice = self._choose(solver_args)
         start = _start(warm_start, program)
         program, units = scaled(program)
-        if start is not None:
-            start.z[:] = units.scaled_dual(torch.from_numpy(start.z).to(program.q.device)).cpu().numpy()
         data = (program.P, program.q, program.A, program.b)
+        check_order(data)
         how = settings.on_degenerate
+        mu = units.barrier(barrier(settings.mu if mu is None else mu, border.batch_shape))
         call = Call(
             structure=program.structure,
-            units=units,
             border=border,
-            solvers=choice.order(program.structure, P_is_zero=_is_zero(program.P)),
-            mu=units.barrier(barrier(settings.mu if mu is None else mu, border.batch_shape)),
+            choose=choice.order,
             on_failure=settings.on_failure,
             on_degenerate="ignore" if how == "warn" and self._has_warned else how,
-            record=_is_recorded(data),
+            record=is_recorded(data),
             requested=requested,
             threads=choice.threads,
             start=start,
@@ -129,11 +129,11 @@ class Engine:
             at_kink = v.detach()
             report = torch.zeros(0, GAP + 1, dtype=torch.float64, device=program.q.device)
         else:
-            x, v, at_kink, report = solve(call, program, given)
-        self._has_warned = self._has_warned or call.has_warned
-        z = project(program.structure, call.mu, v, at_kink)
+            x, v, at_kink, report = solve(call, units, mu, program, given)
+        self._has_warned = self._has_warned or call.outcome.has_warned
+        z = project(program.structure, mu, v, at_kink)
         ok = report[:, STATUS] == Status.OPTIMAL
-        return Point(x, units.dual(z), units.slack(z - v), ok, report, call, program, v)
+        return Point(x, units.dual(z), units.slack(z - v), ok, report, call, program, v, mu)
 
     def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
         """(B, ...) -> (*batch, ...) in the caller's dtype; failed instances are constants, NaN where on_failure="nan"."""
@@ -145,7 +145,7 @@ class Engine:
 
     def solution(self, point: Point, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
         """Everything known of `point`, detached."""
-        report, call = point.report, point.call
+        report, outcome = point.report, point.call.outcome
 
         def shaped(t: Tensor) -> Tensor:
             return t.detach().reshape((*batch.shape, *t.shape[1:]))
@@ -163,13 +163,13 @@ class Engine:
             iterations=shaped(report[:, ITERATIONS]).to(torch.int64),
             seconds=shaped(report[:, SECONDS]),
             solver=shaped(report[:, SOLVER]).to(torch.int64),
-            solvers=tuple(s.name for s in call.solvers),
-            certificate=None if call.certificate is None else shaped(call.certificate),
+            solvers=tuple(s.name for s in outcome.solvers),
+            certificate=None if outcome.certificate is None else shaped(outcome.certificate),
             program=point.program.detach(),
             v=point.v.detach(),
-            mu=call.mu,
-            requested=call.requested,
-            known_degeneracy=call.degeneracy,
+            mu=point.mu,
+            requested=point.call.requested,
+            known_degeneracy=outcome.degeneracy,
         )
 
 
@@ -191,17 +191,9 @@ def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
 
 def _check_barrier(mu: object) -> None:
     """Raise InputError, DtypeError for what is no barrier parameter of any batch."""
-    if isinstance(mu, Tensor):
+    if isinstance(mu, Tensor):  # its values are looked at with those of the other tensors, `dcl.border.check_barrier`
         if mu.is_complex() or mu.dtype == torch.bool:
             raise DtypeError(f"mu must be real, got {mu.dtype}", argument="mu")
-        good = torch.isfinite(mu) & (mu > 0.0)
-        if not bool(good.all()):
-            index = tuple(torch.nonzero(~good)[0].tolist())
-            raise InputError(
-                f"mu is {float(mu[index])}{where(index)}: as a tensor it must be finite and positive in every instance",
-                argument="mu",
-                index=index,
-            )
     elif isinstance(mu, bool) or not isinstance(mu, Real):
         raise DtypeError(f"mu must be a number or a tensor, got {type(mu).__name__}", argument="mu")
     elif not 0.0 <= float(mu) < math.inf:
@@ -213,23 +205,6 @@ def options(solver_args: object, verbose: bool = False) -> dict[str, object]:
     if solver_args is not None and not isinstance(solver_args, Mapping):
         raise OptionError(f"solver_args must be a dict, got {type(solver_args).__name__}", argument="solver_args")
     return ({"verbose": True} if verbose else {}) | dict(solver_args or {})
-
-
-def _is_recorded(data: Sequence[Tensor]) -> bool:
-    """Will a derivative be asked for, in reverse or in forward mode?"""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in data):
-        return True
-    # forward mode works under no_grad too, and marks its tensors otherwise
-    return any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in data) if _dual_level() else False
-
-
-def _dual_level() -> bool:
-    return torch.autograd.forward_ad._current_level >= 0
-
-
-def _is_zero(P: Tensor) -> bool:
-    """Whether P is zero in every instance: a linear program."""
-    return not bool(P.detach().any())
 
 
 def _start(warm_start: Solution | bool | None, program: ConeProgram) -> Iterates | None:

@@ -93,6 +93,16 @@ class Iterates:
             seconds=np.zeros(batch),
         )
 
+    def repeated(self, times: int) -> Iterates:
+        """The points of the batch, `times` over."""
+        return Iterates(
+            x=np.tile(self.x, (times, 1)),
+            z=np.tile(self.z, (times, 1)),
+            claim=np.tile(self.claim, times),
+            iterations=np.tile(self.iterations, times),
+            seconds=np.tile(self.seconds, times),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractSolver(ABC):

@@ -1,0 +1,56 @@
+"""What torch is doing around a call: is a derivative recorded, may a value be looked at, is a graph being compiled?
+
+torch.func wraps tensors once for each transform that is active; torch has no public way to ask what is inside, so the private
+one is used here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch._C import _functorch
+from torch.autograd import forward_ad
+
+from dcl.errors import UnsupportedError
+
+
+def _layers(t: Tensor) -> Iterator[Tensor]:
+    """t and the tensors that the transforms of torch.func have wrapped, outermost first."""
+    yield t
+    while _functorch.is_functorch_wrapped_tensor(t):
+        t = _functorch.get_unwrapped(t)
+        yield t
+
+
+def is_readable(t: Tensor) -> bool:
+    """May Python look at the values of t? Not inside of torch.func.vmap, where there is one for each instance."""
+    return not any(_functorch.is_batchedtensor(inner) for inner in _layers(t))
+
+
+def is_recorded(tensors: Iterable[Tensor]) -> bool:
+    """Will a derivative be asked for, in reverse or in forward mode, by autograd or by a transform of torch.func?"""
+    reverse, forward = torch.is_grad_enabled(), forward_ad._current_level >= 0
+    for t in tensors:
+        for inner in _layers(t):
+            if reverse and inner.requires_grad:
+                return True
+            # forward mode works under no_grad too, and marks its tensors otherwise
+            if forward and not _functorch.is_batchedtensor(inner) and forward_ad.unpack_dual(inner).tangent is not None:
+                return True
+    return False
+
+
+def check_order(tensors: Iterable[Tensor]) -> None:
+    """Raise UnsupportedError for forward mode over forward mode: torch 2.13 then drops terms of a custom rule, silently."""
+    forward = {i.level() for i in _functorch.get_interpreter_stack() or () if i.key() == _functorch.TransformType.Jvp}
+    if len(forward) < 2:
+        return
+    for t in tensors:
+        if len(forward & {_functorch.maybe_get_level(inner) for inner in _layers(t)}) > 1:
+            raise UnsupportedError(
+                "forward mode over forward mode (jacfwd of jacfwd, jvp of jvp) would give a wrong second derivative: torch does "
+                "not differentiate the forward rule of a custom function in forward mode; use torch.func.hessian or "
+                "jacfwd(jacrev(f)), or jvp(grad(f))"
+            )
