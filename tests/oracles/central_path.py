@@ -158,7 +158,7 @@ def point(
                 break
             x = newton(x, coarse, mpf("0.1"))
         x, mu = newton(x, mpf(mu), mpf(10) ** (-DIGITS // 2)), mpf(mu)
-        F, K, H = system(x, mu)
+        _, K, H = system(x, mu)
         u = _solve(K, np.concatenate([weights, np.zeros(zeros) * mpf(0)]))
         grad_b = np.concatenate([u[n:], H @ (Ai @ u[:n])])
         found = {"x": x, "q": -u[:n], "b": grad_b}
