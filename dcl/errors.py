@@ -47,16 +47,17 @@ class SolveError(DclError, RuntimeError):
     """Some instances of a batch have no checked answer.
 
     indices: batch index of each failed instance.  statuses: its `Status`.  certificates: for an infeasible one the
-    checked certificate (z for PRIMAL_INFEASIBLE, x for DUAL_INFEASIBLE), else None.
+    checked certificate (z for PRIMAL_INFEASIBLE, x for DUAL_INFEASIBLE), else None.  All empty in an error that a DataLoader
+    brings from a worker: torch makes it anew from its text.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        indices: Sequence[tuple[int, ...]],
-        statuses: Sequence[Status],
-        certificates: Sequence[Tensor | None],
+        indices: Sequence[tuple[int, ...]] = (),
+        statuses: Sequence[Status] = (),
+        certificates: Sequence[Tensor | None] = (),
     ) -> None:
         super().__init__(message)
         self.indices = list(indices)
@@ -67,7 +68,7 @@ class SolveError(DclError, RuntimeError):
 class DegenerateError(DclError, RuntimeError):
     """`on_degenerate="raise"`: the derivative at the solution is not unique or cannot be trusted."""
 
-    def __init__(self, message: str, *, indices: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, message: str, *, indices: Sequence[tuple[int, ...]] = ()) -> None:
         super().__init__(message)
         self.indices = list(indices)
 
