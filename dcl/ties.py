@@ -62,5 +62,6 @@ def _row_width(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
     size = magnitude(x).clamp(max=1.0).unsqueeze(-1)
     width = TIE_TOLERANCE * torch.where(v > 0.0, dual.clamp(_FLOOR, 1.0), torch.maximum(primal, size).clamp(max=1.0))
     rounding = _ROUNDING * torch.where(v > 0.0, 0.1 * magnitude(z).unsqueeze(-1), primal)
-    orthant = torch.cat([torch.full((b.rows * b.count,), b.is_orthant) for b in structure.cone.blocks]).to(v.device)
+    blocks = structure.cone.blocks
+    orthant = torch.cat([v.new_full((b.rows * b.count,), b.is_orthant, dtype=torch.bool) for b in blocks])
     return torch.where(orthant, torch.maximum(width, rounding), torch.inf)

@@ -57,9 +57,9 @@ def domain_of(parameter: cp.Parameter, *, strict: bool) -> Domain:
     values = parameter.attributes
     lower, upper = _bounds(parameter)
     if values["nonneg"] or values["pos"]:
-        lower = torch.zeros(()) if lower is None else lower.clamp(min=0.0)
+        lower = torch.zeros((), device="cpu") if lower is None else lower.clamp(min=0.0)
     if values["nonpos"] or values["neg"]:
-        upper = torch.zeros(()) if upper is None else upper.clamp(max=0.0)
+        upper = torch.zeros((), device="cpu") if upper is None else upper.clamp(max=0.0)
     return Domain(
         name=parameter.name(),
         shape=tuple(parameter.shape),

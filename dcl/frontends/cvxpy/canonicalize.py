@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
+import torch
 from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, SvecPSD, Zero
 from cvxpy.constraints.constraint import Constraint
 
@@ -42,6 +43,8 @@ _BLOCKS: dict[type, Callable[[Constraint], Block]] = {
 }
 
 
+# the form is made once and differentiated ever after, also where a model is made under inference_mode
+@torch.inference_mode(False)
 def canonicalize(
     problem: cp.Problem,
     parameters: Sequence[cp.Parameter],
