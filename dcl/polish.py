@@ -4,6 +4,14 @@
 
 D is 1/2 at the kinks (`dcl.ties`) and a singular K gives the minimum-norm step.  A residual of 1e-16 still leaves an error
 of 1e-16 times the condition in x: where K is ill-conditioned the last steps take F in extended precision.
+
+Interior points of other cones than orthants end with eigenvalues of s and z that both are sqrt(1e-10) where strict
+complementarity or uniqueness fails, and K is nearly singular without being so: there Newton's steps are too long.  F is the
+residual of a monotone operator, so its proximal-point steps (Rockafellar 1976) are defined everywhere,
+
+    F(x + dx, v + dv) + l (dx, -dz) = 0        linearized: `dcl.kkt` with a shift l, proportional to |F|
+
+each of them kept if |F| falls.  With l = O(|F|) they are as fast as Newton's, also at solutions that are not unique.
 """
 
 from __future__ import annotations
@@ -22,10 +30,17 @@ from dcl.truth import OPTIMAL_TOLERANCE, absolutes, check, worst
 
 # Below this relative residual a point is as good as the solver can be asked to make it.
 TARGET = 1e-13
-# Above this a point is left to the next solver.
-_HOPELESS = 1e-1
+# Above this a point is left to the next solver; with other cones than orthants, what proximal steps have left above this.
+_HOPELESS, _HOPELESS_PROXIMAL = 1e-1, 1e-6
 # Steps in extended precision are taken where condition * (largest / smallest of |x| and the multipliers) exceeds this.
 _DELICATE = 1e6
+# The shift l is |F| times a factor that starts here, divided or multiplied by these after a step that was kept or not.
+_FACTOR, _KEPT, _REFUSED = 1.0, 0.1, 30.0
+_SMALLEST_SHIFT, _LARGEST_SHIFT = 1e-13, 1e-1
+# So many refused or slow steps end the search; slow: |F| falls by less than half.
+_STEPS, _PATIENCE, _SLOW = 30, 3, 0.5
+# |F| below this, relative to the point, is rounding.
+_ROUNDING = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +57,14 @@ def polish(program: ConeProgram, x: Tensor, v: Tensor, steps: int = 10) -> Polis
     """Improve all B points at once; points that are good enough or hopeless are left alone."""
     absolute = absolutes(program)
     residuals = check(program, x, v, 0.0, absolute)
+    hopeless = _HOPELESS
+    if not program.structure.cone.is_orthant:
+        x, v, residuals = _approach(program, x, v, residuals, absolute)
+        hopeless = _HOPELESS_PROXIMAL
     kkt = factorize(program, v, 0.0, kinks(program, v, 0.0, x))
     for _ in range(steps):
         now = worst(residuals)
-        todo = (now > TARGET) & (now < _HOPELESS)
+        todo = (now > TARGET) & (now < hopeless)
         if not bool(todo.any()):
             break
         f1, f2 = residual(program, x, v, 0.0)
@@ -59,19 +78,67 @@ def polish(program: ConeProgram, x: Tensor, v: Tensor, steps: int = 10) -> Polis
         kkt = _refactored(program, x, v, kkt)
         if not bool((worst(residuals) < 0.5 * now).any()):
             break
-    delicate = (kkt.conditioning.condition * _imbalance(program, x, v) > _DELICATE) & (worst(residuals) < OPTIMAL_TOLERANCE)
     # in extended precision P and A are dense: not for programs that are stored sparse because they are large
-    if isinstance(kkt.factor, DenseFactor) and program.structure.cone.is_orthant and bool(delicate.any()):
-        x, v = _sharpen(program, x, v, kkt, delicate)
-        residuals = check(program, x, v, 0.0, absolute)
+    if isinstance(kkt.factor, DenseFactor) and program.structure.cone.is_orthant:
+        imbalance = kkt.conditioning.condition * _imbalance(program, x, v)
+        delicate = (imbalance > _DELICATE) & (worst(residuals) < OPTIMAL_TOLERANCE)
+        if bool(delicate.any()):
+            x, v = _sharpen(program, x, v, kkt, delicate)
+            residuals = check(program, x, v, 0.0, absolute)
     return Polished(x, v, residuals, kkt)
+
+
+def _approach(
+    program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, absolute: ConeProgram
+) -> tuple[Tensor, Tensor, Tensor]:
+    """X, v, residuals after proximal steps on the instances above TARGET; never worse than the start."""
+    now = worst(residuals)
+    index = torch.nonzero((now > TARGET) & torch.isfinite(now)).squeeze(-1)
+    if not index.numel():
+        return x, v, residuals
+    part = program if index.numel() == x.shape[0] else program.rows(index)
+    nowhere = torch.full_like(v[index], torch.nan)
+    x_k, v_k = x[index], v[index]
+    f1, f2 = residual(part, x_k, v_k, 0.0)
+    size = _norm(f1, f2)
+    factor, patience = torch.full_like(size, _FACTOR), torch.full_like(size, _PATIENCE)
+    for _ in range(_STEPS):
+        rounding = _ROUNDING * (1.0 + _norm(x_k, v_k))
+        todo = (patience > 0.0) & (size > rounding)
+        if not bool(todo.any()):
+            break
+        shift = (factor * size).clamp(_SMALLEST_SHIFT, _LARGEST_SHIFT).unsqueeze(-1)
+        dx, dv, _ = factorize(part, v_k, 0.0, nowhere, shift).tangent(-f1, -f2)
+        g1, g2 = residual(part, x_k + dx, v_k + dv, 0.0)
+        after = _norm(g1, g2)
+        kept = todo & (after < size)
+        patience = torch.where(kept & (after < _SLOW * size), _PATIENCE, patience - 1.0)
+        factor = torch.where(kept, _KEPT, _REFUSED) * factor
+        keep = kept.unsqueeze(-1)
+        x_k, v_k = torch.where(keep, x_k + dx, x_k), torch.where(keep, v_k + dv, v_k)
+        f1, f2, size = torch.where(keep, g1, f1), torch.where(keep, g2, f2), torch.where(kept, after, size)
+    absolute = absolute if part is program else absolute.rows(index)
+    measured = check(part, x_k, v_k, 0.0, absolute)
+    better = (worst(measured) < now[index]).unsqueeze(-1)
+    return (
+        x.index_copy(0, index, torch.where(better, x_k, x[index])),
+        v.index_copy(0, index, torch.where(better, v_k, v[index])),
+        residuals.index_copy(0, index, torch.where(better, measured, residuals[index])),
+    )
+
+
+def _norm(f1: Tensor, f2: Tensor) -> Tensor:
+    """2-norm of (f1, f2), (B,)."""
+    return torch.sqrt((f1 * f1).sum(-1) + (f2 * f2).sum(-1))
 
 
 def _imbalance(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
     """Largest over smallest of |x| and the multipliers that are not zero: (B,). The smallest loses digits by this factor."""
     z = program.structure.cone.project(v, 0.0).abs()
     sizes = torch.cat([magnitude(x).unsqueeze(-1), torch.where(z > TIE_TOLERANCE, z, torch.nan)], -1)
-    return sizes.nan_to_num(nan=0.0).amax(-1) / sizes.nan_to_num(nan=torch.inf).amin(-1).clamp(min=TIE_TOLERANCE, max=1.0)
+    return sizes.nan_to_num(nan=0.0).amax(-1) / sizes.nan_to_num(nan=torch.inf).amin(-1).clamp(
+        min=TIE_TOLERANCE, max=1.0
+    )
 
 
 def _refactored(program: ConeProgram, x: Tensor, v: Tensor, kkt: KKT) -> KKT:

@@ -115,7 +115,7 @@ def answer(
             polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)))
             if not (solver.gives_basic_duals or host.cones):
                 polished = _basic(part, polished, host.zeros)
-            measured = acceptable(part, polished.x, polished.v, polished.residuals, polished.kkt.conditioning)
+            measured = acceptable(part, polished.x, polished.v, polished.residuals, polished.kkt.factor)
             if everything and k == 0:
                 x, v, residuals, kkt = polished.x, polished.v, measured, polished.kkt
             else:

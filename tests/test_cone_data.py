@@ -32,8 +32,21 @@ RESIDUAL = 1e-6
 GIGABYTES = 0.05  # of the dense KKT matrix of ConeLayer; more takes minutes
 QUICK = {"truss1", "truss3", "hinf1", "bss2", "demb782", "rijc782", "rijc784", "rijc786", "isil01", "sambal"}
 # Must be right: the others may be reported as not solved, but only these statuses are honest.
-RIGHT = {"truss1", "beck751", "beck753", "bss2", "demb761", "demb763", "demb782", "fiac81a", "gp_dave_1", "isil01"}
-RIGHT |= {"rijc782", "rijc784", "rijc786", "sambal"}
+RIGHT = {
+    "truss1",
+    "truss3",
+    "control1",
+    "beck751",
+    "beck753",
+    "bss2",
+    "demb761",
+    "demb763",
+    "demb782",
+    "fiac81a",
+    "gp_dave_1",
+    "isil01",
+}
+RIGHT |= {"truss1", "truss3", "control1", "rijc782", "rijc784", "rijc786", "sambal"}
 HONEST = {Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS, Status.INACCURATE}
 # What the published values of SDPLIB are worth for hinf*, relative.
 UNCERTAIN = {name: 1e-2 for name in SDPLIB if name.startswith("hinf")} | {"hinf13": 3e-2}

@@ -42,6 +42,10 @@ class AbstractFactor(ABC):
     conditioning: Conditioning
 
     @abstractmethod
+    def flat_directions(self, i: int) -> Tensor:
+        """Orthonormal columns that span {a : Ha = 0, Ba = 0} of instance i: (n, null_a)."""
+
+    @abstractmethod
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A (..., B, n), y (..., B, k) and the relative residual reached (..., B), for r1 (..., B, n), r2 (..., B, k).
 

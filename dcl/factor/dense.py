@@ -13,7 +13,7 @@ precision (`dcl.factor.extended`).
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -37,8 +37,9 @@ _REFINEMENTS = 4
 
 @lru_cache(maxsize=256)
 def _probe(size: int) -> Tensor:
-    generator = torch.Generator().manual_seed(size)
-    return torch.nn.functional.normalize(torch.randn(size, 1, generator=generator, dtype=torch.float64), dim=0)
+    generator = torch.Generator("cpu").manual_seed(size)
+    probe = torch.randn(size, 1, generator=generator, dtype=torch.float64, device="cpu")
+    return torch.nn.functional.normalize(probe, dim=0)
 
 
 def _norms(r: Tensor) -> Tensor:
@@ -52,12 +53,18 @@ def _safe(t: Tensor) -> Tensor:
 
 
 class DenseFactor(AbstractFactor):
-    """S for dense H (B or 1, n, n), B (B, k, n), T (B, k), all float64 on one device."""
+    """S for dense H (B or 1, n, n), B (B, k, n), T (B, k), all float64 on one device.
 
-    def __init__(self, H: Tensor, B: Tensor, T: Tensor) -> None:
+    regular: S is known to be nonsingular, so that its rank is not asked for; where it is so in exact numbers only, solutions
+    may be wrong, and the residual that `solve` returns tells.
+    """
+
+    def __init__(self, H: Tensor, B: Tensor, T: Tensor, *, regular: bool = False) -> None:
         self._H, self._B, self._T = H, B, T.unsqueeze(-1)
         self._n = H.shape[-1]
         scale = _safe(H.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True))
+        if regular:  # H is at least a small multiple of I, which says nothing of the size of B
+            scale = scale.clamp(min=1.0)
         G = torch.minimum(scale / _safe((B * B).sum(-1)), torch.where(T > 0.0, 0.5 / _safe(T), torch.inf))
         self._G = G.unsqueeze(-1)
         self._C = 1.0 - self._G * self._T
@@ -74,20 +81,35 @@ class DenseFactor(AbstractFactor):
                 for L in (self._L1, self._L2)
             )
             self._W = torch.where(failed[:, None, None], 0.0, self._W)
-        condition, accurate = self._estimate()
-        null = torch.zeros_like(condition)
-        spread = condition.new_zeros((condition.shape[0], self._n))
-        self.conditioning = Conditioning(condition, null, null.clone(), spread)
-        self._refinable = ~failed & accurate & (condition < _SUSPICIOUS)
+        if regular:
+            self._estimated = torch.ones_like(failed, dtype=H.dtype)
+            self._refinable = torch.ones_like(failed)
+        else:
+            self._estimated, accurate = self._estimate()
+            self._refinable = ~failed & accurate & (self._estimated < _SUSPICIOUS)
         self._hard = torch.nonzero(~self._refinable).squeeze(-1)
-        self._eigen: EigenFactor | None = None
+
+    @cached_property
+    def _eigen(self) -> EigenFactor:
+        """Of the instances `_hard`. It takes ten times as long as the rest, and a point that is no solution never asks."""
+        H = self._H.expand(self._B.shape[0], -1, -1)
+        return EigenFactor(H[self._hard], self._B[self._hard], self._T[self._hard].squeeze(-1))
+
+    @cached_property
+    def conditioning(self) -> Conditioning:
+        """Estimated, and decided by the eigenvalues for the instances `_hard`."""
+        condition = self._estimated.clone()
+        null_a, null_y = torch.zeros_like(condition), torch.zeros_like(condition)
+        spread = condition.new_zeros((condition.shape[0], self._n))
         if self._hard.numel():
-            self._eigen = EigenFactor(H.expand(B.shape[0], -1, -1)[self._hard], B[self._hard], T[self._hard])
             exact = self._eigen.conditioning
-            self.conditioning.condition[self._hard] = exact.condition
-            self.conditioning.null_a[self._hard] = exact.null_a
-            self.conditioning.null_y[self._hard] = exact.null_y
-            self.conditioning.spread[self._hard] = exact.spread
+            condition[self._hard], spread[self._hard] = exact.condition, exact.spread
+            null_a[self._hard], null_y[self._hard] = exact.null_a, exact.null_y
+        return Conditioning(condition, null_a, null_y, spread)
+
+    def flat_directions(self, i: int) -> Tensor:
+        place = torch.nonzero(self._hard == i).flatten().tolist()
+        return self._eigen.flat_directions(place[0]) if place else self._H.new_zeros(self._n, 0)
 
     def _multiply(self, x: Tensor) -> Tensor:
         """S x for x (B, n + k, c)."""
@@ -117,10 +139,10 @@ class DenseFactor(AbstractFactor):
 
     def _is_delicate(self, x: Tensor) -> Tensor:
         """(B,) whether rounding takes more than six digits of a part of x (B, n + k, c)."""
-        delicate: Tensor = self._refinable & (self.conditioning.condition > _DELICATE)
+        delicate: Tensor = self._refinable & (self._estimated > _DELICATE)
         if self._B.shape[1]:
             a, y = (part.abs().amax((-2, -1)) for part in (x[:, : self._n], x[:, self._n :]))
-            amplified = self.conditioning.condition * torch.maximum(a, y)
+            amplified = self._estimated * torch.maximum(a, y)
             small = _DELICATE * torch.minimum(a, y) < amplified
             # at a vertex of the active rows a is zero but for rounding: nothing to gain
             delicate = delicate | (self._refinable & small & (y > 0.0) & (a > _NOISE * amplified))
@@ -161,7 +183,7 @@ class DenseFactor(AbstractFactor):
             x = x.index_copy(0, delicate, self._extended(x, r, delicate))
         x = x.permute(2, 0, 1).reshape(*lead, size)
         a, y, accuracy = x[..., : self._n], x[..., self._n :], accuracy.mT.reshape(lead)
-        if self._eigen is not None:
+        if self._hard.numel():
             exact = self._eigen.solve(r1[..., self._hard, :], r2[..., self._hard, :])
             a, y = (t.index_copy(-2, self._hard, part) for t, part in zip((a, y), exact[:2], strict=True))
             accuracy = accuracy.index_copy(-1, self._hard, exact[2])

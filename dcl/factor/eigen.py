@@ -41,6 +41,11 @@ class EigenFactor(AbstractFactor):
         condition = raw[..., -1] / smallest.clamp(min=torch.finfo(raw.dtype).tiny)
         self.conditioning = Conditioning(condition, null_a, dimension - null_a, spread)
 
+    def flat_directions(self, i: int) -> Tensor:
+        # the null space is a product: the first n rows of its basis have rank null_a
+        U, _, _ = torch.linalg.svd(self._N[i, : self._n], full_matrices=False)
+        return U[:, : int(self.conditioning.null_a[i])]
+
     def _project(self, r: Tensor) -> Tensor:
         coefficients = torch.cholesky_solve(self._N.mT @ r.unsqueeze(-1), self._gram)
         return torch.sub(r, (self._N @ coefficients).squeeze(-1))

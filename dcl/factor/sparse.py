@@ -34,13 +34,13 @@ def _norm(columns: Array) -> Array:
 class _Instance:
     """One S (N x N, sparse) with n leading rows; solves for columns of right-hand sides."""
 
-    def __init__(self, S: sp.csc_array, n: int) -> None:
+    def __init__(self, S: sp.csc_array, n: int, regular: bool) -> None:
         self._S = S
         size = abs(S).max(axis=1).toarray().ravel()
         self._E = 1.0 / np.sqrt(np.where(size > 0.0, size, 1.0))
         scaled = sp.csc_array(sp.diags_array(self._E) @ S @ sp.diags_array(self._E))
         self.null_a = self.null_y = 0.0
-        self.spread = torch.zeros(n, dtype=torch.float64)
+        self.spread, self.flat = torch.from_numpy(np.zeros(n)), torch.from_numpy(np.zeros((n, 0)))
         self.condition = np.inf
         self._solve: Callable[[Array], Array] = self._refined
         try:
@@ -48,7 +48,7 @@ class _Instance:
         except RuntimeError:  # SuperLU: "Factor is exactly singular"
             self.condition = np.inf
         else:
-            self.condition = self._estimate()
+            self.condition = 1.0 if regular else self._estimate()
         if not self.condition < _SUSPICIOUS:
             self._fall_back(n)
 
@@ -84,7 +84,7 @@ class _Instance:
         eigen = EigenFactor(dense[:, :n, :n], dense[:, n:, :n], -dense[:, n:, n:].diagonal(dim1=-2, dim2=-1))
         self.condition = float(eigen.conditioning.condition)
         self.null_a, self.null_y = float(eigen.conditioning.null_a), float(eigen.conditioning.null_y)
-        self.spread = eigen.conditioning.spread[0]
+        self.spread, self.flat = eigen.conditioning.spread[0], eigen.flat_directions(0)
 
         def solve(r: Array) -> Array:
             t = torch.from_numpy(np.ascontiguousarray(r.T)).unsqueeze(1)
@@ -112,21 +112,37 @@ class _Instance:
 
 
 class SparseFactor(AbstractFactor):
-    """S for sparse H and B: lists of B instances (n x n), (m x n), and T (B, m); rows with `live` False are dropped."""
+    """S for sparse H and B: lists of B instances (n x n), (m x n), and T (B, m); rows with `live` False are dropped.
 
-    def __init__(self, H: list[sp.csc_array], B: list[sp.csc_array], T: Array, live: NDArray[np.bool_]) -> None:
+    regular: as in `dcl.factor.DenseFactor`.  It lives on the host; device is where the right-hand sides are, and what is
+    told of the conditioning.
+    """
+
+    def __init__(
+        self,
+        H: list[sp.csc_array],
+        B: list[sp.csc_array],
+        T: Array,
+        live: NDArray[np.bool_],
+        device: torch.device | str = "cpu",
+        *,
+        regular: bool = False,
+    ) -> None:
         self._n, self._live = H[0].shape[0], live
         self._instances = []
         for Hi, Bi, Ti, keep in zip(H, B, T, live, strict=True):
             rows = sp.csr_array(Bi)[np.flatnonzero(keep)]
             S = sp.block_array([[Hi, rows.T], [rows, sp.diags_array(-Ti[keep])]], format="csc")
-            self._instances.append(_Instance(S, self._n))
+            self._instances.append(_Instance(S, self._n, regular))
         self.conditioning = Conditioning(
-            condition=torch.tensor([i.condition for i in self._instances], dtype=torch.float64),
-            null_a=torch.tensor([i.null_a for i in self._instances], dtype=torch.float64),
-            null_y=torch.tensor([i.null_y for i in self._instances], dtype=torch.float64),
-            spread=torch.stack([i.spread for i in self._instances]),
+            condition=torch.tensor([i.condition for i in self._instances], dtype=torch.float64, device=device),
+            null_a=torch.tensor([i.null_a for i in self._instances], dtype=torch.float64, device=device),
+            null_y=torch.tensor([i.null_y for i in self._instances], dtype=torch.float64, device=device),
+            spread=torch.stack([i.spread for i in self._instances]).to(device),
         )
+
+    def flat_directions(self, i: int) -> Tensor:
+        return self._instances[i].flat.to(self.conditioning.spread.device)
 
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lead = r1.shape[:-1]
