@@ -12,11 +12,18 @@ from dcl.errors import (
     DegenerateWarning,
     DppError,
     DtypeError,
+    FlatError,
     InputError,
+    LocallyInfeasibleError,
+    NoMinimumError,
+    NotStationaryError,
     OptionError,
+    RunsOffError,
+    SaddleError,
     SolveError,
     UnsupportedError,
 )
+from dcl.layers.argmin import ArgminLayer, argmin
 from dcl.layers.cone import ConeLayer, ConeResult
 from dcl.layers.cvxpy import CvxpyLayer
 from dcl.layers.qp import QPLayer, QPResult, solve_qp
@@ -26,6 +33,7 @@ from dcl.status import GradientKind, Status
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgminLayer",
     "CompatibilityWarning",
     "ConeLayer",
     "ConeResult",
@@ -35,15 +43,22 @@ __all__ = [
     "DegenerateWarning",
     "DppError",
     "DtypeError",
+    "FlatError",
     "GradientKind",
     "InputError",
+    "LocallyInfeasibleError",
+    "NoMinimumError",
+    "NotStationaryError",
     "OptionError",
     "QPLayer",
     "QPResult",
+    "RunsOffError",
+    "SaddleError",
     "Solution",
     "SolveError",
     "Status",
     "UnsupportedError",
+    "argmin",
     "solve_qp",
     "solvers",
 ]

@@ -65,6 +65,30 @@ class SolveError(DclError, RuntimeError):
         self.certificates = list(certificates)
 
 
+class NoMinimumError(SolveError):
+    """`ArgminLayer` has no checked argmin for some instances; where all failed alike, a subclass says how."""
+
+
+class NotStationaryError(NoMinimumError):
+    """The Newton step at the point reached is not small (`Status.NOT_STATIONARY`)."""
+
+
+class RunsOffError(NoMinimumError):
+    """The iterates run off to infinity: the infimum is not attained (`Status.RUNS_OFF`)."""
+
+
+class FlatError(NoMinimumError):
+    """The Hessian is singular: the argmin is not unique or has no derivative (`Status.FLAT`)."""
+
+
+class SaddleError(NoMinimumError):
+    """Stationary, but of the wrong kind: a saddle, or a maximum where a minimum is wanted (`Status.SADDLE`)."""
+
+
+class LocallyInfeasibleError(NoMinimumError):
+    """No feasible point was found (`Status.LOCALLY_INFEASIBLE`)."""
+
+
 class DegenerateError(DclError, RuntimeError):
     """`on_degenerate="raise"`: the derivative at the solution is not unique or cannot be trusted."""
 

@@ -15,6 +15,11 @@ class Status(IntEnum):
     MAX_ITERATIONS = 4
     TIME_LIMIT = 5
     NUMERICAL_ERROR = 6
+    NOT_STATIONARY = 7
+    RUNS_OFF = 8
+    FLAT = 9
+    SADDLE = 10
+    LOCALLY_INFEASIBLE = 11
 
     @property
     def message(self) -> str:
@@ -33,6 +38,16 @@ _STATUS_MESSAGES = {
     Status.TIME_LIMIT: "the solver stopped at its time limit: raise time_limit",
     Status.NUMERICAL_ERROR: "no solver found a point that passes the check, nor a certificate: the problem may be "
     "nearly infeasible or unbounded, or badly scaled",
+    Status.NOT_STATIONARY: "the point reached is not stationary, its Newton step is not small: start nearer, try another "
+    'solver, or look for a kink (|y|, ReLU) in the objective or the constraints',
+    Status.RUNS_OFF: "no minimum was reached, the iterates run off to infinity while the objective flattens out or falls without "
+    "end: bound y, or add a stabilizing term such as |y|^2 / 16",
+    Status.FLAT: "the Hessian is singular where the search ended, so that the minimizer is not unique or has no derivative: "
+    "add a stabilizing term such as |y|^2 / 16",
+    Status.SADDLE: "a stationary point, but no minimum (maximum): the Hessian on the null space of the active constraints "
+    'has an eigenvalue of the wrong sign; start elsewhere, or accept it with stationary="any"',
+    Status.LOCALLY_INFEASIBLE: "no point that satisfies the constraints was found from this start: they may contradict each "
+    "other; start elsewhere, or relax one",
 }
 
 

@@ -28,7 +28,7 @@ ORDER = [
     {"basis", "solvers"},
     {"degeneracy", "polish"},
     {"path"},
-    {"border", "solution", "solve"},
+    {"border", "smooth", "solution", "solve"},
     {"frontends", "implicit"},
     {"layers"},
     {"compat"},

@@ -57,24 +57,26 @@ class CgSolve(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, w, *theta = ctx.saved_tensors
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x, w, *theta = saved
         u = cg_solve(ctx.program, x, g, theta)
         needed = [k for k, needs in enumerate(ctx.needs_input_grad[3:]) if needs]
         grads: list[Tensor | None] = [None] * (1 + len(theta))
         if needed or ctx.needs_input_grad[1]:
-            _, pull = torch.func.vjp(_product(ctx.program, w, theta, needed), x, *(theta[k] for k in needed))
+            pull = torch.func.vjp(_product(ctx.program, w, theta, needed), x, *(theta[k] for k in needed))[1]
             for k, t in zip([0, *(k + 1 for k in needed)], pull(-u), strict=True):
                 grads[k] = t
         return None, grads[0], u, *grads[1:]
 
     @staticmethod
     def jvp(ctx: Any, _p: None, tx: Tensor | None, tr: Tensor | None, *tangents: Tensor | None) -> Tensor:
-        x, w, *theta = ctx.saved_tensors
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x, w, *theta = saved
         r = torch.zeros_like(w) if tr is None else tr
         moving = [k for k, t in enumerate(tangents) if t is not None]
         if moving or tx is not None:
-            _, pull = torch.func.vjp(_product(ctx.program, w, theta, moving), x, *(theta[k] for k in moving))
-            _, push = torch.func.vjp(pull, torch.zeros_like(w))
+            pull = torch.func.vjp(_product(ctx.program, w, theta, moving), x, *(theta[k] for k in moving))[1]
+            push = torch.func.vjp(pull, torch.zeros_like(w))[1]
             along = torch.zeros_like(x) if tx is None else tx
             r = r - push((along, *(tangents[k] for k in moving)))[0]
         return cg_solve(ctx.program, x, r, theta)

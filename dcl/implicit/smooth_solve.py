@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dcl.border import AbstractBorder, report_degeneracy
+from dcl.border import report_degeneracy
 from dcl.cones.base import Barrier
 from dcl.degeneracy import Degeneracy, classify, resolve_kinks
 from dcl.implicit.cg import cg_solve
@@ -26,12 +26,13 @@ from dcl.implicit.folding import Fold
 from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.projection import project
 from dcl.implicit.signature import signature_known
-from dcl.implicit.stationary_failures import raise_failures
+from dcl.implicit.stationary_failures import AbstractSmoothBorder, raise_failures
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram
-from dcl.smooth.answer import Found, Solver, answer
+from dcl.smooth.answer import Found, answer
 from dcl.smooth.large import answer_large
 from dcl.smooth.program import SmoothProgram, Theta
+from dcl.smooth.start import Solver
 from dcl.status import GradientKind, Status
 from dcl.transforms import is_recorded
 
@@ -57,7 +58,7 @@ class SmoothCall:
     """One call of a layer: what `smooth_solve` needs besides tensors."""
 
     program: SmoothProgram
-    border: AbstractBorder
+    border: AbstractSmoothBorder
     solver: Solver
     minimum: bool
     hessian: str
@@ -70,7 +71,7 @@ class SmoothCall:
 
     def mapped(self, V: int, theta: Theta) -> SmoothCall:
         """The same call for V times as many instances, a new batch dimension in front."""
-        border = replace(self.border, batch_shape=(V, *self.border.batch_shape))  # type: ignore[type-var]
+        border = replace(self.border, batch_shape=(V, *self.border.batch_shape))
         return replace(self, border=border, record=is_recorded(theta), outcome=SmoothOutcome())
 
     def inverse(
@@ -113,18 +114,18 @@ class SmoothSolve(Function):
     def forward(call: SmoothCall, mu: Barrier, start: Tensor, *theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         theta = tuple(t.detach() for t in theta)
         program, outcome = call.program, call.outcome
+        call.border.check_start(program, start, theta)
         if call.linear_solve == "cg":
             x, report, outcome.degeneracy = _large(call, theta, start.detach())
             v = x.new_zeros(x.shape[0], 0)
             return x, v, v.clone(), report
-        with torch.enable_grad():  # a user's solver may need it
-            found = answer(program, theta, start.detach(), mu, call.solver, minimum=call.minimum)
-        verdict = found.verdict
+        found = answer(program, theta, start.detach(), mu, call.solver, minimum=call.minimum)
+        verdict, facts = found.verdict, found.verdict.facts
         outcome.found, outcome.names = found, found.names
-        columns = torch.stack([verdict.status.to(start.dtype), found.solver.to(start.dtype), found.steps], -1)
-        report = torch.cat([columns, verdict.residuals], -1)
+        columns = torch.stack([facts.status.to(start.dtype), found.solver.to(start.dtype), found.steps], -1)
+        report = torch.cat([columns, facts.residuals], -1)
         if call.on_failure == "raise":
-            raise_failures(call.border, verdict, found.x, start, call.sign)
+            raise_failures(call.border, facts, found.x, start, call.sign)
         x, v = found.x, found.v
         good = torch.isfinite(x).all(-1, keepdim=True) & torch.isfinite(v).all(-1, keepdim=True)
         x, v = torch.where(good, x, start), torch.where(good, v, 0.0)
@@ -132,15 +133,15 @@ class SmoothSolve(Function):
         if call.record:
             at_kink = resolve_kinks(verdict.local, x, verdict.v, verdict.mu)
             outcome.degeneracy = classify(
-                verdict.local, verdict.v, at_kink, verdict.kkt, verdict.residuals[:, :2].amax(-1)
+                verdict.local, verdict.v, at_kink, verdict.kkt, facts.residuals[:, :2].amax(-1)
             )
             if call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(
-                    call.border, call.on_degenerate, outcome.degeneracy, verdict.status
+                    call.border, call.on_degenerate, outcome.degeneracy, facts.status
                 )
             outcome.P = call.matrix(x, program.structure.cone.project(v, mu), theta)
             outcome.A = program.jacobian(x, theta)
-            ok = (verdict.status == Status.OPTIMAL).view(-1, 1, 1)
+            ok = (facts.status == Status.OPTIMAL).view(-1, 1, 1)
             # failed instances have no derivative: keep their numbers out of the factors
             outcome.P = torch.where(ok, outcome.P, torch.eye(x.shape[1], dtype=x.dtype, device=x.device))
             outcome.A = torch.where(ok, outcome.A, 0.0)
@@ -160,7 +161,8 @@ class SmoothSolve(Function):
 
     @staticmethod
     def backward(ctx: Any, gx: Tensor, gv: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, v, at_kink, report, *theta = ctx.saved_tensors
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x, v, at_kink, report, *theta = saved
         call: SmoothCall = ctx.call
         gx, gv = _masked(report, gx), _masked(report, gv)
         ux, uv = call.inverse(ctx.mu, x, v, at_kink, theta, gx, gv, adjoint=True)
@@ -173,13 +175,14 @@ class SmoothSolve(Function):
 
     @staticmethod
     def jvp(ctx: Any, _c: None, _m: None, _s: None, *tangents: Tensor | None) -> tuple[Tensor, Tensor, None, None]:
-        x, v, at_kink, report, *theta = ctx.saved_tensors
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x, v, at_kink, report, *theta = saved
         call: SmoothCall = ctx.call
         moving = [k for k, t in enumerate(tangents) if t is not None]
         pull = _pullback(call.program, ctx.mu, x, v, at_kink, theta, moving)
         # J t is the gradient of <J'u, t> in u: reverse mode only, which every torch function has
-        _, push = torch.func.vjp(pull, torch.zeros_like(x), torch.zeros_like(v))
-        r1, r2 = push(tuple(tangents[k] for k in moving))
+        push = torch.func.vjp(pull, torch.zeros_like(x), torch.zeros_like(v))[1]
+        r1, r2 = push(tuple(t for t in tangents if t is not None))
         r1, r2 = _masked(report, -r1), _masked(report, -r2)
         t_x, t_v = call.inverse(ctx.mu, x, v, at_kink, theta, r1, r2, adjoint=False)
         return _masked(report, t_x), _masked(report, t_v), None, None
@@ -190,9 +193,10 @@ class SmoothSolve(Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         B = start.shape[0] if in_dims[2] is None else start.movedim(in_dims[2], 0).shape[1]
         fold = Fold(info.batch_size, B)
-        mu, start, *theta = (fold.data(t, dim) for t, dim in zip((mu, start, *theta), in_dims[1:], strict=True))
+        mu = fold.barrier(mu, in_dims[1])
+        start, *folded = (fold.data(t, dim) for t, dim in zip((start, *theta), in_dims[2:], strict=True))
         start = start.expand(fold.V * fold.B, -1)
-        out = SmoothSolve.apply(call.mapped(fold.V, theta), mu, start, *theta)
+        out = SmoothSolve.apply(call.mapped(fold.V, folded), mu, start, *folded)
         return tuple(fold.unfold(t, 0) for t in out), (0, 0, 0, 0)
 
 
@@ -201,11 +205,12 @@ def _large(call: SmoothCall, theta: Theta, start: Tensor) -> tuple[Tensor, Tenso
     found = answer_large(call.program, theta, start, call.solver, minimum=call.minimum)
     call.outcome.names = (found.name,)
     if call.on_failure == "raise":
-        raise_failures(call.border, found, found.x, start, call.sign)
-    zero = torch.zeros_like(found.step)
-    report = torch.stack([found.status.to(start.dtype), zero, found.steps, zero, found.residual, zero], -1)
-    kind = torch.full_like(found.status, int(GradientKind.EXACT))
-    infinite, none = torch.full_like(zero, torch.inf), torch.full_like(found.status, -1)
+        raise_failures(call.border, found.facts, found.x, start, call.sign)
+    facts = found.facts
+    zero = torch.zeros_like(facts.step)
+    report = torch.stack([facts.status.to(start.dtype), zero, found.steps, zero, facts.step, zero], -1)
+    kind = torch.full_like(facts.status, int(GradientKind.EXACT))
+    infinite, none = torch.full_like(zero, torch.inf), torch.full_like(facts.status, -1)
     return found.x, report, Degeneracy(kind, infinite, none, found.condition)
 
 

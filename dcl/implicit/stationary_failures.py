@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from dcl.errors import (
     SaddleError,
 )
 from dcl.program import magnitude
+from dcl.smooth.judge import Facts
+from dcl.smooth.program import SmoothProgram, Theta
 from dcl.status import Status
 
 _ERRORS = {
@@ -29,15 +31,12 @@ _ERRORS = {
 _SHOWN = 5
 
 
-class Facts(Protocol):
-    """What is told of each instance, (B,) each: see `dcl.smooth.judge.Verdict`."""
+class AbstractSmoothBorder(AbstractBorder):
+    """What the messages about a smooth program need besides."""
 
-    status: Tensor
-    residuals: Tensor
-    step: Tensor
-    gradient: Tensor
-    curvature: Tensor
-    largest: Tensor
+    @abstractmethod
+    def check_start(self, program: SmoothProgram, start: Tensor, theta: Theta) -> None:
+        """Raise InputError where a parameter is not finite, or f, c or their derivatives are not at start (B, n)."""
 
 
 def raise_failures(border: AbstractBorder, facts: Facts, x: Tensor, start: Tensor, sign: float) -> None:

@@ -1,0 +1,295 @@
+"""The argmin of a torch function, as a torch layer and as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcl.border import check_finite, where
+from dcl.errors import InputError, OptionError, UnsupportedError
+from dcl.frontends import function
+from dcl.implicit.projection import project
+from dcl.implicit.smooth_solve import DUAL, GAP, ITERATIONS, PRIMAL, SOLVER, STATUS, SmoothCall, smooth_solve
+from dcl.implicit.stationary_failures import AbstractSmoothBorder
+from dcl.layers.engine import Settings, barrier
+from dcl.program import ConeProgram
+from dcl.smooth.program import SmoothProgram, Theta
+from dcl.smooth.start import SCIPY
+from dcl.solution import Solution
+from dcl.status import Status
+from dcl.transforms import is_recorded
+
+HESSIANS = ("exact", "diagonal")
+LINEAR_SOLVES = (None, "cg")
+STATIONARY = ("minimum", "any")
+
+
+@dataclass(frozen=True, eq=False)
+class _Border(AbstractSmoothBorder):
+    batch_shape: tuple[int, ...]
+    names: tuple[str, ...]
+    parts: tuple[tuple[str, int], ...]
+
+    def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
+        for name, t in zip(self.names, given, strict=True):
+            if t.dtype.is_floating_point:
+                check_finite(self, t, name)
+
+    def check_start(self, program: SmoothProgram, start: Tensor, theta: Theta) -> None:
+        for name, t in (("y0", start), *zip(self.names, theta, strict=True)):
+            if t.dtype.is_floating_point:
+                check_finite(self, t, name)
+        f, g, c, J = program.first(start, theta)
+        rows = dict(self.parts)
+        h = rows.get("equality", 0)
+        for name, value, slope in (
+            ("objective", f.unsqueeze(-1), g), ("equality", c[:, :h], J[:, :h]), ("inequality", c[:, h:], J[:, h:]),
+        ):  # fmt: skip
+            for t, what in ((value, "it"), (slope.flatten(1), "its gradient")):
+                bad = torch.nonzero(~torch.isfinite(t))
+                if bad.numel():
+                    index = self.index(int(bad[0, 0]))
+                    raise InputError(
+                        f"y0 is outside of the domain of {name}{where(index)}: {what} is {float(t[tuple(bad[0])])} there (a "
+                        "log or a root of something negative? a norm at zero?); start inside",
+                        argument="y0",
+                        index=index,
+                    )
+
+    def describe_row(self, row: int) -> str:
+        for name, size in self.parts:
+            if row < size:
+                return f"{name}[{row}]"
+            row -= size
+        raise IndexError(row)
+
+
+class ArgminLayer(nn.Module):
+    """The argmin (argmax) over y of a smooth torch function, differentiable in its parameters.
+
+        minimize f(y, *params)   subject to   equality(y, *params) = 0,   inequality(y, *params) <= 0
+
+    dy/dparams comes from the implicit function theorem on the KKT conditions (Gould et al. 2016, lemmas 3.1 to 4.2); with
+    mu > 0 it is that of the log-barrier's minimizer, their eq. 64 with t = 1 / mu.  It never depends on how y was found.
+
+    Args:
+        objective: function of ONE instance, `objective(y, *params)` -> one number, of torch operations that can be
+            differentiated twice; batches go through torch.func.vmap.  Or an nn.Module: its parameters are differentiated too.
+        equality: function (y, *params) -> tensor of any shape, zero at the solution; or a pair (A, b), A (p, n), b (p,), for
+            A y = b with y flattened to n entries.
+        inequality: function (y, *params) -> tensor of any shape, at most zero at the solution.
+        maximize: the argmax.  Solution.value is the objective's own value.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one positive entry per instance.
+        solver: None (Newton's method; L-BFGS first where y is large), "newton", the name of a method of
+            scipy.optimize.minimize ("L-BFGS-B", "BFGS", "CG", "Newton-CG", "SLSQP", "trust-constr"), or a function
+            `solver(y0, *params) -> y` of one instance.  What it finds is refined by Newton's method and checked.
+        hessian: "exact", or "diagonal": the gradient with the diagonal of the Hessian only (section 6 of the report), an
+            approximation.
+        linear_solve: None, or "cg": Hessian-vector products and conjugate gradients instead of matrices, for y of 1,000 to
+            1,000,000 entries without constraints.
+        stationary: "minimum" requires one (second-order conditions are checked), "any" takes any stationary point with a
+            nonsingular KKT matrix: Newton's method from y0 finds the branch that y0 is near.
+        in_dims: as of torch.func.vmap: None for a single instance, or one entry for y0 and each parameter, 0 (its tensors
+            lead with the batch dimensions) or None (shared by the batch).
+        batch_dims: the number of batch dimensions, if in_dims is given.
+        on_failure: "raise" (`NoMinimumError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point, with
+            zero gradient).
+        on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
+
+    Raises:
+        OptionError, InputError: invalid settings.  UnsupportedError: constraints with linear_solve="cg".
+
+    Example:
+        >>> import torch, dcl
+        >>> def objective(y, a):
+        ...     return (y - a).square().sum() + y.pow(4).sum()
+        >>> a = torch.tensor([3.0, -18.0], dtype=torch.float64, requires_grad=True)
+        >>> y = dcl.ArgminLayer(objective)(torch.zeros(2).double(), a)
+        >>> y.detach()
+        tensor([ 1., -2.], dtype=torch.float64)
+        >>> torch.autograd.grad(y[0], a)[0]  # 2 / (2 + 12 y^2)
+        tensor([0.1429, 0.0000], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        objective: Callable[..., Tensor],
+        equality: Callable[..., Tensor] | tuple[Tensor, Tensor] | None = None,
+        inequality: Callable[..., Tensor] | None = None,
+        *,
+        maximize: bool = False,
+        mu: float | Tensor = 0.0,
+        solver: str | Callable[..., Any] | None = None,
+        hessian: str = "exact",
+        linear_solve: str | None = None,
+        stationary: str = "minimum",
+        in_dims: Sequence[int | None] | None = None,
+        batch_dims: int = 1,
+        on_failure: str = "raise",
+        on_degenerate: str = "warn",
+    ) -> None:
+        super().__init__()
+        self._settings = Settings(mu=mu, on_failure=on_failure, on_degenerate=on_degenerate)
+        _one_of("hessian", hessian, HESSIANS)
+        _one_of("linear_solve", linear_solve, LINEAR_SOLVES)
+        _one_of("stationary", stationary, STATIONARY)
+        self._solver = _known(solver)
+        if isinstance(self._solver, str) and self._solver != "newton":
+            if stationary == "any":
+                raise OptionError(f"{solver} looks for minima: stationary='any' needs solver=None", argument="solver")
+            if (equality is not None or inequality is not None) and not SCIPY[self._solver]:
+                raise OptionError(
+                    f"{solver} takes no constraints; of SciPy's methods SLSQP and trust-constr do", argument="solver"
+                )
+        if linear_solve == "cg" and (equality is not None or inequality is not None):
+            raise UnsupportedError(
+                'linear_solve="cg" is for problems without constraints: its matrix is the Hessian alone'
+            )
+        if isinstance(batch_dims, bool) or not isinstance(batch_dims, int) or batch_dims < 1:
+            raise InputError(f"batch_dims is {batch_dims!r}: it must be a positive integer", argument="batch_dims")
+        # modules are registered, so that layer.parameters() has what is differentiated
+        self.objective, self.equality, self.inequality = objective, equality, inequality
+        self._parts()
+        self._sign = -1.0 if maximize else 1.0
+        self._hessian, self._linear_solve, self._minimum = hessian, linear_solve or "direct", stationary == "minimum"
+        self._in_dims, self._batch_dims = in_dims, batch_dims
+        self._has_warned = False
+
+    def _parts(self) -> list[function.Part]:
+        given = {"objective": self.objective, "equality": self.equality, "inequality": self.inequality}
+        return [function.part(name, one) for name, one in given.items() if one is not None or name == "objective"]
+
+    def forward(self, y0: Any, *params: Any, mu: float | Tensor | None = None, return_solution: bool = False) -> Any:
+        """The argmin for these parameters, in the structure and the shapes of y0.
+
+        y0: where the search starts, a tensor (*batch, *any shape) or a dict, tuple or list of them.  params: tensors or nested
+        structures of them, handed to the functions as they are.  Computed in float64; the dtype out is the widest of y0 and the
+        parameters.  With several minima, y is the one that the search from y0 finds.
+
+        Args:
+            mu: barrier parameter for this call.
+            return_solution: return `(y, Solution)`.  Its x is y flattened; z has the multipliers of the equalities, then
+                of the inequalities; `program` is the quadratic program that agrees with this one at the solution.
+
+        Raises:
+            InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, RunsOffError, FlatError,
+            SaddleError, LocallyInfeasibleError where all failed instances are alike.  DegenerateError: as set.
+        """
+        settings = self._settings
+        plan = function.plan(self._parts(), self._sign, y0, params, self._in_dims, self._batch_dims)
+        chosen = barrier(settings.mu if mu is None else mu, plan.batch.shape)
+        if isinstance(chosen, Tensor):
+            chosen = chosen.to(plan.start.device)
+        solver = self._solver
+        if callable(solver):
+            solver = _of_one_instance(solver, plan)
+        call = SmoothCall(
+            program=plan.program,
+            border=_Border(plan.batch.shape, plan.names, plan.rows),
+            solver=solver,
+            minimum=self._minimum,
+            hessian=self._hessian,
+            linear_solve=self._linear_solve,
+            on_failure=settings.on_failure,
+            on_degenerate="ignore" if settings.on_degenerate == "warn" and self._has_warned else settings.on_degenerate,
+            sign=self._sign,
+            record=is_recorded(plan.theta),
+        )
+        x, v, at_kink, report = smooth_solve(call, chosen, plan.start, plan.theta)
+        self._has_warned = self._has_warned or call.outcome.has_warned
+        ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
+        y = x
+        if settings.on_failure != "raise":
+            # where() gives the failed rows an exactly zero gradient, whatever arrives from downstream
+            y = torch.where(ok, x, torch.full_like(x, torch.nan) if settings.on_failure == "nan" else x.detach())
+        result = plan.outputs(plan.batch.restore(y))
+        if not return_solution:
+            return result
+        return result, self._solution(plan, call, result, x.detach(), v.detach(), chosen, at_kink, report)
+
+    def _solution(
+        self, plan: function.Plan, call: SmoothCall, result: Any, x: Tensor, v: Tensor, mu: float | Tensor, at_kink: Tensor,
+        report: Tensor,
+    ) -> Solution:  # fmt: skip
+        theta = tuple(t.detach() for t in plan.theta)
+        z = project(plan.program.structure, mu, v, at_kink)
+        value = self._sign * plan.program.f_and_c(x, theta)[0]
+
+        def shaped(t: Tensor) -> Tensor:
+            return t.detach().reshape((*plan.batch.shape, *t.shape[1:]))
+
+        found = call.outcome.found
+        if found is None:  # without matrices: nothing but the gradient is kept
+            n, m = plan.program.structure.n, plan.program.structure.m
+            program = ConeProgram(plan.program.structure, x.new_zeros(1, n, n) if n < 2 else x.new_zeros(1, 1, 1).expand(1, n, n),
+                                  torch.zeros_like(x), x.new_zeros(1, m, n), x.new_zeros(1, m))  # fmt: skip
+            v_units, mu_units = v, mu
+        else:
+            program, v_units, mu_units = found.verdict.local, found.verdict.v, found.verdict.mu
+        leaves = function.take_apart(result)[1]
+        return Solution(
+            outputs=tuple(t.detach() for t in leaves),
+            x=shaped(x),
+            z=shaped(z),
+            s=shaped(z - v),
+            value=shaped(value),
+            status=shaped(report[:, STATUS]).to(torch.int64),
+            primal_residual=shaped(report[:, PRIMAL]),
+            dual_residual=shaped(report[:, DUAL]),
+            gap=shaped(report[:, GAP]),
+            iterations=shaped(report[:, ITERATIONS]).to(torch.int64),
+            seconds=torch.zeros(plan.batch.shape, dtype=torch.float64),
+            solver=shaped(report[:, SOLVER]).to(torch.int64),
+            solvers=call.outcome.names,
+            certificate=None,
+            program=program,
+            v=v_units,
+            mu=mu_units,
+            known_degeneracy=call.outcome.degeneracy,
+        )
+
+    def solve(self, y0: Any, *params: Any, mu: float | Tensor | None = None) -> Solution:
+        """The `Solution` for the arguments of `forward`, without gradients."""
+        with torch.no_grad():
+            _, solution = self(y0, *params, mu=mu, return_solution=True)
+        return solution  # type: ignore[no-any-return]
+
+
+def argmin(
+    objective: Callable[..., Tensor],
+    y0: Any,
+    *params: Any,
+    return_solution: bool = False,
+    **settings: Any,
+) -> Any:
+    """`ArgminLayer(objective, **settings)(y0, *params)` in one call; arguments and errors as there."""
+    return ArgminLayer(objective, **settings)(y0, *params, return_solution=return_solution)
+
+
+def _one_of(name: str, value: object, valid: Sequence[object]) -> None:
+    if value not in valid:
+        raise OptionError(f"{name} is {value!r}; valid: {', '.join(map(repr, valid))}", argument=name)
+
+
+def _known(solver: object) -> Any:
+    """The solver's name in lower case, or the callable. Raises OptionError for anything else."""
+    if solver is None or (callable(solver) and not isinstance(solver, str)):
+        return solver
+    names = ("newton", *SCIPY)
+    if not isinstance(solver, str) or solver.lower() not in names:
+        raise OptionError(f"solver is {solver!r}; valid: None, a function, {', '.join(names)}", argument="solver")
+    return solver.lower()
+
+
+def _of_one_instance(solver: Callable[..., Any], plan: function.Plan) -> Callable[..., Tensor]:
+    """solver(y0, *params) as a function (x (n,), *theta) -> (n,)."""
+
+    def flat(x: Tensor, *theta: Tensor) -> Tensor:
+        y, params = plan.unpack(x, *theta)
+        return plan.pack(solver(y, *params))
+
+    return flat

@@ -1,0 +1,171 @@
+"""From a start to a checked answer: get near, finish with Newton's method on F, judge; leave a saddle downhill; try again.
+
+minimum    interior-point Newton (`dcl.smooth.newton`), or SciPy, or the caller's own point
+any        Newton on F from the start: the branch of stationary points that the start is on
+finish     F at the asked mu, to rounding: at mu = 0 this settles the active set
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcl.cones.base import Barrier
+from dcl.program import magnitude
+from dcl.scaling import scaled
+from dcl.smooth.judge import Verdict, judge
+from dcl.smooth.newton import MU_FIRST, MU_LAST, minimize
+from dcl.smooth.program import SmoothProgram, Theta, rows
+from dcl.smooth.start import SCIPY, Solver, scipy_start, user_start, with_multipliers
+from dcl.smooth.stationary import solve_residual
+from dcl.status import Status
+
+_FINISH = 30
+_ANY = 200
+_ESCAPES = 3
+# Above this many variables a start by L-BFGS costs less than Newton's matrices far from the solution.
+DENSE_LIMIT = 500
+# Up to this many variables SciPy's SLSQP is asked where the first method failed.
+_SECOND_OPINION = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """x (B, n), v (B, m) and the verdict; steps (B,) of Newton's method; solver (B,): position in `names`."""
+
+    x: Tensor
+    v: Tensor
+    verdict: Verdict
+    steps: Tensor
+    solver: Tensor
+    names: tuple[str, ...]
+
+
+def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, solver: Solver, *, minimum: bool) -> Found:
+    """The best point found from start (B, n) for every instance. solver: "newton", a SciPy name, a callable, None: by size."""
+    _, units = scaled(program.local(start, _center(program, start), 0.0, theta))
+    own, own_theta = program.in_units(theta, units.c, units.E)
+    own_mu = units.barrier(mu)
+
+    def finish(x: Tensor, v: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return solve_residual(own, rows(own_theta, index), x, v, _rows(own_mu, index), _FINISH)
+
+    def near(name: str, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        part, none = rows(own_theta, index), torch.zeros_like(x[:, 0])
+        if callable(solver) and name == "yours":
+            x = user_start(solver, rows(theta, index), x)
+        elif name in SCIPY:
+            x = scipy_start(own, part, x, name)
+        elif minimum:
+            target = torch.zeros_like(x[:, :1]) + _rows(own_mu, index)
+            at = minimize(own, part, x, target)
+            return at.x, at.v, at.steps
+        else:
+            return _branch(own, part, x, _rows(own_mu, index))
+        return x, with_multipliers(own, part, x), none
+
+    def settled(name: str, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, v, steps = near(name, x, index)
+        if (name in SCIPY or name == "yours") and isinstance(own_mu, Tensor) and own.structure.cone.degree:
+            # a point of the exact problem is no point of the barrier's domain: only a start
+            at = minimize(own, rows(own_theta, index), x, torch.zeros_like(x[:, :1]) + _rows(own_mu, index))
+            x, v, steps = at.x, at.v, at.steps
+        x, v, more = finish(x, v, index)
+        z = own.structure.cone.project(v, _rows(own_mu, index))
+        E, c = (t if t.shape[0] == 1 else t[index] for t in (units.E, units.c))
+        return x, z * (E / c) - (z - v) / E, steps + more
+
+    names = _order(solver, start.shape[1], program.structure.m, minimum=minimum)
+    everything = torch.arange(start.shape[0], device=start.device)
+    x, v, steps = settled(names[0], start, everything)
+    verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
+    used = torch.zeros_like(everything)
+    for _ in range(_ESCAPES):
+        saddle = torch.nonzero(verdict.facts.status == Status.SADDLE).squeeze(-1)
+        if not saddle.numel() or not isinstance(names[0], str) or names[0] == "yours":
+            break
+        away = _downhill(program, rows(theta, saddle), x[saddle], v[saddle], verdict.direction[saddle])
+        x, v, steps, used = _replace(settled("newton", away, saddle), saddle, x, v, steps, used, 0)
+        verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
+    for k, name in enumerate(names[1:], 1):
+        bad = torch.nonzero(verdict.facts.status != Status.OPTIMAL).squeeze(-1)
+        if not bad.numel():
+            break
+        found = settled(name, start[bad], bad)
+        fresh = judge(program, rows(theta, bad), found[0], found[1], _rows(mu, bad), start[bad], minimum=minimum)
+        better = torch.nonzero(fresh.facts.status == Status.OPTIMAL).squeeze(-1)
+        if better.numel():
+            part = tuple(t[better] for t in found)
+            x, v, steps, used = _replace(part, bad[better], x, v, steps, used, k)
+            verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
+    return Found(x, v, verdict, steps, used, tuple(names))
+
+
+def _order(solver: Solver, n: int, m: int, *, minimum: bool) -> list[str]:
+    """Names of the methods to try, in order."""
+    if callable(solver):
+        return ["yours"]
+    if solver is not None:
+        return [solver]
+    if not minimum:
+        return ["newton"]
+    if n > DENSE_LIMIT and not m:
+        return ["l-bfgs-b", "newton"]
+    return ["newton", "slsqp"] if m and n <= _SECOND_OPINION else ["newton"]
+
+
+def _replace(
+    part: tuple[Tensor, ...], index: Tensor, x: Tensor, v: Tensor, steps: Tensor, used: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, v = x.index_copy(0, index, part[0]), v.index_copy(0, index, part[1])
+    return x, v, steps.index_add(0, index, part[2]), used.index_fill(0, index, k)
+
+
+def _center(program: SmoothProgram, x: Tensor) -> Tensor:
+    return x.new_zeros(x.shape[0], program.structure.m)
+
+
+def _rows(mu: Barrier, index: Tensor) -> Barrier:
+    return mu[index] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu
+
+
+def _branch(program: SmoothProgram, theta: Theta, x: Tensor, mu: Barrier) -> tuple[Tensor, Tensor, Tensor]:
+    """Newton on F from x; with inequalities along mu from the center of the cone, down to MU_LAST."""
+    v, steps = _center(program, x), torch.zeros_like(x[:, 0])
+    if program.structure.cone.degree:
+        p = program.structure.cone.zeros
+        c = program.f_and_c(x, theta)[1][:, p:]
+        slack = (-c).clamp(min=0.1)
+        target = mu if isinstance(mu, Tensor) else x.new_full((1, 1), MU_LAST)
+        now = target.clamp(min=MU_FIRST).expand(x.shape[0], 1)
+        v = torch.cat([v[:, :p], now / slack - slack], -1)
+        while True:
+            x, v, more = solve_residual(program, theta, x, v, now, _FINISH)
+            steps = steps + more
+            if bool((now <= target).all()):
+                return x, v, steps
+            now = (0.1 * now).maximum(target)
+    x, v, more = solve_residual(program, theta, x, v, mu, _ANY)
+    return x, v, steps + more
+
+
+def _downhill(program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, u: Tensor) -> Tensor:
+    """x + t u or x - t u, whichever has the smaller Lagrangian, with the largest t of 1, 1/4, ... that lowers it."""
+    z = program.structure.cone.project(v, 0.0)
+    size = (1.0 + magnitude(x)).unsqueeze(-1)
+
+    def value(x: Tensor) -> Tensor:
+        f, c = program.f_and_c(x, theta)
+        return (f + (z * c).sum(-1)).nan_to_num(nan=torch.inf)
+
+    best, lowest, found = x + 1e-3 * size * u, value(x), torch.zeros_like(x[:, 0], dtype=torch.bool)
+    for power in range(6):
+        for sign in (1.0, -1.0):
+            candidate = x + sign * 0.25**power * size * u
+            there = value(candidate)
+            take = ~found & (there < lowest)
+            best, lowest = torch.where(take.unsqueeze(-1), candidate, best), torch.where(take, there, lowest)
+        found = found | (lowest < value(x))
+    return best

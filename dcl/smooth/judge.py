@@ -1,0 +1,138 @@
+"""What a point is worth: stationary or not, a minimum, a saddle, or flat. Decided by Newton's step, never by |g| alone.
+
+    stationary      |dx| <= 1e-8 (1 + |x|),  |dv| <= 1e-8 (1 + |v|)     for K (dx, dv) = -F
+    minimum         the Hessian of L on the null space of the active rows is positive definite (with the barrier's at mu > 0)
+    flat            it is singular to rounding, or changes by half of its smallest eigenvalue within the ball of radius
+                    1e-8 (1 + |x|) in which x is known (Kantorovich: H is not the same number all over that ball)
+    runs off        not stationary or flat, far from the start: the infimum is not attained
+
+A gradient of 9e-13 where the Hessian is 6e-13 is a step of 1.4: that point is no minimum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcl.cones.base import Barrier
+from dcl.factor import RANK_TOLERANCE
+from dcl.kkt import KKT, factorize
+from dcl.program import ConeProgram, magnitude
+from dcl.scaling import scaled
+from dcl.smooth.program import SmoothProgram, Theta
+from dcl.smooth.reduced import reduce
+from dcl.status import Status
+from dcl.ties import is_exact, kinks
+from dcl.truth import check
+
+STATIONARY = 1e-8
+_FEASIBLE = 1e-6
+# Farther from the start than this, relative to 1 + |x0|, a point that is not stationary is said to run off.
+_RUN = 5.0
+_FAR = 1e10
+# Rows with D above this count as active when the Hessian is reduced; the others enter with the weight D / (1 - D).
+_ACTIVE = 0.9
+_WRONG_WAY = -1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """Numbers about a point, per instance.
+
+    status (B,): `dcl.Status` as integers.  residuals (B, 3): primal, dual, gap, as in `dcl.truth` with a floor of one.
+    step (B,): |dx| / (1 + |x|) of Newton's step.  gradient (B,): |grad_x L|.  curvature (B,): the smallest eigenvalue of the
+    reduced Hessian.  largest (B,): the largest eigenvalue, by size.
+    """
+
+    status: Tensor
+    residuals: Tensor
+    step: Tensor
+    gradient: Tensor
+    curvature: Tensor
+    largest: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The facts, and what they were found with.
+
+    direction (B, n): unit vector of the smallest eigenvalue of the reduced Hessian.  local, kkt, v, mu: the quadratic program at
+    the point in the units of `dcl.scaling`, its K, and the point and the barrier there.
+    """
+
+    facts: Facts
+    direction: Tensor
+    local: ConeProgram
+    kkt: KKT
+    v: Tensor
+    mu: Barrier
+
+
+def judge(
+    program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, mu: Barrier, start: Tensor, *, minimum: bool
+) -> Verdict:
+    """The verdict on x (B, n), v (B, m) found from start (B, n). minimum: is one required, or is any stationary point good?"""
+    cone = program.structure.cone
+    local = program.local(x, v, mu, theta)
+    finite = _finite(local)
+    safe = ConeProgram(local.structure, *(_where(finite, t) for t in (local.P, local.q, local.A, local.b)))
+    local, units = scaled(safe)
+    z = cone.project(v, mu)
+    zs, ss, mus = units.scaled_dual(z), (z - v) * units.E, units.barrier(mu)
+    vs = zs - ss
+    kkt = factorize(local, vs, mus, kinks(local, vs, mus, x))
+    f1, f2 = _residual(local, x, zs, vs)
+    dx, dv, _ = kkt.tangent(-f1, -f2)
+    step = magnitude(dx) / (1.0 + magnitude(x))
+    residuals = check(local, x, vs, mus, floor=1.0)
+    curvature, smallest, largest, direction, weakest = _curvature(local, kkt.D.d, is_exact(mu))
+    reach = (STATIONARY * (1.0 + magnitude(x))).unsqueeze(-1)
+    change = program.hessian(x + reach * weakest, z, theta) * units.c.unsqueeze(-1) - local.P
+    drift = magnitude((change @ weakest.unsqueeze(-1)).squeeze(-1))
+
+    flat = (smallest <= RANK_TOLERANCE * largest) | (drift > 0.5 * smallest) | ~torch.isfinite(drift)
+    moving = ~((step <= STATIONARY) & (magnitude(dv) <= STATIONARY * (1.0 + magnitude(vs))))
+    broken = magnitude(f2) > _FEASIBLE
+    ran = (magnitude(x - start) > _RUN * (1.0 + magnitude(start))) | (magnitude(x) > _FAR)
+    status = torch.full_like(x[:, 0], int(Status.OPTIMAL), dtype=torch.int64)
+    # the later cause is the graver one
+    for cause, holds in (
+        (Status.SADDLE, (curvature < _WRONG_WAY * largest) & minimum),
+        (Status.FLAT, flat),
+        (Status.NOT_STATIONARY, moving),
+        (Status.RUNS_OFF, (flat | moving) & ran),
+        (Status.LOCALLY_INFEASIBLE, broken),
+        (Status.RUNS_OFF, ~finite | (magnitude(x) > _FAR)),
+    ):
+        status = torch.where(holds, torch.full_like(status, int(cause)), status)
+    gradient = magnitude(f1) / units.c.squeeze(-1)
+    scale = 1.0 / units.c.squeeze(-1)
+    facts = Facts(status, residuals, step, gradient, curvature * scale, largest * scale)
+    return Verdict(facts, direction, local, kkt, vs, mus)
+
+
+def _residual(local: ConeProgram, x: Tensor, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return local.Px(x) + local.q + local.ATz(z), local.Ax(x) - local.b + z - v
+
+
+def _curvature(local: ConeProgram, d: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Smallest eigenvalue, smallest and largest in size (B,), of the reduced Hessian; the vectors of the first two (B, n)."""
+    active = d > _ACTIVE
+    weight = torch.where(active, 0.0, d / (1.0 - torch.where(active, 0.0, d)))
+    # a tie is active here: a minimum needs no more than positive curvature along all active rows
+    tie = (d == 0.5) & exact
+    A = local.A * (active | tie).unsqueeze(-1)
+    W = local.P + local.A.mT @ (torch.where(tie, 0.0, weight).unsqueeze(-1) * local.A)
+    reduced = reduce(W, A)
+    return (*reduced.spectrum(), reduced.weakest())
+
+
+def _finite(local: ConeProgram) -> Tensor:
+    finite = [torch.isfinite(t).flatten(1).all(-1) for t in (local.P, local.q, local.A, local.b)]
+    return torch.stack(torch.broadcast_tensors(*finite)).all(0)
+
+
+def _where(finite: Tensor, t: Tensor) -> Tensor:
+    return torch.where(finite.view(-1, *[1] * (t.ndim - 1)), t, 0.0)

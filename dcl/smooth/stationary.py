@@ -1,0 +1,74 @@
+"""Newton's method on F itself: to rounding from a point nearby, and to any stationary point near the start.
+
+    K(x_k, v_k) (dx, dv) = -F(x_k, v_k),     the step halved until |F| falls
+
+At mu = 0 it is the semismooth Newton method: the sign of v is the active set, and once that is right it converges quadratically.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dcl.cones.base import Barrier
+from dcl.kkt import KKT, factorize
+from dcl.program import ConeProgram, magnitude
+from dcl.smooth.program import SmoothProgram, Theta, rows
+from dcl.ties import kinks
+
+_HALVINGS = 12
+# A step below this, relative to 1 + |x| and 1 + |v|, is rounding.
+_ROUNDING = 1e-15
+
+
+def factored(program: SmoothProgram, x: Tensor, v: Tensor, mu: Barrier, theta: Theta) -> tuple[ConeProgram, KKT]:
+    """The quadratic program at (x, v), and its K."""
+    local = program.local(x, v, mu, theta)
+    return local, factorize(local, v, mu, kinks(local, v, mu, x))
+
+
+def solve_residual(
+    program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, mu: Barrier, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, n), v (B, m) with a smaller |F| than those given, and the steps taken (B,)."""
+    x, v, count = x.clone(), v.clone(), torch.zeros_like(x[:, 0])
+    todo = torch.arange(x.shape[0], device=x.device)
+    for _ in range(steps):
+        if not todo.numel():
+            break
+        mu_k = mu[todo] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu
+        x[todo], v[todo], goes_on = _step(program, rows(theta, todo), x[todo], v[todo], mu_k)
+        count[todo] += 1.0
+        todo = todo[goes_on]
+    return x, v, count
+
+
+def _step(program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor, Tensor]:
+    cone = program.structure.cone
+    f1, f2 = program.residual(x, cone.project(v, mu), v, theta)
+    size = _norm(f1, f2)
+    local = program.local(x, v, mu, theta)
+    finite = (
+        torch.isfinite(local.P).flatten(1).all(-1) & torch.isfinite(local.A).flatten(1).all(-1) & torch.isfinite(size)
+    )
+    if not bool(finite.all()):
+        return x, v, torch.zeros_like(finite)
+    kkt = factorize(local, v, mu, kinks(local, v, mu, x))
+    dx, dv, _ = kkt.tangent(-f1, -f2)
+    step, open_ = torch.ones_like(size), torch.isfinite(dx).all(-1) & torch.isfinite(dv).all(-1) & (size > 0.0)
+    moved = torch.zeros_like(open_)
+    for _ in range(_HALVINGS):
+        x_new, v_new = x + step.unsqueeze(-1) * dx, v + step.unsqueeze(-1) * dv
+        size_new = _norm(*program.residual(x_new, cone.project(v_new, mu), v_new, theta))
+        good = open_ & (size_new < (1.0 - 1e-4 * step) * size)
+        x, v = torch.where(good.unsqueeze(-1), x_new, x), torch.where(good.unsqueeze(-1), v_new, v)
+        moved, open_ = moved | good, open_ & ~good
+        if not bool(open_.any()):
+            break
+        step = torch.where(open_, 0.5 * step, step)
+    small = (magnitude(dx) <= _ROUNDING * (1.0 + magnitude(x))) & (magnitude(dv) <= _ROUNDING * (1.0 + magnitude(v)))
+    return x, v, moved & ~small
+
+
+def _norm(f1: Tensor, f2: Tensor) -> Tensor:
+    return torch.sqrt((f1 * f1).sum(-1) + (f2 * f2).sum(-1))
