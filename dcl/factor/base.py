@@ -39,7 +39,10 @@ def saddle(H: Tensor, B: Tensor, T: Tensor) -> Tensor:
 class AbstractFactor(ABC):
     """A factored S."""
 
-    conditioning: Conditioning
+    @property
+    @abstractmethod
+    def conditioning(self) -> Conditioning:
+        """Condition of S and dimensions of its null spaces."""
 
     @abstractmethod
     def flat_directions(self, i: int) -> Tensor:

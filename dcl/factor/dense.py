@@ -95,8 +95,12 @@ class DenseFactor(AbstractFactor):
         H = self._H.expand(self._B.shape[0], -1, -1)
         return EigenFactor(H[self._hard], self._B[self._hard], self._T[self._hard].squeeze(-1))
 
-    @cached_property
+    @property
     def conditioning(self) -> Conditioning:
+        return self._conditioning
+
+    @cached_property
+    def _conditioning(self) -> Conditioning:
         """Estimated, and decided by the eigenvalues for the instances `_hard`."""
         condition = self._estimated.clone()
         null_a, null_y = torch.zeros_like(condition), torch.zeros_like(condition)

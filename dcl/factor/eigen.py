@@ -39,12 +39,17 @@ class EigenFactor(AbstractFactor):
         raw = torch.linalg.eigvalsh(S).abs().sort(-1).values
         smallest = raw.gather(-1, dimension.long().clamp(max=raw.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
         condition = raw[..., -1] / smallest.clamp(min=torch.finfo(raw.dtype).tiny)
-        self.conditioning = Conditioning(condition, null_a, dimension - null_a, spread)
+        self._conditioning = Conditioning(condition, null_a, dimension - null_a, spread)
+
+    @property
+    def conditioning(self) -> Conditioning:
+        return self._conditioning
 
     def flat_directions(self, i: int) -> Tensor:
         # the null space is a product: the first n rows of its basis have rank null_a
         U, _, _ = torch.linalg.svd(self._N[i, : self._n], full_matrices=False)
-        return U[:, : int(self.conditioning.null_a[i])]
+        flat: Tensor = U[:, : int(self.conditioning.null_a[i])]
+        return flat
 
     def _project(self, r: Tensor) -> Tensor:
         coefficients = torch.cholesky_solve(self._N.mT @ r.unsqueeze(-1), self._gram)

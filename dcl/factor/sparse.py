@@ -134,12 +134,16 @@ class SparseFactor(AbstractFactor):
             rows = sp.csr_array(Bi)[np.flatnonzero(keep)]
             S = sp.block_array([[Hi, rows.T], [rows, sp.diags_array(-Ti[keep])]], format="csc")
             self._instances.append(_Instance(S, self._n, regular))
-        self.conditioning = Conditioning(
+        self._conditioning = Conditioning(
             condition=torch.tensor([i.condition for i in self._instances], dtype=torch.float64, device=device),
             null_a=torch.tensor([i.null_a for i in self._instances], dtype=torch.float64, device=device),
             null_y=torch.tensor([i.null_y for i in self._instances], dtype=torch.float64, device=device),
             spread=torch.stack([i.spread for i in self._instances]).to(device),
         )
+
+    @property
+    def conditioning(self) -> Conditioning:
+        return self._conditioning
 
     def flat_directions(self, i: int) -> Tensor:
         return self._instances[i].flat.to(self.conditioning.spread.device)
