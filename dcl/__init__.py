@@ -5,6 +5,7 @@ instance, and differentiated exactly through its KKT conditions.
 """
 
 from dcl import solvers
+from dcl.compare import Comparison, Diagnosis, PointDiagnosis, compare_gradients, diagnose
 from dcl.errors import (
     CompatibilityWarning,
     DclError,
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgminLayer",
+    "Comparison",
     "CompatibilityWarning",
     "ConeLayer",
     "ConeResult",
@@ -41,6 +43,7 @@ __all__ = [
     "DclError",
     "DegenerateError",
     "DegenerateWarning",
+    "Diagnosis",
     "DppError",
     "DtypeError",
     "FlatError",
@@ -50,6 +53,7 @@ __all__ = [
     "NoMinimumError",
     "NotStationaryError",
     "OptionError",
+    "PointDiagnosis",
     "QPLayer",
     "QPResult",
     "RunsOffError",
@@ -59,6 +63,8 @@ __all__ = [
     "Status",
     "UnsupportedError",
     "argmin",
+    "compare_gradients",
+    "diagnose",
     "solve_qp",
     "solvers",
 ]

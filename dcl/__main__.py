@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import dcl
+from dcl.compare import command as compare
 from dcl.demo import command as demo
 
 
@@ -19,7 +20,7 @@ class _Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-COMMANDS: dict[str, _Command] = {"demo": demo}
+COMMANDS: dict[str, _Command] = {"demo": demo, "compare": compare}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,8 +31,10 @@ _STEPS = 60
 _HALVINGS = 40
 # I - D is not taken to be smaller than this: beyond, rounding has decided it.
 _SMALLEST = 1e-15
-# A cheap step that lowers |F| by less than this was one too many.
+# A step that lowers |F| by less than this, a residual that is small by less, was one too many.
 _WORTHWHILE = 0.5
+# Below this relative residual a point that does not get much better is done: rounding is all that is left.
+_ENOUGH = 1e-11
 
 
 def follow(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
@@ -56,12 +58,16 @@ def _newton(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
     f1, f2 = residual(program, x, v, mu)
     absolute = absolutes(program)
     residuals, size = check(program, x, v, mu, absolute), _norm(f1, f2)
+    before = torch.full_like(size, torch.inf)
     for _ in range(_STEPS):
-        todo = (worst(residuals) > TARGET) & torch.isfinite(size)
+        now = worst(residuals)
+        rough = now > _ENOUGH
+        todo = (rough | ((now > TARGET) & (now < _WORTHWHILE * before))) & torch.isfinite(size)
+        before = now
         if not bool(todo.any()):
             break
         dx, dv, _ = kkt.tangent(-f1, -f2)
-        x, v, f1, f2, size, moved = _damped(program, x, v, mu, dx, dv, f1, f2, size, todo)
+        x, v, f1, f2, size, moved = _damped(program, x, v, mu, dx, dv, f1, f2, size, todo, rough)
         if not bool(moved.any()):
             break
         residuals = check(program, x, v, mu, absolute)
@@ -86,7 +92,7 @@ def _approach(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> tuple[T
         now = x[index], v[index], f1[index], f2[index], size[index]
         dx, dv = _condensed_step(part, now[1], mu_k, now[2], now[3])
         todo = torch.isfinite(dx).all(-1) & torch.isfinite(dv).all(-1)
-        *after, _ = _damped(part, *now[:2], mu_k, dx, dv, *now[2:], todo)
+        *after, _ = _damped(part, *now[:2], mu_k, dx, dv, *now[2:], todo, todo)
         x[index], v[index], f1[index], f2[index], size[index] = after
         goes_on = (after[4] < _WORTHWHILE * now[4]) & (after[4] > goal.expand(x.shape[0])[index])
         index = index[goes_on]
@@ -129,10 +135,13 @@ def _condensed_step(program: ConeProgram, v: Tensor, mu: Tensor, f1: Tensor, f2:
 
 def _damped(
     program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor, dx: Tensor, dv: Tensor, f1: Tensor, f2: Tensor, size: Tensor,
-    todo: Tensor,
+    todo: Tensor, patient: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """x, v, F and |F| after the longest of the steps 1, 1/2, 1/4, ... that lowers |F|, and which instances have moved."""
-    step, open_ = torch.ones_like(size), todo
+    """x, v, F and |F| after the longest of the steps 1, 1/2, 1/4, ... that lowers |F|, and which instances have moved.
+
+    todo (B,): instances that move at all; patient (B,): those for which shorter steps than 1 are tried.
+    """
+    step, open_, moved = torch.ones_like(size), todo, torch.zeros_like(todo)
     for _ in range(_HALVINGS):
         x_new, v_new = x + step.unsqueeze(-1) * dx, v + step.unsqueeze(-1) * dv
         g1, g2 = residual(program, x_new, v_new, mu)
@@ -141,11 +150,12 @@ def _damped(
         keep = better.unsqueeze(-1)
         x, v = torch.where(keep, x_new, x), torch.where(keep, v_new, v)
         f1, f2, size = torch.where(keep, g1, f1), torch.where(keep, g2, f2), torch.where(better, size_new, size)
-        open_ = open_ & ~better
+        moved = moved | better
+        open_ = open_ & ~better & patient
         if not bool(open_.any()):
             break
         step = torch.where(open_, 0.5 * step, step)
-    return x, v, f1, f2, size, todo & ~open_
+    return x, v, f1, f2, size, moved
 
 
 def _norm(f1: Tensor, f2: Tensor) -> Tensor:

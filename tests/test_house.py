@@ -32,6 +32,7 @@ ORDER = [
     {"frontends", "implicit"},
     {"layers"},
     {"compat"},
+    {"compare"},
     {"dcl"},
     {"demo"},
     {"__main__"},
@@ -48,10 +49,12 @@ OWNERS = {
     "piqp": ["dcl.solvers.piqp"],
     "scs": ["dcl.solvers.scs"],
     "sklearn": ["dcl.demo"],
-    "matplotlib": ["dcl.demo"],
+    "matplotlib": ["dcl.demo", "dcl.compare.figure"],
+    "pandas": ["dcl.compare.table"],
+    "diffcp": ["dcl.compare.engines"],
     "tqdm": ["dcl.demo"],
 }
-PRINTS = {"dcl.demo.command"}
+PRINTS = {"dcl.demo.command", "dcl.compare.command"}
 LONGEST, LONGEST_MEDIAN = 400, 150
 
 

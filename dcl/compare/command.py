@@ -1,0 +1,147 @@
+"""`python -m dcl compare [FILE] [--n N] [--cones ...] [--mu ...] [--csv FILE] [--plot FILE] [--seed S]`."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+HELP = "exact, barrier and other gradients of one program side by side, and which one to use"
+_DEFINES = ("problem", "parameters", "variables", "values")
+_EPILOG = """\
+FILE is a Python file that defines
+  problem      a cvxpy.Problem
+  parameters   its parameters, a list
+  variables    what the layer returns, a list
+  values       one array for each parameter, batch dimensions in front if there are any
+
+examples:
+  python -m dcl compare --cones l q --n 10 --plot compare.png
+  python -m dcl compare --linear --mu 1e-1 1e-2 1e-3 --csv compare.csv
+  python -m dcl compare portfolio.py
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.description = (
+        "Prints, for one program, the gradient of a random weighting of its solution by every way there is: exact KKT, "
+        "log-barrier at several mu, straight-through, diffcp where it is installed, and finite differences as the reference; "
+        "then says which one to use, and why. The program is random (--n, --cones, --linear, --seed), or that of FILE."
+    )
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", nargs="?", type=_existing, metavar="FILE", help="a Python file, see below")
+    parser.add_argument(
+        "--n", type=_positive, default=6, metavar="N", help="variables of the random program (default: 6)"
+    )
+    parser.add_argument(
+        "--cones",
+        nargs="+",
+        choices=["l", "q", "s", "ep", "p"],
+        default=["l"],
+        metavar="CONE",
+        help="its cones, some of l (nonnegative), q (second-order), s (semidefinite), ep (exponential), p (power); default: l",
+    )
+    parser.add_argument("--linear", action="store_true", help="without a quadratic term")
+    parser.add_argument(
+        "--mu", nargs="+", type=_barrier, metavar="MU", help="barrier parameters (default: 1e-1 ... 1e-8)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the random program and weighting (default: 0)"
+    )
+    parser.add_argument("--csv", type=_writable, metavar="OUT", help="also write the rows to a CSV file")
+    parser.add_argument(
+        "--plot", type=_writable, metavar="OUT", help="also draw gap, error and time against mu (.png, .pdf, .svg)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
+    return int(text)
+
+
+def _barrier(text: str) -> float:
+    try:
+        mu = float(text)
+    except ValueError:
+        mu = -1.0
+    if not 0.0 < mu < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
+    return mu
+
+
+def _existing(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {text!r}")
+    return path
+
+
+def _writable(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder, or a folder itself")
+    return path
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, print the table, write what was asked for. Returns the exit status."""
+    if args.plot is not None and find_spec("matplotlib") is None:
+        return _complain('--plot needs matplotlib, not installed here: pip install "dcl[compare]"')
+
+    import torch
+
+    from dcl.compare.families import draw
+    from dcl.compare.gradients import MUS, compare_gradients
+    from dcl.errors import DclError
+
+    torch.set_num_threads(1)
+    try:
+        if args.file is None:
+            drawn = draw(args.n, args.cones, args.seed, args.linear)
+            layer, tensors = drawn.layer, list(drawn.tensors)
+        else:
+            layer, tensors = _read(args.file)
+        found = compare_gradients(layer, *tensors, mu=args.mu or MUS, seed=args.seed)
+    except (DclError, _BadFileError) as error:
+        return _complain(str(error))
+    print(found)
+    if args.csv is not None:
+        found.to_csv(args.csv)
+        print(f"\nrows: {args.csv}")
+    if args.plot is not None:
+        try:
+            found.plot(args.plot)
+        except ValueError as error:  # matplotlib names the kinds of picture that it can write
+            return _complain(f"--plot {args.plot}: {error}")
+        print(f"figure: {args.plot}")
+    return 0
+
+
+class _BadFileError(Exception):
+    """FILE does not define what it must."""
+
+
+def _read(path: Path) -> tuple[Any, list[Any]]:
+    """The layer and the tensors of the user's file."""
+    import numpy as np
+    import torch
+
+    from dcl.layers.cvxpy import CvxpyLayer
+
+    defined = runpy.run_path(str(path))
+    missing = [name for name in _DEFINES if name not in defined]
+    if missing:
+        raise _BadFileError(f"{path} does not define {', '.join(missing)}; see python -m dcl compare --help")
+    layer = CvxpyLayer(defined["problem"], defined["parameters"], defined["variables"])
+    return layer, [torch.from_numpy(np.array(value, dtype=np.float64)) for value in defined["values"]]
+
+
+def _complain(message: str) -> int:
+    print(f"dcl compare: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,130 @@
+"""The result of a comparison: rows that print as a table, as a data frame, as a figure, and a sentence at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from dcl.status import GradientKind
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NAN = math.nan
+_COLUMNS = ("method", "mu", "gap of x", "gradient", "error", "cosine", "residual", "condition", "forward", "backward")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One way to the gradient; NaN where there is no such number.
+
+    gap: of x to the exact x, relative.  norm: of the gradient.  error, cosine: against central differences, over the entries
+    that were measured (error absolute where the reference is zero).  residual: of the row's own equations, relative.
+    condition: of the KKT matrix.  forward_ms, backward_ms: one call.  note: why there is no number.  gradient: all entries.
+    """
+
+    method: str
+    mu: float | None
+    gap: float = _NAN
+    norm: float = _NAN
+    error: float = _NAN
+    cosine: float = _NAN
+    residual: float = _NAN
+    condition: float = _NAN
+    forward_ms: float = _NAN
+    backward_ms: float = _NAN
+    note: str = ""
+    gradient: Tensor | None = None
+
+    def with_residual(self, residual: float) -> Row:
+        """The same row with its residual."""
+        return replace(self, residual=residual)
+
+    def cells(self) -> list[str]:
+        """The text of each column."""
+        mu = "" if self.mu is None else "0" if self.mu == 0.0 else f"{self.mu:.0e}"
+        numbers = [self.gap, self.norm, self.error]
+        cosine = "" if math.isnan(self.cosine) else f"{self.cosine:.4f}"
+        times = ["" if math.isnan(t) else f"{t:.2f} ms" for t in (self.forward_ms, self.backward_ms)]
+        return [self.method, mu, *map(_short, numbers), cosine, _short(self.residual), _short(self.condition), *times]
+
+
+def _short(number: float) -> str:
+    return "" if math.isnan(number) else f"{number:.1e}" if number else "0"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What `compare_gradients` found; `print` it.
+
+    rows: one for each way, see `Row`.  verdict: which gradient to use here, and why.  recommended_mu: 0.0 for the exact one.
+    kinds: `dcl.GradientKind` of each instance.  subject: what was compared, in a line.
+    """
+
+    rows: tuple[Row, ...]
+    verdict: str
+    recommended_mu: float
+    kinds: tuple[GradientKind, ...]
+    subject: str
+
+    @property
+    def relative(self) -> bool:
+        """Are the errors relative? They are absolute where the differences are zero."""
+        return not all(math.isnan(row.cosine) for row in self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def row(self, method: str, mu: float | None = None) -> Row:
+        """The row of a method, at mu where it has several. Raises KeyError."""
+        for row in self.rows:
+            if row.method == method and (mu is None or row.mu == mu):
+                return row
+        raise KeyError(f"{method}, mu = {mu}" if mu is not None else method)
+
+    def __str__(self) -> str:
+        cells = [list(_COLUMNS), *(row.cells() for row in self.rows)]
+        widths = [max(len(line[k]) for line in cells) for k in range(len(_COLUMNS))]
+        lines = [self.subject]
+        for number, (line, row) in enumerate(zip(cells, (None, *self.rows), strict=True)):
+            first, rest = line[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
+            if row is not None and row.note and math.isnan(row.gap):
+                lines.append("  ".join([first, rest[0], row.note]))
+            else:
+                lines.append("  ".join([first, *rest]) + (f"  {row.note}" if row is not None and row.note else ""))
+            if number == 0:
+                lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+        return "\n".join([*(line.rstrip() for line in lines), "", self.verdict])
+
+    __repr__ = __str__
+
+    def _records(self) -> list[dict[str, Any]]:
+        names = [f.name for f in fields(Row) if f.name != "gradient"]
+        return [{name: getattr(row, name) for name in names} for row in self.rows]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as a pandas DataFrame, with the names of `Row`'s entries as columns. Needs the extra "compare"."""
+        import pandas as pd
+
+        return pd.DataFrame.from_records(self._records())
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the rows; columns as in `to_frame`."""
+        import csv
+
+        records = self._records()
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(records[0]))
+            writer.writeheader()
+            writer.writerows(records)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw gap of x, error of the gradient and time against mu, log-log. Needs the extra "compare"."""
+        from dcl.compare.figure import draw
+
+        draw(self, Path(path))
