@@ -116,7 +116,7 @@ class Plan:
         sizes = [_size(shape) for shape in self.shapes]
         parts = torch.split(x, sizes, dim=-1)
         lead = x.shape[:-1]
-        return self.tree.put([t.reshape(*lead, *shape) for t, shape in zip(parts, self.shapes, strict=True)])
+        return self.tree.put([t.reshape((*lead, *shape)) for t, shape in zip(parts, self.shapes, strict=True)])
 
 
 def _size(shape: Sequence[int]) -> int:

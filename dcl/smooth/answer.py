@@ -23,6 +23,8 @@ from dcl.smooth.stationary import solve_residual
 from dcl.status import Status
 
 _FINISH = 30
+# The last steps stay near, relative to 1 + |x|: they may not leave a descent for a saddle far away.
+_REACH = 0.3
 _ANY = 200
 _ESCAPES = 3
 # Above this many variables a start by L-BFGS costs less than Newton's matrices far from the solution.
@@ -50,7 +52,7 @@ def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, sol
     own_mu = units.barrier(mu)
 
     def finish(x: Tensor, v: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return solve_residual(own, rows(own_theta, index), x, v, _rows(own_mu, index), _FINISH)
+        return solve_residual(own, rows(own_theta, index), x, v, _rows(own_mu, index), _FINISH, _REACH)
 
     def near(name: str, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         part, none = rows(own_theta, index), torch.zeros_like(x[:, 0])

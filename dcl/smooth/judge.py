@@ -93,8 +93,11 @@ def judge(
     drift = magnitude((change @ weakest.unsqueeze(-1)).squeeze(-1))
 
     flat = (smallest <= RANK_TOLERANCE * largest) | (drift > 0.5 * smallest) | ~torch.isfinite(drift)
-    moving = ~((step <= STATIONARY) & (magnitude(dv) <= STATIONARY * (1.0 + magnitude(vs))))
-    broken = magnitude(f2) > _FEASIBLE
+    # of a singular K the least-squares step is zero where F is not in its range
+    off = residuals[:, 1] > _FEASIBLE
+    step = torch.where(off & flat, torch.inf, step)
+    moving = off | ~((step <= STATIONARY) & (magnitude(dv) <= STATIONARY * (1.0 + magnitude(vs))))
+    broken = (magnitude(f2) > _FEASIBLE) | (residuals[:, 0] > _FEASIBLE)
     ran = (magnitude(x - start) > _RUN * (1.0 + magnitude(start))) | (magnitude(x) > _FAR)
     status = torch.full_like(x[:, 0], int(Status.OPTIMAL), dtype=torch.int64)
     # the later cause is the graver one
@@ -114,7 +117,7 @@ def judge(
 
 
 def _residual(local: ConeProgram, x: Tensor, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    return local.Px(x) + local.q + local.ATz(z), local.Ax(x) - local.b + z - v
+    return local.Px(x) + local.q + local.ATz(z), local.Ax(x) - local.b + (z - v)
 
 
 def _curvature(local: ConeProgram, d: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

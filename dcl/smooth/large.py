@@ -180,16 +180,18 @@ def _judged(
     generator = torch.Generator().manual_seed(x.shape[-1])
     probe = torch.randn(x.shape[-1], generator=generator, dtype=x.dtype).to(x.device).expand_as(x)
     seen = conjugate_gradients(product, probe, 1e-10, _PROBE)
-    sizes = seen.smallest.abs(), seen.largest.abs()
+    nothing = (product(probe) == 0.0).all(-1)
+    smallest, largest = (torch.where(nothing, 0.0, t) for t in (seen.smallest, seen.largest))
+    sizes = smallest.abs(), largest.abs()
     largest = torch.maximum(*sizes)
     step = magnitude(newton.w) / (1.0 + magnitude(x))
     step = torch.where((magnitude(g) > 0.0) & ~(newton.residual <= 1e-3), torch.inf, step)
-    flat = (torch.minimum(*sizes) <= RANK_TOLERANCE * largest) | (product(probe) == 0.0).all(-1)
+    flat = torch.minimum(*sizes) <= RANK_TOLERANCE * largest
     # a CG that met no curvature of the other sign has seen all eigenvalues with one sign
     moving, ran = ~(step <= STATIONARY), magnitude(x - start) > _RUN * (1.0 + magnitude(start))
     status = torch.full_like(x[:, 0], int(Status.OPTIMAL), dtype=torch.int64)
     for cause, holds in (
-        (Status.SADDLE, (seen.smallest < 0.0) & minimum),
+        (Status.SADDLE, (smallest < 0.0) & minimum),
         (Status.FLAT, flat),
         (Status.NOT_STATIONARY, moving),
         (Status.RUNS_OFF, ((flat | moving) & ran) | (magnitude(x) > _FAR) | torch.isnan(step)),
@@ -197,5 +199,5 @@ def _judged(
         status = torch.where(holds, torch.full_like(status, int(cause)), status)
     zero = torch.zeros_like(step)
     condition = largest / torch.minimum(*sizes).clamp(min=1e-300)
-    facts = Facts(status, torch.stack([zero, step, zero], -1), step, magnitude(g), seen.smallest, largest)
+    facts = Facts(status, torch.stack([zero, step, zero], -1), step, magnitude(g), smallest, largest)
     return FoundLarge(x, name, steps, facts, condition)

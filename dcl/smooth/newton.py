@@ -23,13 +23,15 @@ from dcl.smooth.reduced import reduce
 MU_LAST = 1e-10
 MU_FIRST = 0.1
 _STEPS = 300
-_HALVINGS = 40
+_HALVINGS = 24
 _KEPT = 0.995
 # A relative step below this is left to the last Newton steps on F.
 _SMALL = 1e-9
 # A longer step, relative to 1 + |x|, is cut: the quadratic model is not valid there.
 _LONGEST = 1e3
 _FAR = 1e12
+# A step that has to be cut below this leads nowhere.
+_SHORTEST = 1e-7
 
 
 @dataclass(eq=False)
@@ -109,6 +111,10 @@ def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor) 
     y = system.multipliers(gradient + (W @ dx.unsqueeze(-1)).squeeze(-1))
     ds = -cut * r - (Jg @ dx.unsqueeze(-1)).squeeze(-1)
     dz = at.mu / at.s - at.z - sigma * ds
+    finite = finite & torch.isfinite(dx).all(-1) & torch.isfinite(ds).all(-1) & torch.isfinite(dz).all(-1)
+    # without a feasible point nearby the multipliers grow without end
+    finite = finite & (magnitude(torch.cat([at.y, at.z], -1)) < _FAR)
+    dx, ds, dz, y = (torch.where(finite.unsqueeze(-1), t, 0.0) for t in (dx, ds, dz, y))
     step, moved = _line_search(program, theta, at, f, g, h, r, dx, ds, curvature)
     at.x = at.x + step.unsqueeze(-1) * dx
     at.s = at.s + step.unsqueeze(-1) * ds
@@ -170,4 +176,4 @@ def _line_search(
         if not bool(open_.any()):
             break
         step = torch.where(open_, 0.5 * step, step)
-    return taken, taken > 0.0
+    return taken, taken > _SHORTEST

@@ -93,7 +93,7 @@ class SmoothProgram:
         """F: (B, n) and (B, m)."""
 
         def one(x: Tensor, z: Tensor, v: Tensor, *theta: Tensor) -> tuple[Tensor, Tensor]:
-            return grad(self._lagrangian)(x, z, *theta), self.c(x, *theta) + z - v
+            return grad(self._lagrangian)(x, z, *theta), self.c(x, *theta) + (z - v)
 
         return _each(one, (x, z, v), theta)
 
@@ -125,7 +125,8 @@ def _each(function: Callable[..., T], points: tuple[Tensor, ...], theta: Theta) 
     """function(*points, *theta) of every instance; a single one is not mapped, which is quicker."""
     if points[0].shape[0] == 1:
         out = function(*(t.squeeze(0) for t in (*points, *theta)))
-        return tree_map(lambda t: t.unsqueeze(0), out)
+        single: T = tree_map(lambda t: t.unsqueeze(0), out)
+        return single
     shared = [t.shape[0] == 1 for t in theta]
     arguments = [t.squeeze(0) if s else t for t, s in zip(theta, shared, strict=True)]
     dims = (*[0] * len(points), *[None if s else 0 for s in shared])

@@ -73,7 +73,7 @@ def _one(program: SmoothProgram, theta: Theta, x0: Tensor, method: str) -> Array
     elif m:
         lower = np.concatenate([np.zeros(p), np.full(m - p, -np.inf)])
         constraints.append(NonlinearConstraint(lambda x: first(x)[2], lower, np.zeros(m), jac=lambda x: first(x)[3]))
-    options = {"maxiter": 1000} | ({"ftol": 1e-15} if method == "slsqp" else {"gtol": 1e-9})
+    options = {"maxiter": 300} | ({"ftol": 1e-12} if method == "slsqp" else {"gtol": 1e-9})
     result: OptimizeResult = scipy_minimize(
         objective, x0.cpu().numpy(), jac=True, method=method, constraints=constraints, options=options
     )
@@ -90,7 +90,8 @@ def with_multipliers(program: SmoothProgram, theta: Theta, x: Tensor) -> Tensor:
         active[:p] = True
         index = torch.nonzero(active).squeeze(-1).cpu().numpy()
         A, gradient = J[i].cpu().numpy()[index], g[i].cpu().numpy()
-        if not np.isfinite(A).all() or not np.isfinite(gradient).all():
+        # SciPy 1.17's NNLS crashes on a matrix without columns
+        if not len(index) or not np.isfinite(A).all() or not np.isfinite(gradient).all():
             continue
         # an equality's multiplier has both signs
         z, _ = nnls(np.concatenate([A, -A[:p]]).T, -gradient, maxiter=30 * (1 + len(index) + p))

@@ -28,22 +28,27 @@ def factored(program: SmoothProgram, x: Tensor, v: Tensor, mu: Barrier, theta: T
 
 
 def solve_residual(
-    program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, mu: Barrier, steps: int
+    program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, mu: Barrier, steps: int, reach: float = torch.inf
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, n), v (B, m) with a smaller |F| than those given, and the steps taken (B,)."""
+    """x (B, n), v (B, m) with a smaller |F| than those given, and the steps taken (B,).
+
+    reach: a step of x longer than this, relative to 1 + |x|, is not taken: it would lead to another stationary point.
+    """
     x, v, count = x.clone(), v.clone(), torch.zeros_like(x[:, 0])
     todo = torch.arange(x.shape[0], device=x.device)
     for _ in range(steps):
         if not todo.numel():
             break
         mu_k = mu[todo] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu
-        x[todo], v[todo], goes_on = _step(program, rows(theta, todo), x[todo], v[todo], mu_k)
+        x[todo], v[todo], goes_on = _step(program, rows(theta, todo), x[todo], v[todo], mu_k, reach)
         count[todo] += 1.0
         todo = todo[goes_on]
     return x, v, count
 
 
-def _step(program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor, Tensor]:
+def _step(
+    program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, mu: Barrier, reach: float
+) -> tuple[Tensor, Tensor, Tensor]:
     cone = program.structure.cone
     f1, f2 = program.residual(x, cone.project(v, mu), v, theta)
     size = _norm(f1, f2)
@@ -56,6 +61,7 @@ def _step(program: SmoothProgram, theta: Theta, x: Tensor, v: Tensor, mu: Barrie
     kkt = factorize(local, v, mu, kinks(local, v, mu, x))
     dx, dv, _ = kkt.tangent(-f1, -f2)
     step, open_ = torch.ones_like(size), torch.isfinite(dx).all(-1) & torch.isfinite(dv).all(-1) & (size > 0.0)
+    open_ = open_ & (magnitude(dx) <= reach * (1.0 + magnitude(x)))
     moved = torch.zeros_like(open_)
     for _ in range(_HALVINGS):
         x_new, v_new = x + step.unsqueeze(-1) * dx, v + step.unsqueeze(-1) * dv
