@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,14 +107,14 @@ def check_finite(border: AbstractBorder, t: Tensor, argument: str, *, infinite: 
     raise InputError(f"{argument}{entry} is {value}{where(index)}", argument=argument, index=index)
 
 
-def check_barrier(border: AbstractBorder, mu: Tensor) -> None:
-    """Raise InputError at the first entry of mu (B or 1, 1) that is not finite and positive."""
+def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]]) -> None:
+    """Raise InputError at the first entry of mu that is not finite and positive; index_of(its place): the batch index."""
     good = torch.isfinite(mu) & (mu > 0.0)
     if not bool(good.all()):
-        i = int(torch.nonzero(~good)[0, 0])
-        index = border.index_in(mu, i)
+        place = torch.nonzero(~good)[0].tolist()
+        index = index_of(place)
         raise InputError(
-            f"mu is {float(mu[i])}{where(index)}: as a tensor it must be finite and positive in every instance",
+            f"mu is {float(mu[tuple(place)])}{where(index)}: as a tensor it must be finite and positive in every instance",
             argument="mu",
             index=index,
         )

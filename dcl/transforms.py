@@ -42,6 +42,18 @@ def is_recorded(tensors: Iterable[Tensor]) -> bool:
     return False
 
 
+def is_differentiated() -> bool:
+    """While a graph is traced: in forward mode, or inside of a transform of torch.func that differentiates?"""
+    # the level is read by the traced code itself, which then is guarded against its change
+    return forward_ad._current_level >= 0 or _is_transformed()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_transformed() -> bool:
+    kinds = {i.key() for i in _functorch.get_interpreter_stack() or ()}
+    return bool(kinds & {_functorch.TransformType.Grad, _functorch.TransformType.Jvp})
+
+
 def check_order(tensors: Iterable[Tensor]) -> None:
     """Raise UnsupportedError for forward mode over forward mode: torch 2.13 then drops terms of a custom rule, silently."""
     forward = {i.level() for i in _functorch.get_interpreter_stack() or () if i.key() == _functorch.TransformType.Jvp}

@@ -189,19 +189,18 @@ def _structure(cone: AbstractCone, n: int) -> Structure:
     return Structure(DensePattern((n, n)), DensePattern((cone.dim, n)), cone)
 
 
-def assemble(
-    P: Tensor | None, q: Tensor, A: Tensor, b: Tensor, cones: ConeDict
-) -> tuple[ConeProgram, ConeBorder, tuple[Tensor, ...], Batching]:
-    """The program on the waist, in torch operations; its border, the tensors that the border looks at, the batching.
-
-    Raises InputError, DtypeError that name the argument at fault.
-    """
-    arguments = {name: t for name, t in (("P", P), ("q", q), ("A", A), ("b", b)) if t is not None}
+def present(arguments: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """The arguments that are given; only P may be absent. Raises InputError."""
     for name in ("q", "A", "b"):
-        if name not in arguments:
+        if arguments[name] is None:
             raise InputError(f"{name} is missing", argument=name)
+    return {name: t for name, t in arguments.items() if t is not None}
+
+
+def plan(arguments: Mapping[str, Tensor], cones: ConeDict) -> tuple[Batching, int]:
+    """Batching and number of variables. Raises InputError, DtypeError that name the argument at fault."""
     batch = batching([(name, t, CORE[name]) for name, t in arguments.items()])
-    n, m = int(q.shape[-1]), cones.cone.dim
+    n, m = int(arguments["q"].shape[-1]), cones.cone.dim
     if n == 0:
         raise InputError("q has no entries: a program needs at least one variable", argument="q")
     expected = {"P": (n, n), "q": (n,), "A": (m, n), "b": (m,)}
@@ -212,8 +211,16 @@ def assemble(
                 f"(q has {n} entries, the cones {m} rows)",
                 argument=name,
             )
+    return batch, n
+
+
+def assemble(
+    arguments: Mapping[str, Tensor], cones: ConeDict, batch: Batching
+) -> tuple[ConeProgram, ConeBorder, tuple[Tensor, ...]]:
+    """The program on the waist, in torch operations; its border, and the tensors that the border looks at."""
     given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
     flat = {name: t.to(torch.float64) for name, t in given.items()}
+    n = int(flat["q"].shape[-1])
     program = ConeProgram(
         _structure(cones.cone, n),
         P=_symmetric(flat["P"]) if "P" in flat else flat["q"].new_zeros(1, n, n),
@@ -221,7 +228,7 @@ def assemble(
         A=cones.to_waist(flat["A"], -2),
         b=cones.to_waist(flat["b"], -1),
     )
-    return program.expanded(batch.size), ConeBorder(batch.shape, cones, tuple(flat)), tuple(given.values()), batch
+    return program.expanded(batch.size), ConeBorder(batch.shape, cones, tuple(flat)), tuple(given.values())
 
 
 def _symmetric(P: Tensor) -> Tensor:

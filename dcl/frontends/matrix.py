@@ -158,7 +158,10 @@ def assemble(
 
 
 def multipliers(blocks: Blocks, names: Sequence[str], given: Sequence[Tensor], z: Tensor) -> tuple[Tensor, ...]:
-    """z (B, m) -> those of A, G, lb, ub; zero where a right-hand side is infinite, at mu > 0 too."""
+    """z (B, m) -> those of A, G, lb, ub; zero where a right-hand side is infinite, at mu > 0 too.
+
+    given: the caller's tensors (B or 1, ...) by these names.
+    """
     sides = dict(zip(names, given, strict=True))
 
     def bound(name: str, part: Tensor) -> Tensor:

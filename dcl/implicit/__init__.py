@@ -5,7 +5,7 @@ Each rule uses only these primitives and torch operations, so derivatives of any
 
 from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.projection import project
-from dcl.implicit.solve import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, solve
+from dcl.implicit.solve import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, solve
 
 __all__ = [
     "DUAL",
@@ -16,6 +16,7 @@ __all__ = [
     "SOLVER",
     "STATUS",
     "Call",
+    "Known",
     "kkt_solve",
     "project",
     "solve",

@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from dcl.errors import DegenerateWarning
 from dcl.implicit.folding import Fold
-from dcl.implicit.signature import signature_known
+from dcl.implicit.primitive import primitive
 from dcl.smooth.large import conjugate_gradients
 from dcl.smooth.program import SmoothProgram, Theta
 
@@ -31,7 +31,7 @@ def cg_solve(program: SmoothProgram, x: Tensor, r: Tensor, theta: Theta) -> Tens
     return CgSolve.apply(program, x, r, *theta)  # type: ignore[no-any-return]
 
 
-@signature_known
+@primitive
 class CgSolve(Function):
     """See `cg_solve`."""
 

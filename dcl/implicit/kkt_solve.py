@@ -18,8 +18,8 @@ from torch.autograd import Function
 from dcl.cones.base import Barrier
 from dcl.errors import DegenerateWarning
 from dcl.implicit.folding import Fold, size_of_batch
+from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import bend, dproduct
-from dcl.implicit.signature import signature_known
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
 
@@ -48,7 +48,7 @@ def kkt_solve(
     return w1, w2
 
 
-@signature_known
+@primitive
 class KktSolve(Function):
     """See `kkt_solve`."""
 

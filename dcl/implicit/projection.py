@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 from dcl.cones.base import Barrier
 from dcl.implicit.folding import Fold, in_front, size_of_batch
-from dcl.implicit.signature import signature_known
+from dcl.implicit.primitive import primitive
 from dcl.program import Structure
 
 
@@ -35,7 +35,7 @@ def bend(structure: Structure, mu: Barrier, v: Tensor, a: Tensor, w: Tensor) -> 
     return Bend.apply(structure, mu, v, a, w)  # type: ignore[no-any-return]
 
 
-@signature_known
+@primitive
 class Project(Function):
     """See `project`."""
 
@@ -68,7 +68,7 @@ class Project(Function):
         return fold.unfold(project(structure, mu, v, at_kink), 0), 0
 
 
-@signature_known
+@primitive
 class DProduct(Function):
     """See `dproduct`."""
 
@@ -115,7 +115,7 @@ class DProduct(Function):
         return out, out.ndim - 3
 
 
-@signature_known
+@primitive
 class Bend(Function):
     """See `bend`."""
 

@@ -24,8 +24,8 @@ from dcl.degeneracy import Degeneracy, classify, resolve_kinks
 from dcl.implicit.cg import cg_solve
 from dcl.implicit.folding import Fold
 from dcl.implicit.kkt_solve import kkt_solve
+from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
-from dcl.implicit.signature import signature_known
 from dcl.implicit.stationary_failures import AbstractSmoothBorder, raise_failures
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram
@@ -106,7 +106,7 @@ def smooth_solve(call: SmoothCall, mu: Barrier, start: Tensor, theta: Theta) -> 
     return SmoothSolve.apply(call, mu, start, *theta)  # type: ignore[no-any-return]
 
 
-@signature_known
+@primitive
 class SmoothSolve(Function):
     """See `smooth_solve`."""
 

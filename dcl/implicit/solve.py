@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from dcl.cones.base import Barrier
 from dcl.degeneracy import Degeneracy, Requested, classify, resolve_kinks
 from dcl.implicit.folding import Fold, size_of_batch
 from dcl.implicit.kkt_solve import kkt_solve
+from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
-from dcl.implicit.signature import signature_known
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
 from dcl.scaling import Units
@@ -47,11 +47,26 @@ class Outcome:
     has_warned: bool = False
 
 
+class Known(NamedTuple):
+    """What `solve` returns: x (B, n), v (B, m), the value of D at the ties of v (B, m), the report (B, 7)."""
+
+    x: Tensor
+    v: Tensor
+    at_kink: Tensor
+    report: Tensor
+
+    @staticmethod
+    def shapes(batch: int, n: int, m: int) -> list[tuple[int, ...]]:
+        """Their shapes."""
+        return [(batch, n), (batch, m), (batch, m), (batch, GAP + 1)]
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One call of a layer: what `solve` needs besides tensors.
 
     choose(structure, P_is_zero): the solvers, in order.  start: made for this call, in the caller's units.
+    known: the solution, where it only is to be differentiated.
     """
 
     structure: Structure
@@ -63,6 +78,7 @@ class Call:
     requested: Requested | None = None
     threads: int | None = None
     start: Iterates | None = None
+    known: Known | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     def mapped(self, V: int, tensors: Sequence[Tensor]) -> Call:
@@ -78,7 +94,7 @@ class Call:
 def solve(
     call: Call, units: Units, mu: Barrier, program: ConeProgram, given: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Solve the instances of `program`: x (B, n), v (B, m), the value of D at the ties of v (B, m), the report (B, 7).
+    """Solve the instances of `program`; see `Known` for what is returned.
 
     x and v are differentiable in the data of the program; units and mu are constants.
 
@@ -88,7 +104,7 @@ def solve(
     return Solve.apply(call, units.c, units.E, mu, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
 
 
-@signature_known
+@primitive
 class Solve(Function):
     """See `solve`."""
 
@@ -104,10 +120,12 @@ class Solve(Function):
         b: Tensor,
         *given: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if call.known is not None:
+            return call.known
         program = ConeProgram(call.structure, P, q, A, b).detach()
         call.border.check(program, given)
         if isinstance(mu, Tensor):
-            check_barrier(call.border, mu / c)
+            check_barrier(mu / c, lambda place: call.border.index_in(mu, place[0]))
         outcome = call.outcome
         outcome.solvers = call.choose(call.structure, not bool(program.P.any()))
         units = Units(c, E)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcl.frontends import cone
-from dcl.layers.engine import Engine, Settings, options
+from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
@@ -22,7 +23,7 @@ class ConeResult(NamedTuple):
     s: Tensor
 
 
-class ConeLayer(nn.Module):
+class ConeLayer(AbstractLayer):
     """The solution of a convex cone program, differentiable in all of its data.
 
         minimize 1/2 x'Px + q'x   subject to   Ax + s = b,  s in K             dual z in K*,  Px + q + A'z = 0
@@ -42,6 +43,8 @@ class ConeLayer(nn.Module):
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
+        straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
+            function that is returned.
         verbose: let the solver print.
 
     Raises:
@@ -67,11 +70,13 @@ class ConeLayer(nn.Module):
         mu: float | Tensor = 0.0,
         on_failure: str = "raise",
         on_degenerate: str = "warn",
+        straight_through: bool = False,
         verbose: bool = False,
     ) -> None:
         super().__init__()
         self._cones = cone.parse(cones)
-        self._engine = Engine(Settings(solver, options(solver_args, verbose), mu, on_failure, on_degenerate))
+        args = options(solver_args, verbose)
+        self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
         self._engine.check_cones(self._cones.cone)
 
     def forward(
@@ -84,6 +89,7 @@ class ConeLayer(nn.Module):
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        straight_through: bool | None = None,
         return_solution: bool = False,
     ) -> ConeResult | tuple[ConeResult, Solution]:
         """Solve the programs with these data.
@@ -95,19 +101,37 @@ class ConeLayer(nn.Module):
             solver_args: options for this call, over those of the layer.
             warm_start: a `Solution` of the same shapes to start from (True and False are accepted and mean nothing).
             mu: barrier parameter for this call.
+            straight_through: that of the layer, for this call.
             return_solution: return `(result, Solution)`.
 
         Raises:
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
-        program, border, given, batch = cone.assemble(P, q, A, b, self._cones)
-        point = self._engine.solve(program, given, border, solver_args=solver_args, mu=mu, warm_start=warm_start)
-        outputs = (point.x, self._cones.from_waist(point.z), self._cones.from_waist(point.s))
-        result = ConeResult(*(self._engine.finish(point, t, batch) for t in outputs))
-        if not return_solution:
-            return result
-        value = self._engine.finish(point, program.objective(point.x), batch)
-        return result, self._engine.solution(point, result, value, batch)
+        outputs, solution = self._call(
+            cone.present({"P": P, "q": q, "A": A, "b": b}),
+            solver_args=solver_args,
+            warm_start=warm_start,
+            mu=mu,
+            straight_through=straight_through,
+            return_solution=return_solution,
+        )
+        result = ConeResult(*outputs)
+        return result if solution is None else (result, solution)
+
+    def _cores(self) -> Mapping[str, int]:
+        return cone.CORE
+
+    def _plan(self, arguments: Arguments) -> Plan:
+        batch, n = cone.plan(arguments, self._cones)
+        m = self._cones.cone.dim
+        return Plan(batch, ((n,), (m,), (m,)), n, m)
+
+    def _state(self, arguments: Arguments, plan: Plan) -> Stated:
+        program, border, given = cone.assemble(arguments, self._cones, plan.batch)
+        return Stated(program, 0.0, border, given)
+
+    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
+        return point.x, self._cones.from_waist(point.z), self._cones.from_waist(point.s)
 
     def solve(
         self,

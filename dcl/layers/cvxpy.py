@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcl.border import AbstractBorder, check_finite
 from dcl.degeneracy import Requested
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
 from dcl.frontends.cvxpy import CanonicalForm, canonicalize
-from dcl.layers.engine import Engine, Settings, options
+from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.program import ConeProgram
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
@@ -56,7 +57,7 @@ def _requested(form: CanonicalForm) -> Requested:
     return x, z
 
 
-class CvxpyLayer(nn.Module):
+class CvxpyLayer(AbstractLayer):
     """The solution of a parametrized CVXPY problem as a function of its parameters, differentiable.
 
     A drop-in for `cvxpylayers.torch.CvxpyLayer`: the same arguments, the same call.  Every answer is checked, gradients
@@ -79,6 +80,8 @@ class CvxpyLayer(nn.Module):
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
+        straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
+            function that is returned.
 
     Raises:
         DppError: the problem is not DPP; the message shows where.  UnsupportedError: a cone or attribute that dcl does
@@ -107,6 +110,7 @@ class CvxpyLayer(nn.Module):
         mu: float | Tensor = 0.0,
         on_failure: str = "raise",
         on_degenerate: str = "warn",
+        straight_through: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(variables, Sequence) or isinstance(variables, str) or not variables:
@@ -116,7 +120,8 @@ class CvxpyLayer(nn.Module):
         others = [v for i, v in enumerate(variables) if i not in self._values]
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
         self._requested = _requested(self._form)
-        self._engine = Engine(Settings(solver, options(solver_args, verbose), mu, on_failure, on_degenerate))
+        args = options(solver_args, verbose)
+        self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
         self._engine.check_cones(self._form.structure.cone)
 
     def forward(
@@ -125,6 +130,7 @@ class CvxpyLayer(nn.Module):
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        straight_through: bool | None = None,
         return_solution: bool = False,
     ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Solution]:
         """The requested variables, (*batch, *shape) each, for one tensor (*batch, *shape) per parameter.
@@ -136,45 +142,59 @@ class CvxpyLayer(nn.Module):
             solver_args: options for this call, over those of the layer.
             warm_start: a `Solution` of the same batch to start from (True and False are accepted and mean nothing).
             mu: barrier parameter for this call.
+            straight_through: that of the layer, for this call.
             return_solution: return `(outputs, Solution)`.
 
         Raises:
             InputError, DtypeError: name the parameter and the batch index.  SolveError, DegenerateError: as set.
         """
+        domains = self._form.domains
+        if len(params) != len(domains):
+            names = ", ".join(domain.name for domain in domains)
+            raise InputError(f"the layer takes {len(domains)} tensors ({names}), got {len(params)}")
+        outputs, solution = self._call(
+            {str(p): t for p, t in enumerate(params)},  # names may repeat
+            solver_args=solver_args,
+            warm_start=warm_start,
+            mu=mu,
+            straight_through=straight_through,
+            return_solution=return_solution,
+        )
+        return outputs if solution is None else (outputs, solution)
+
+    def _cores(self) -> Mapping[str, int]:
+        return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
+
+    def _plan(self, arguments: Arguments) -> Plan:
         form = self._form
-        if len(params) != len(form.domains):
-            names = ", ".join(domain.name for domain in form.domains)
-            raise InputError(f"the layer takes {len(form.domains)} tensors ({names}), got {len(params)}")
-        batch = batching((d.name, t, len(d.shape)) for d, t in zip(form.domains, params, strict=True))
-        for t, domain in zip(params, form.domains, strict=True):
+        pairs = list(zip(form.domains, arguments.values(), strict=True))
+        batch = batching((domain.name, t, len(domain.shape)) for domain, t in pairs)
+        for domain, t in pairs:
             if tuple(t.shape[t.ndim - len(domain.shape) :]) != domain.shape:
                 raise InputError(
                     f"parameter {domain.name} must have shape (*batch, {', '.join(map(str, domain.shape))}), "
                     f"got {tuple(t.shape)}",
                     argument=domain.name,
                 )
-        given = [batch.merge(t, len(domain.shape)) for t, domain in zip(params, form.domains, strict=True)]
-        program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
-        program = program.expanded(batch.size)
-        border = _Border(batch.shape, form)
-        point = self._engine.solve(
-            program,
-            given,
-            border,
-            solver_args=solver_args,
-            mu=mu,
-            warm_start=warm_start,
-            requested=self._requested,
-        )
-        found = list(form.extract(point.x, point.z))
-        value = form.value(program, d, point.x) if self._values or return_solution else None
+        shapes = [output.shape for output in form.outputs]
         for place in self._values:
-            found.insert(place, torch.as_tensor(value))
-        outputs = tuple(self._engine.finish(point, t, batch) for t in found)
-        if value is None or not return_solution:
-            return outputs
-        value = self._engine.finish(point, value, batch)
-        return outputs, self._engine.solution(point, outputs, value, batch)
+            shapes.insert(place, ())
+        return Plan(batch, tuple(shapes), form.structure.n, form.structure.m)
+
+    def _state(self, arguments: Arguments, plan: Plan) -> Stated:
+        form, batch = self._form, plan.batch
+        given = [batch.merge(t, len(domain.shape)) for t, domain in zip(arguments.values(), form.domains, strict=True)]
+        program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
+        return Stated(program.expanded(batch.size), d, _Border(batch.shape, form), given)
+
+    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
+        found = list(self._form.extract(point.x, point.z))
+        for place in self._values:
+            found.insert(place, self._value(stated, point))
+        return tuple(found)
+
+    def _value(self, stated: Stated, point: Point) -> Tensor:
+        return self._form.value(stated.program, torch.as_tensor(stated.d), point.x)
 
     def solve(
         self,

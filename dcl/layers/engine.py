@@ -10,19 +10,19 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder
+from dcl.border import AbstractBorder, check_barrier
 from dcl.cones.base import AbstractCone, Barrier
 from dcl.degeneracy import Requested
 from dcl.errors import DtypeError, InputError, OptionError
 from dcl.frontends.batching import Batching
-from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, project, solve
+from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, project, solve
 from dcl.program import ConeProgram
 from dcl.scaling import scaled
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.choose import Choice, check_cones, configure
 from dcl.status import Status
-from dcl.transforms import check_order, is_recorded
+from dcl.transforms import check_order, is_readable, is_recorded
 
 ON_FAILURE = ("raise", "nan", "last")
 ON_DEGENERATE = ("ignore", "warn", "raise")
@@ -37,6 +37,7 @@ class Settings:
     mu: float | Tensor = 0.0
     on_failure: str = "raise"
     on_degenerate: str = "warn"
+    straight_through: bool = False
 
     def __post_init__(self) -> None:
         for name, value, valid in (
@@ -64,6 +65,12 @@ class Point:
     program: ConeProgram
     v: Tensor
     mu: Barrier
+    at_kink: Tensor
+
+    @property
+    def known(self) -> Known:
+        """What the derivative needs of the solution."""
+        return Known(self.x, self.v, self.at_kink, self.report)
 
 
 class Engine:
@@ -98,10 +105,14 @@ class Engine:
         mu: float | Tensor | None = None,
         warm_start: Solution | bool | None = None,
         requested: Requested | None = None,
+        record: bool | None = None,
+        known: Known | None = None,
     ) -> Point:
         """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...).
 
-        requested: entries of x (n,) and z (m,) whose derivative matters, None for all.  Errors and warnings as the settings say.
+        requested: entries of x (n,) and z (m,) whose derivative matters, None for all.  record: will a derivative be asked
+        for? None: look at the tensors.  known: the solution, if it only is to be differentiated.
+        Errors and warnings as the settings say.
         """
         settings = self.settings
         choice = self._choose(solver_args)
@@ -117,7 +128,8 @@ class Engine:
             choose=choice.order,
             on_failure=settings.on_failure,
             on_degenerate="ignore" if how == "warn" and self._has_warned else how,
-            record=is_recorded(data),
+            record=is_recorded(data) if record is None else record,
+            known=known,
             requested=requested,
             threads=choice.threads,
             start=start,
@@ -133,7 +145,7 @@ class Engine:
         self._has_warned = self._has_warned or call.outcome.has_warned
         z = project(program.structure, mu, v, at_kink)
         ok = report[:, STATUS] == Status.OPTIMAL
-        return Point(x, units.dual(z), units.slack(z - v), ok, report, call, program, v, mu)
+        return Point(x, units.dual(z), units.slack(z - v), ok, report, call, program, v, mu, at_kink)
 
     def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
         """(B, ...) -> (*batch, ...) in the caller's dtype; failed instances are constants, NaN where on_failure="nan"."""
@@ -191,9 +203,11 @@ def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
 
 def _check_barrier(mu: object) -> None:
     """Raise InputError, DtypeError for what is no barrier parameter of any batch."""
-    if isinstance(mu, Tensor):  # its values are looked at with those of the other tensors, `dcl.border.check_barrier`
+    if isinstance(mu, Tensor):
         if mu.is_complex() or mu.dtype == torch.bool:
             raise DtypeError(f"mu must be real, got {mu.dtype}", argument="mu")
+        if is_readable(mu):  # else when it is solved
+            check_barrier(mu, lambda place: tuple(place))
     elif isinstance(mu, bool) or not isinstance(mu, Real):
         raise DtypeError(f"mu must be a number or a tensor, got {type(mu).__name__}", argument="mu")
     elif not 0.0 <= float(mu) < math.inf:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcl.frontends import matrix
-from dcl.layers.engine import Engine, Settings, options
+from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
@@ -28,7 +30,7 @@ class QPResult(NamedTuple):
     value: Tensor
 
 
-class QPLayer(nn.Module):
+class QPLayer(AbstractLayer):
     """The argmin of a convex quadratic (or linear) program, differentiable in all of its data.
 
         minimize 1/2 x'Px + q'x   subject to   Ax = b,   Gx <= h,   lb <= x <= ub
@@ -44,6 +46,8 @@ class QPLayer(nn.Module):
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
+        straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
+            function that is returned.
         verbose: let the solver print.
 
     Raises:
@@ -66,10 +70,12 @@ class QPLayer(nn.Module):
         mu: float | Tensor = 0.0,
         on_failure: str = "raise",
         on_degenerate: str = "warn",
+        straight_through: bool = False,
         verbose: bool = False,
     ) -> None:
         super().__init__()
-        self._engine = Engine(Settings(solver, options(solver_args, verbose), mu, on_failure, on_degenerate))
+        args = options(solver_args, verbose)
+        self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
 
     def forward(
         self,
@@ -85,6 +91,7 @@ class QPLayer(nn.Module):
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        straight_through: bool | None = None,
         return_solution: bool = False,
     ) -> QPResult | tuple[QPResult, Solution]:
         """Solve the programs with these data.
@@ -97,21 +104,40 @@ class QPLayer(nn.Module):
             solver_args: options for this call, over those of the layer.
             warm_start: a `Solution` of the same shapes to start from (True and False are accepted and mean nothing).
             mu: barrier parameter for this call.
+            straight_through: that of the layer, for this call.
             return_solution: return `(result, Solution)`.
 
         Raises:
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
-        arguments = matrix.present({"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub})
+        blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
+        outputs, solution = self._call(
+            matrix.present(blocks),
+            solver_args=solver_args,
+            warm_start=warm_start,
+            mu=mu,
+            straight_through=straight_through,
+            return_solution=return_solution,
+        )
+        result = QPResult(*outputs)
+        return result if solution is None else (result, solution)
+
+    def _cores(self) -> Mapping[str, int]:
+        return matrix.CORE
+
+    def _plan(self, arguments: Arguments) -> Plan:
         blocks, batch = matrix.plan(arguments)
-        program, border, given = matrix.assemble(arguments, blocks, batch)
-        point = self._engine.solve(program, given, border, solver_args=solver_args, mu=mu, warm_start=warm_start)
-        y, z, z_lb, z_ub = matrix.multipliers(blocks, border.names, given, point.z)
-        value = program.objective(point.x)
-        result = QPResult(*(self._engine.finish(point, t, batch) for t in (point.x, y, z, z_lb, z_ub, value)))
-        if not return_solution:
-            return result
-        return result, self._engine.solution(point, result, result.value, batch)
+        n, m = blocks.n, blocks.A + blocks.G + blocks.lb + blocks.ub
+        outputs = ((n,), (blocks.A,), (blocks.G,), (blocks.lb,), (blocks.ub,), ())
+        return Plan(batch, outputs, n, m, (blocks, tuple(arguments)))
+
+    def _state(self, arguments: Arguments, plan: Plan) -> Stated:
+        program, border, given = matrix.assemble(arguments, plan.detail[0], plan.batch)
+        return Stated(program, 0.0, border, given)
+
+    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
+        blocks, names = plan.detail
+        return point.x, *matrix.multipliers(blocks, names, stated.given, point.z), self._value(stated, point)
 
     def solve(
         self,

@@ -1,0 +1,162 @@
+"""What the layers share: one call, from the caller's tensors by name to outputs with his batch dimensions, dtype and device.
+
+A layer says what its arguments mean (`_plan`, `_state`) and how its outputs are read off the solution (`_outputs`); the rest
+is here once: settings, the straight-through estimator, `torch.compile`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from dcl.border import AbstractBorder
+from dcl.degeneracy import Requested
+from dcl.errors import InputError
+from dcl.frontends.batching import Batching
+from dcl.implicit import Known
+from dcl.layers import compiled
+from dcl.layers.engine import Engine, Point
+from dcl.program import ConeProgram
+from dcl.solution import Solution
+from dcl.transforms import is_differentiated
+
+Arguments = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the shapes of the arguments say: batching; shapes of the outputs of one instance; variables n, rows m.
+
+    detail: what the layer's own methods want to know besides.
+    """
+
+    batch: Batching
+    outputs: tuple[tuple[int, ...], ...]
+    n: int
+    m: int
+    detail: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stated:
+    """A call on the waist: the program, its constant d (B or 1,), and the caller's tensors, (B or 1, ...), for the border."""
+
+    program: ConeProgram
+    d: Tensor | float
+    border: AbstractBorder
+    given: Sequence[Tensor]
+
+
+class AbstractLayer(nn.Module):
+    """A torch layer around a cone program; it has settings, but no parameters and no buffers."""
+
+    _engine: Engine
+    _requested: Requested | None = None
+
+    @abstractmethod
+    def _cores(self) -> Mapping[str, int]:
+        """How many dimensions of each argument are no batch dimensions."""
+
+    @abstractmethod
+    def _plan(self, arguments: Arguments) -> Plan:
+        """Look at shapes, dtypes and devices. Law: no value is looked at, so that a graph can be traced."""
+
+    @abstractmethod
+    def _state(self, arguments: Arguments, plan: Plan) -> Stated:
+        """The program on the waist, in torch operations."""
+
+    @abstractmethod
+    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
+        """The outputs (B, ...), of the shapes in the plan."""
+
+    def _value(self, stated: Stated, point: Point) -> Tensor:
+        """The optimal value (B,)."""
+        return stated.program.objective(point.x) + stated.d
+
+    def _enroll(self, engine: Engine) -> None:
+        """To be called at the end of `__init__`."""
+        self._engine = engine
+        self._handle = compiled.enroll(self)
+
+    @final
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        nn.Module.__setstate__(self, state)
+        self._handle = compiled.enroll(self)
+
+    @final
+    def _call(
+        self,
+        arguments: Arguments,
+        *,
+        solver_args: Mapping[str, object] | None = None,
+        warm_start: Solution | bool | None = None,
+        mu: float | Tensor | None = None,
+        straight_through: bool | None = None,
+        return_solution: bool = False,
+    ) -> tuple[tuple[Tensor, ...], Solution | None]:
+        """The outputs, (*batch, ...) each, and the `Solution` if it was asked for."""
+        options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu, "straight_through": straight_through}
+        if torch.compiler.is_compiling():
+            straight = self._engine.settings.straight_through if straight_through is None else straight_through
+            plain = (
+                solver_args is None and not isinstance(warm_start, Solution) and not straight and not return_solution
+            )
+            if plain and not is_differentiated():
+                return compiled.call(self._handle, arguments, mu), None
+        return self._evaluate(arguments, options, return_solution)  # type: ignore[no-any-return]
+
+    @torch.compiler.disable(  # type: ignore[untyped-decorator]
+        reason="inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, "
+        "and no transform of torch.func that differentiates it: with fullgraph=False such calls run uncompiled"
+    )
+    def _evaluate(
+        self, arguments: Arguments, options: Mapping[str, Any], return_solution: bool
+    ) -> tuple[tuple[Tensor, ...], Solution | None]:
+        plan = self._plan(arguments)
+        options = dict(options)
+        straight_through = options.pop("straight_through")
+        straight_through = self._engine.settings.straight_through if straight_through is None else straight_through
+        if not straight_through:
+            outputs, stated, point = self._solved(arguments, plan, **options)
+        else:
+            smooth, _, at = self._solved(arguments, plan, **options)
+            if not isinstance(at.mu, Tensor):
+                raise InputError("straight_through needs mu > 0: the gradient is that of x(mu)", argument="mu")
+            with torch.no_grad():
+                outputs, stated, point = self._solved(arguments, plan, **options | {"mu": 0.0})
+            outputs = tuple(exact.detach() + (x - x.detach()) for exact, x in zip(outputs, smooth, strict=True))
+        if not return_solution:
+            return outputs, None
+        value = self._engine.finish(point, self._value(stated, point), plan.batch)
+        return outputs, self._engine.solution(point, outputs, value, plan.batch)
+
+    def _solved(self, arguments: Arguments, plan: Plan, **options: Any) -> tuple[tuple[Tensor, ...], Stated, Point]:
+        stated = self._state(arguments, plan)
+        point = self._engine.solve(stated.program, stated.given, stated.border, requested=self._requested, **options)
+        return (
+            tuple(self._engine.finish(point, t, plan.batch) for t in self._outputs(stated, plan, point)),
+            stated,
+            point,
+        )
+
+    # what `dcl.layers.compiled` asks for
+
+    @final
+    def _shapes(self, arguments: Arguments) -> tuple[Batching, list[tuple[int, ...]], list[tuple[int, ...]]]:
+        """Batching, the shapes of the outputs, and those of what is `Known` of their solution."""
+        plan = self._plan(arguments)
+        batch = plan.batch
+        return batch, [(*batch.shape, *core) for core in plan.outputs], Known.shapes(batch.size, plan.n, plan.m)
+
+    @final
+    def _with_known(
+        self, arguments: Arguments, mu: float | Tensor | None, record: bool, known: Known | None
+    ) -> tuple[tuple[Tensor, ...], Known]:
+        """The outputs and what is known of their solution; nothing is solved if that is given."""
+        outputs, _, point = self._solved(arguments, self._plan(arguments), mu=mu, record=record, known=known)
+        return outputs, point.known
