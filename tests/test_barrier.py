@@ -36,7 +36,7 @@ def number(value, requires_grad=True):
 
 
 @each_mu
-@pytest.mark.parametrize("key", [pytest.param(k, marks=[pytest.mark.slow] * (k == "s")) for k in KEYS])
+@pytest.mark.parametrize("key", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("s", "p"))) for k in KEYS])
 def test_point_and_gradient_against_equation_61_in_high_precision(key, mu):
     cones, data, inside = central_path.program(key, 1)
     weights = np.random.default_rng(7).standard_normal(len(inside))
@@ -107,8 +107,17 @@ def slope(values):
     return float(np.polyfit(np.log(SMALL), np.log(values), 1)[0])
 
 
-@pytest.mark.parametrize("keys", [("z", "l"), ("q",), ("s",), ("ep",), ("p",), ("z", "l", "q", "s")], ids="-".join)
-@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 9), marks=pytest.mark.slow)], ids=["few", "more"])
+@pytest.mark.parametrize(
+    ("keys", "seeds"),
+    [
+        *((keys, range(3)) for keys in [("z", "l"), ("q",), ("z", "l", "q", "s")]),
+        *(
+            pytest.param(keys, range(9), marks=pytest.mark.slow)
+            for keys in [("z", "l"), ("q",), ("s",), ("ep",), ("p",), ("z", "l", "q", "s")]
+        ),
+    ],
+    ids=str,
+)
 def test_slope_1_where_strictly_complementary_and_non_degenerate(keys, seeds):
     """Strict complementarity and a nonsingular K: x(mu) = x + c mu + o(mu), and so is the gradient."""
     seen = 0
@@ -123,6 +132,7 @@ def test_slope_1_where_strictly_complementary_and_non_degenerate(keys, seeds):
     assert seen >= len(seeds) // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_flat_faces_of_the_exponential_cone_have_a_logarithm_in_the_second_order_only(seed):
     """s inside of the face y = 0: z_y = mu ((log(z/y) - 1) / r + 1/y) has mu log mu beside 1/y ~ 1/mu: mu^2 log mu in x."""

@@ -47,17 +47,16 @@ def differences(subject: Subject, loss: Loss, at: Tensor, entries: int, generato
     """Slopes of the loss, which is `at` here, in `entries` entries of the leaves at most (drawn at random of more)."""
     layer = with_engine(subject.layer, on_failure="nan")[0] if has_engine(subject.layer) else subject.layer
     cores = core_dimensions(subject.layer, subject.tensors)
-    sizes = [t.numel() for t in subject.leaves]
-    total = sum(sizes)
-    index = (
-        torch.arange(total) if total <= entries else torch.randperm(total, generator=generator)[:entries].sort().values
-    )
+    # an infinite bound has no slope
+    finite = torch.nonzero(torch.cat([torch.isfinite(t.detach()).reshape(-1) for t in subject.leaves])).squeeze(-1)
+    chosen_at = torch.randperm(len(finite), generator=generator)[:entries].sort().values
+    index = finite[chosen_at]
     values = torch.full((2, len(index)), torch.nan, dtype=torch.float64)
     steps = torch.zeros(len(index), dtype=torch.float64)
     start = 0
     for position, leaf in zip(subject.wanted, subject.leaves, strict=True):
         mine = torch.nonzero((index >= start) & (index < start + leaf.numel())).squeeze(-1)
-        for part in mine.split(_CHUNK):
+        for part in mine.split(_CHUNK) if mine.numel() else ():
             base = leaf.detach().reshape(-1)
             chosen = index[part] - start
             h = STEP * (1.0 + base[chosen].abs())

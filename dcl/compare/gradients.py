@@ -29,6 +29,8 @@ from dcl.truth import check, worst
 MUS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 # Slopes below this part of the loss's own size are what rounding leaves of zero, for steps of `dcl.compare.differences`.
 _ZERO = 1e-7
+# An x of this length is zero: its gaps are absolute.
+_NOTHING = 1e-9
 T = TypeVar("T")
 
 
@@ -207,7 +209,7 @@ class _Bench:
         return Row(
             method,
             mu,
-            gap=float((x - self._x).norm()) / (size or 1.0),
+            gap=float((x - self._x).norm()) / (size if size > _NOTHING else 1.0),
             error=miss / (length or 1.0),
             cosine=cosine,
             norm=float(g.norm()),
@@ -247,7 +249,7 @@ def _outside_residual(spy: Spy) -> float:
 
 def _describe(call: Subject, layer: Layer, x: Tensor, reference: Differences) -> str:
     labels = names(layer, len(call.tensors))
-    total = sum(t.numel() for t in call.leaves)
+    total = sum(int(torch.isfinite(t.detach()).sum()) for t in call.leaves)
     measured, known = len(reference.index), int(reference.known.sum())
     part = "" if measured == total else f", errors over {measured} of them drawn at random"
     lost = "" if known == measured else f" ({measured - known} left out: a neighbor has no solution)"

@@ -1,0 +1,188 @@
+"""`dcl.diagnose`: uniqueness, LICQ and activity against exact rationals; names, margins and advice where they are known."""
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from helpers import tensors
+from oracles.exact import DEGENERATE, UNSOLVABLE, tiny
+
+import dcl
+from dcl import GradientKind, Status
+from dcl.compare.diagnosis import Diagnosis
+
+ARGUMENTS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
+
+
+def number(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def of_qp(**data):
+    return dcl.diagnose(dcl.QPLayer(), *(data.get(name) for name in ARGUMENTS))
+
+
+def portfolio():
+    w, mean, limit = cp.Variable(3, name="w"), cp.Parameter(3, name="mean"), cp.Parameter(name="limit")
+    constraints = [(cp.sum(w) == 1).set_label("budget"), w >= 0, (w[0] <= limit).set_label("cap")]
+    return dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(w - mean)), constraints), [mean, limit], [w])
+
+
+@pytest.mark.parametrize("kind", [None, *DEGENERATE])
+def test_uniqueness_and_rank_in_exact_rationals(kind):
+    """30 tiny programs of each kind of degeneracy, decided by enumeration of all active sets."""
+    wrong = []
+    for seed in range(30):
+        known = tiny(seed, kind)
+        point = of_qp(**tensors(known.data, requires_grad=False))[0]
+        nonunique = "nonunique" in known.degeneracies
+        found = {"x": point.unique_x is (not nonunique)}
+        if not nonunique:
+            found["z"] = point.unique_z is known.multiplier_unique
+            found["LICQ"] = point.licq is ("rank" not in known.degeneracies)
+        wrong += [f"tiny({seed}, {kind!r}): {name}" for name, right in found.items() if not right]
+    assert not wrong
+
+
+@pytest.mark.parametrize("kind", UNSOLVABLE)
+def test_failed_instances_are_explained_not_raised(kind):
+    # a program with no point may have directions of unbounded decrease too: either certificate is right
+    expected = {Status.DUAL_INFEASIBLE} | ({Status.PRIMAL_INFEASIBLE} if kind == "infeasible" else set())
+    for seed in range(10):
+        point = of_qp(**tensors(tiny(seed, kind).data, requires_grad=False))[0]
+        assert point.status in expected
+        assert point.gradient_kind is None
+        assert not point.healthy
+        assert bool(point.conflict) is (point.status == Status.PRIMAL_INFEASIBLE)
+        assert point.advice in str(point)
+        assert len(point.advice) > 20
+
+
+def test_conflicts_and_active_constraints_have_the_names_that_the_user_gave():
+    layer, mean = portfolio(), number([0.9, 0.2, -0.4])
+    apart = dcl.diagnose(layer, mean, number(-0.5))[0]
+    assert apart.status == Status.PRIMAL_INFEASIBLE
+    assert {"constraint 2 (cap: w[0] <= limit)", "constraint 1 (0.0 <= w)"} <= set(apart.conflict)
+    assert "cannot hold together" in apart.advice
+    point = dcl.diagnose(layer, mean, number(0.6))[0]
+    # w = (0.6, 0.4, 0): cap and w >= 0 are active, with multipliers 0.6 + nu and so on
+    assert [name for name in point.active if "epigraph" not in name] == [
+        "constraint 0 (budget: sum(w) == 1.0)",
+        "constraint 1 (0.0 <= w)",
+        "constraint 2 (cap: w[0] <= limit)",
+    ]
+    assert point.healthy
+    assert point.licq
+    assert (point.unique_x, point.unique_z) == (True, True)
+
+
+def test_a_weakly_active_constraint_is_named_with_a_mu_to_use():
+    # without the cap w = (0.7, 0.3, 0) up to rounding: the cap at 0.7 holds with multiplier zero
+    point = dcl.diagnose(portfolio(), number([0.7, 0.3, -0.4]), number(0.7))[0]
+    assert point.gradient_kind == GradientKind.WEAKLY_ACTIVE
+    assert point.weakly_active == ("constraint 2 (cap: w[0] <= limit)",)
+    assert point.advice.startswith(
+        "constraint 2 (cap: w[0] <= limit) is weakly active: the derivative is one-sided; use mu = 1e-0"
+    )
+    assert "weakly active   constraint 2 (cap" in str(point)
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-6])
+def test_margin_is_the_distance_to_the_kink(distance):
+    """min (x - q)^2 / 2 over x >= 0: multiplier -q or slack q, in units in which q has size one at most."""
+    for q in (distance, -distance):
+        point = of_qp(P=torch.eye(2).double(), q=number([-q, -1.0]), lb=torch.zeros(2).double())[0]
+        assert point.margin == pytest.approx(distance, rel=1e-9)
+        assert point.weakest == "lb[0]"
+        assert ("lb[0]" in point.active) is (q < 0.0)
+        assert ("is near" in point.advice) is (distance < 1e-4)
+
+
+def test_duplicated_rows():
+    point = of_qp(
+        P=torch.eye(2).double(), q=number([-1.0, -1.0]), G=number([[1.0, 0.0], [1.0, 0.0]]), h=number([0.0, 0.0])
+    )[0]
+    assert (point.rows, point.rank, point.licq) == (2, 1, False)
+    assert (point.unique_x, point.unique_z) == (True, False)
+
+
+def test_a_dual_degenerate_vertex_is_not_unique_though_its_kkt_matrix_is_regular():
+    # min x_0 on [0, 1]^2: at a vertex x_1 is at a bound with multiplier zero, and may move along the face
+    point = of_qp(q=number([1.0, 0.0]), lb=torch.zeros(2).double(), ub=torch.ones(2).double())[0]
+    assert point.unique_x is False
+    assert "not unique" in point.advice
+
+
+def test_cones():
+    """Second-order, semidefinite, exponential: solutions inside of a curved boundary are unique, by P = 0 and curvature."""
+    x, c = cp.Variable(2), cp.Parameter(2)
+    ball = dcl.CvxpyLayer(cp.Problem(cp.Minimize(c @ x), [cp.SOC(cp.Constant(1.0), x)]), [c], [x])
+    X, C = cp.Variable((2, 2), symmetric=True), cp.Parameter((2, 2), symmetric=True)
+    simplex = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.trace(C @ X)), [X >> 0, cp.trace(X) == 1]), [C], [X])
+    y, d = cp.Variable(2), cp.Parameter(2)
+    entropy = dcl.CvxpyLayer(cp.Problem(cp.Maximize(d @ y + cp.sum(cp.entr(y))), [cp.sum(y) == 1]), [d], [y])
+    cases = [(ball, number([3.0, 4.0])), (simplex, number([[1.0, 0.3], [0.3, 2.0]])), (entropy, number([0.3, 0.1]))]
+    for layer, value in cases:
+        point = dcl.diagnose(layer, value)[0]
+        assert point.healthy
+        assert (point.unique_x, point.licq) == (True, True)
+    # min 0 over the ball: nothing is active, every x is optimal
+    assert dcl.diagnose(ball, number([0.0, 0.0]))[0].unique_x is not True
+    # trace(C X) with C = I: every X is optimal
+    assert dcl.diagnose(simplex, torch.eye(2).double())[0].unique_x is not True
+
+
+def test_a_batch_prints_a_summary_and_the_worst():
+    mean = number([[0.9, 0.2, -0.4], [0.7, 0.3, -0.4], [0.9, 0.2, -0.4], [0.5, 0.4, 0.1]])
+    limit = number([0.6, 0.7, -0.5, 0.9])
+    found = dcl.diagnose(portfolio(), mean, limit)
+    assert isinstance(found, Diagnosis)
+    assert len(found) == 4
+    assert [p.index for p in found.worst(2)] == [(2,), (1,)]
+    text = str(found)
+    assert text.startswith("4 instances: 3 OPTIMAL, 1 PRIMAL_INFEASIBLE; gradients: ")
+    assert "instance (2,): PRIMAL_INFEASIBLE" in text
+    assert "instance (0,)" not in text.split("the worst:")[1]
+    single = dcl.diagnose(portfolio(), mean[1], limit[1])[0]
+    assert found[1].margin == pytest.approx(single.margin, abs=1e-9)
+    assert found[1].weakly_active == single.weakly_active
+    assert "all of them are solved, with exact derivatives" in str(dcl.diagnose(portfolio(), mean[:1], limit[:1]))
+    assert str(dcl.diagnose(portfolio(), mean[:0], limit[:0])) == "an empty batch"
+
+
+def test_the_layer_is_left_as_it_was():
+    layer = dcl.QPLayer(on_failure="raise", on_degenerate="raise")
+    data = {"P": torch.eye(1).double(), "q": number([0.0]).requires_grad_(), "lb": number([0.0])}
+    engine = layer._engine
+    assert (
+        dcl.diagnose(layer, *(data.get(name) for name in ARGUMENTS[:7]))[0].gradient_kind == GradientKind.WEAKLY_ACTIVE
+    )
+    assert layer._engine is engine
+    with pytest.raises(dcl.DegenerateError):
+        layer(**data)
+    assert data["q"].grad is None
+
+
+def test_at_mu_nothing_is_weakly_active():
+    point = dcl.diagnose(
+        dcl.QPLayer(), torch.eye(1).double(), number([0.0]), None, None, None, None, number([0.0]), mu=1e-4
+    )[0]
+    assert point.healthy
+    assert point.weakly_active == ()
+    assert point.value == pytest.approx(0.5e-4, rel=1e-9)  # x = sqrt(mu)
+
+
+def test_what_it_does_not_take():
+    with pytest.raises(dcl.InputError, match="diagnose takes"):
+        dcl.diagnose(torch.nn.Linear(1, 1), torch.zeros(1))
+
+
+def test_advised_mu_moves_x_by_about_a_hundredth():
+    """At a kink x(mu) - x = sqrt(mu / curvature); the advice is the power of ten that makes it about 1e-2 of 1 + |x|."""
+    for scale in (1e-3, 1.0, 1e4):
+        P, q, lb = scale * torch.eye(2).double(), scale * number([0.0, -1.0]), torch.zeros(2).double()
+        advice = of_qp(P=P, q=q, lb=lb)[0].advice
+        mu = float(advice.split("use mu = ")[1].split()[0])
+        x = dcl.QPLayer()(P, q, lb=lb, mu=mu).x
+        assert 2e-3 < x[0].item() < 5e-2
+        np.testing.assert_allclose(x[0].item(), np.sqrt(mu / scale), rtol=1e-9)
