@@ -34,8 +34,9 @@ TARGET = 1e-13
 _HOPELESS, _HOPELESS_PROXIMAL = 1e-1, 1e-6
 # Steps in extended precision are taken where condition * (largest / smallest of |x| and the multipliers) exceeds this.
 _DELICATE = 1e6
-# The shift l is |F| times a factor that starts here, divided or multiplied by these after a step that was kept or not.
-_FACTOR, _KEPT, _REFUSED = 1.0, 0.1, 30.0
+# The shift l is |F| times a factor that starts here, multiplied by these after a step that was fast or refused; fast: |F|
+# falls to less than a tenth.
+_FACTOR, _KEPT, _REFUSED, _FAST = 1.0, 0.1, 30.0, 0.1
 _SMALLEST_SHIFT, _LARGEST_SHIFT = 1e-13, 1e-1
 # So many refused or slow steps end the search; slow: |F| falls by less than half.
 _STEPS, _PATIENCE, _SLOW = 30, 3, 0.5
@@ -113,7 +114,7 @@ def _approach(
         after = _norm(g1, g2)
         kept = todo & (after < size)
         patience = torch.where(kept & (after < _SLOW * size), _PATIENCE, patience - 1.0)
-        factor = torch.where(kept, _KEPT, _REFUSED) * factor
+        factor = torch.where(kept, torch.where(after < _FAST * size, _KEPT, 1.0), _REFUSED) * factor
         keep = kept.unsqueeze(-1)
         x_k, v_k = torch.where(keep, x_k + dx, x_k), torch.where(keep, v_k + dv, v_k)
         f1, f2, size = torch.where(keep, g1, f1), torch.where(keep, g2, f2), torch.where(kept, after, size)

@@ -163,3 +163,14 @@ def test_svec_is_the_lower_triangle_by_columns():
     matrix = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0], [3.0, 5.0, 6.0]])
     r = np.sqrt(2.0)
     assert np.allclose(svec(matrix), [1.0, 2 * r, 3 * r, 4.0, 5 * r, 6.0])
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-4, 1e4])
+def test_small_and_large_points(size):
+    """b and, beside a quadratic cost, q times `size`: x, and s, are those of size one times `size`."""
+    for seed in range(10):
+        known = regular(seed, COSTS[seed % 3])
+        scaled = {"b", "q"} if known.P is not None else {"b"}
+        data = {k: torch.from_numpy(size * a if k in scaled else a) for k, a in known.data.items()}
+        x = dcl.ConeLayer(known.cones, on_degenerate="ignore")(**({"P": None} | data)).x.numpy()
+        assert np.abs(x - size * known.x).max() <= 1e-7 * size * np.abs(known.x).max(), (seed, known.states)
