@@ -39,13 +39,14 @@ def structure_of(n: int, equalities: int, inequalities: int) -> Structure:
 class Part:
     """One of the user's functions: its name, what it is called by, and the tensors of its own, by name.
 
-    call(y, params, own): own tensors as they come in theta.
+    call(y, params, own): own tensors as they come in theta.  columns: of the matrix of a pair.
     """
 
     name: str
     function: Callable[..., Any]
     call: Callable[[Any, Sequence[Any], Sequence[Tensor]], Any]
     own: dict[str, Tensor]
+    columns: int | None = None
 
 
 def part(name: str, given: Any) -> Part:
@@ -70,7 +71,7 @@ def part(name: str, given: Any) -> Part:
             flat = torch.cat([t.reshape(-1) for t in tree_flatten(y)[0]])
             return own[0] @ flat - own[1]
 
-        return Part(name, call_pair, call_pair, {"A": A, "b": b})
+        return Part(name, call_pair, call_pair, {"A": A, "b": b}, A.shape[1])
     if not callable(given):
         raise InputError(f"{name} must be a function of (y, *params), got {type(given).__name__}", argument=name)
     return Part(name, given, lambda y, params, own: given(y, *params), {})
@@ -194,6 +195,9 @@ def plan(
     start = torch.cat([t.reshape(t.shape[0], -1) for t in tensors[:k]], -1).detach().expand(layout.size, -1)
     if not start.shape[-1]:
         raise InputError("y0 has no entries", argument="y0")
+    for one in parts:
+        if one.columns not in (None, start.shape[-1]):
+            raise InputError(f"{one.name}: A has {one.columns} columns, y {start.shape[-1]} entries", argument=one.name)
     theta = tensors[k:]
     theta += [merged(t, False) for one in parts for t in one.own.values()]
     names = names[k:] + [f"{one.name} ({key})" for one in parts for key in one.own]

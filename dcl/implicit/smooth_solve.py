@@ -131,10 +131,9 @@ class SmoothSolve(Function):
         x, v = torch.where(good, x, start), torch.where(good, v, 0.0)
         at_kink = torch.full_like(v, torch.nan)
         if call.record:
-            at_kink = resolve_kinks(verdict.local, x, verdict.v, verdict.mu)
-            outcome.degeneracy = classify(
-                verdict.local, verdict.v, at_kink, verdict.kkt, facts.residuals[:, :2].amax(-1)
-            )
+            ties = resolve_kinks(verdict.local, x, verdict.v, verdict.mu)
+            at_kink = verdict.at_kink(ties)
+            outcome.degeneracy = classify(verdict.local, verdict.v, ties, verdict.kkt, facts.residuals[:, :2].amax(-1))
             if call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(
                     call.border, call.on_degenerate, outcome.degeneracy, facts.status

@@ -20,7 +20,7 @@ from dcl.cones.base import Barrier
 from dcl.factor import RANK_TOLERANCE
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, magnitude
-from dcl.scaling import scaled
+from dcl.scaling import Units, scaled
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.reduced import reduce
 from dcl.status import Status
@@ -59,7 +59,7 @@ class Verdict:
     """The facts, and what they were found with.
 
     direction (B, n): unit vector of the smallest eigenvalue of the reduced Hessian.  local, kkt, v, mu: the quadratic program at
-    the point in the units of `dcl.scaling`, its K, and the point and the barrier there.
+    the point in the units of `dcl.scaling`, its K, the point and the barrier there, and these units.
     """
 
     facts: Facts
@@ -68,6 +68,13 @@ class Verdict:
     kkt: KKT
     v: Tensor
     mu: Barrier
+    units: Units
+
+    def at_kink(self, scaled: Tensor) -> Tensor:
+        """D at the ties (B, m) in the caller's units: D / (1 - D) is dz / -ds, which has units."""
+        ratio = scaled / (1.0 - scaled) * self.units.E**2 / self.units.c
+        between = (scaled > 0.0) & (scaled < 1.0)
+        return torch.where(between, ratio / (1.0 + ratio), scaled)
 
 
 def judge(
@@ -113,7 +120,7 @@ def judge(
     gradient = magnitude(f1) / units.c.squeeze(-1)
     scale = 1.0 / units.c.squeeze(-1)
     facts = Facts(status, residuals, step, gradient, curvature * scale, largest * scale)
-    return Verdict(facts, direction, local, kkt, vs, mus)
+    return Verdict(facts, direction, local, kkt, vs, mus, units)
 
 
 def _residual(local: ConeProgram, x: Tensor, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

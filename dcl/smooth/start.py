@@ -73,7 +73,9 @@ def _one(program: SmoothProgram, theta: Theta, x0: Tensor, method: str) -> Array
     elif m:
         lower = np.concatenate([np.zeros(p), np.full(m - p, -np.inf)])
         constraints.append(NonlinearConstraint(lambda x: first(x)[2], lower, np.zeros(m), jac=lambda x: first(x)[3]))
-    options = {"maxiter": 300} | ({"ftol": 1e-12} if method == "slsqp" else {"gtol": 1e-9})
+    options = {"maxiter": 300} | (
+        {"ftol": 1e-12} if method == "slsqp" else {"xtol": 1e-10} if method == "newton-cg" else {"gtol": 1e-9}
+    )
     result: OptimizeResult = scipy_minimize(
         objective, x0.cpu().numpy(), jac=True, method=method, constraints=constraints, options=options
     )

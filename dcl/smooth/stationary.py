@@ -68,7 +68,8 @@ def _step(
         size_new = _norm(*program.residual(x_new, cone.project(v_new, mu), v_new, theta))
         good = open_ & (size_new < (1.0 - 1e-4 * step) * size)
         x, v = torch.where(good.unsqueeze(-1), x_new, x), torch.where(good.unsqueeze(-1), v_new, v)
-        moved, open_ = moved | good, open_ & ~good
+        # a shorter piece of a step that is rounding already changes nothing
+        moved, open_ = moved | good, open_ & ~good & (step * magnitude(dx) > 1e-13 * (1.0 + magnitude(x)))
         if not bool(open_.any()):
             break
         step = torch.where(open_, 0.5 * step, step)
