@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from dcl.cones.base import Barrier
 from dcl.degeneracy import Degeneracy, Requested, classify, resolve_kinks
 from dcl.kkt import factorize
+from dcl.pattern import DensePattern
 from dcl.program import ConeProgram
 from dcl.status import Status
 
@@ -56,10 +59,27 @@ class Solution:
         if self.known_degeneracy is not None:
             return self.known_degeneracy
         x = self.x.reshape(-1, self.x.shape[-1])
-        at_kink = resolve_kinks(self.program, x, self.v, self.mu)
-        kkt = factorize(self.program, self.v, self.mu, at_kink)
+        program, v, mu = self._in_one_batch()
+        at_kink = resolve_kinks(program, x, v, mu)
+        kkt = factorize(program, v, mu, at_kink)
         residual = torch.maximum(self.primal_residual, self.dual_residual).reshape(-1)
-        return classify(self.program, self.v, at_kink, kkt, residual, self.requested)
+        requested = self.requested and tuple(mask.reshape(-1, mask.shape[-1])[0] for mask in self.requested)
+        return classify(program, v, at_kink, kkt, residual, requested)  # type: ignore[arg-type]
+
+    def _in_one_batch(self) -> tuple[ConeProgram, Tensor, Barrier]:
+        """program, v and mu with one batch dimension; torch.func.vmap has put others in front."""
+        lead = self.v.shape[:-1]
+
+        def one(t: Tensor, core: int) -> Tensor:
+            rest = t.shape[t.ndim - core :]
+            return t.reshape(1, *rest) if t.numel() == rest.numel() else t.expand(*lead, *rest).reshape(-1, *rest)
+
+        program, structure = self.program, self.program.structure
+        core_P, core_A = (2 if isinstance(M, DensePattern) else 1 for M in (structure.P, structure.A))
+        program = ConeProgram(
+            structure, one(program.P, core_P), one(program.q, 1), one(program.A, core_A), one(program.b, 1)
+        )
+        return program, one(self.v, 1), one(self.mu, 1) if isinstance(self.mu, Tensor) else self.mu
 
     def _shaped(self, t: Tensor) -> Tensor:
         return t.reshape(self.status.shape)
@@ -85,3 +105,41 @@ class Solution:
         worst = torch.stack([self.primal_residual, self.dual_residual, self.gap])
         residual = f", worst residual {float(worst.max()):.1e}" if worst.numel() else ""
         return f"Solution({shown or 'empty batch'}{residual})"
+
+
+_PLAIN = (
+    "outputs", "x", "z", "s", "value", "status", "primal_residual", "dual_residual", "gap", "iterations", "seconds",
+    "solver", "v",
+)  # fmt: skip
+_OPTIONAL = ("certificate", "requested")
+_DATA = ("P", "q", "A", "b")
+_DEGENERACY = ("kind", "margin", "weakest", "condition")
+
+
+def _flatten(solution: Solution) -> tuple[list[Any], Any]:
+    """The tensors, and what is no tensor: solvers, structure, mu = 0, and which of the optional parts are there."""
+    # torch also makes trees of integers with this structure
+    known, is_tensor = solution.known_degeneracy, not isinstance(solution.mu, float)
+    optional = tuple(name for name in _OPTIONAL if getattr(solution, name) is not None)
+    children = [getattr(solution, name) for name in (*_PLAIN, *optional)]
+    children += [getattr(solution.program, name) for name in _DATA]
+    children += [getattr(known, name) for name in _DEGENERACY] if known is not None else []
+    children += [solution.mu] if is_tensor else []
+    return children, (solution.solvers, solution.program.structure, optional, known is not None, is_tensor)
+
+
+def _unflatten(children: Any, context: Any) -> Solution:
+    solvers, structure, optional, is_known, is_tensor = context
+    rest = iter(children)
+
+    def take(names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: next(rest) for name in names}
+
+    parts: dict[str, Any] = dict.fromkeys(_OPTIONAL) | take((*_PLAIN, *optional))
+    program = ConeProgram(structure, **take(_DATA))
+    known = Degeneracy(**take(_DEGENERACY)) if is_known else None
+    mu = next(rest) if is_tensor else 0.0
+    return Solution(**parts, solvers=solvers, program=program, mu=mu, known_degeneracy=known)
+
+
+_pytree.register_pytree_node(Solution, _flatten, _unflatten, serialized_type_name="dcl.Solution")

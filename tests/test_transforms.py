@@ -17,6 +17,7 @@ import torch
 from tolerances import IDENTITY, ROUNDING
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils import _pytree
 
 import dcl
 
@@ -331,3 +332,44 @@ def test_functional_call() -> None:
 
     got, want = (func.vmap(func.grad(f), in_dims=(None, 0))(weights, inputs) for f in (loss, known))
     close(tuple(got.values()), tuple(want.values()), IDENTITY)
+
+
+def test_a_solution_is_a_pytree() -> None:
+    """torch.func.vmap may return it, trees of tensors may be mapped over it; it then still knows its derivative's kind."""
+    data = batch(CASES["qp, mu=0.0"], 4)
+    want = dcl.QPLayer().solve(*data)
+
+    def f(*t: Tensor) -> dcl.Solution:
+        return dcl.QPLayer(on_degenerate="ignore").solve(*t)
+
+    got = func.vmap(f)(*data)
+    assert isinstance(got, dcl.Solution)
+    close((got.x, got.z, got.value, got.outputs[0]), (want.x, want.z, want.value, want.outputs[0]), IDENTITY)
+    assert torch.equal(got.gradient_kind, want.gradient_kind)
+    close((got.condition, got.margin), (want.condition, want.margin), IDENTITY)
+    moved = _pytree.tree_map(lambda t: t.clone(), want)
+    assert torch.equal(moved.x, want.x)
+    assert moved.solvers == want.solvers
+    assert torch.equal(moved.gradient_kind, want.gradient_kind)
+    leaves, spec = _pytree.tree_flatten(want)
+    assert all(isinstance(leaf, Tensor) for leaf in leaves)
+    assert spec == _pytree.tree_flatten(dcl.QPLayer().solve(*data))[1]
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.1])
+def test_a_solution_of_nested_vmap(mu: float) -> None:
+    """Shared data stay shared inside, and are found again; a CVXPY layer asks for part of its variables only."""
+    case_mean, root, gamma = batch(portfolio(mu), 6)
+    w, mean, R, g = cp.Variable(3), cp.Parameter(3), cp.Parameter((3, 3)), cp.Parameter(nonneg=True)
+    t = cp.Variable()
+    problem = cp.Problem(cp.Maximize(mean @ w - g * t), [cp.sum(w) == 1, w >= 0, cp.norm(R @ w) <= t])
+    layer = dcl.CvxpyLayer(problem, [mean, R, g], [w], mu=mu, on_degenerate="ignore")
+    inner = func.vmap(layer.solve, in_dims=(0, None, None))
+    got = func.vmap(inner, in_dims=(0, 0, None))(case_mean.reshape(2, 3, 3), root[:2], gamma[0])
+    want = layer.solve(case_mean.reshape(2, 3, 3), root[:2].unsqueeze(1), gamma[0])
+    close(got.outputs, want.outputs, IDENTITY)
+    assert torch.equal(got.gradient_kind, want.gradient_kind)
+    # each instance has units of its own here, as in a call of its own; the condition is an estimate
+    alone = layer.solve(case_mean[5], root[1], gamma[0])
+    close(got.margin[1, 2], alone.margin, 1e-6)
+    assert 0.3 < float(got.condition[1, 2] / alone.condition) < 3.0

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dcl.layers.base import AbstractLayer
 
 _layers: WeakValueDictionary[int, AbstractLayer] = WeakValueDictionary()
+# a graph only has the number, and may be differentiated when the model that it came from is gone
+_in_graphs: set[AbstractLayer] = set()
 _numbers = itertools.count()
 _KNOWN = len(Known._fields)
 
@@ -55,7 +57,8 @@ def _split(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None)
 @torch.library.custom_op("dcl::layer", mutates_args=())
 def layer_op(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None, record: bool) -> list[Tensor]:
     """The outputs, and what is `Known` of the solution."""
-    layer, arguments, mu = _split(handle, names, tensors, mu)
+    # torch hands over tensors that still say that they require a gradient
+    layer, arguments, mu = _split(handle, names, [t.detach() for t in tensors], mu)
     outputs, known = layer._with_known(arguments, mu, record, None)
     # the results of an operator share no memory with each other or with its arguments
     return [t.detach().clone() for t in (*outputs, *known)]
@@ -64,6 +67,7 @@ def layer_op(handle: int, names: str, tensors: Sequence[Tensor], mu: float | Non
 @layer_op.register_fake
 def _(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None, record: bool) -> list[Tensor]:
     layer, arguments, _ = _split(handle, names, tensors, mu)
+    _in_graphs.add(layer)
     batch, outputs, known = layer._shapes(arguments)
     return [
         *(tensors[0].new_empty(shape, dtype=batch.dtype) for shape in outputs),
@@ -82,6 +86,7 @@ def layer_backward_op(
     grads: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of the wanted tensors, from the solution."""
+    tensors, known, grads = ([t.detach() for t in part] for part in (tensors, known, grads))
     layer, arguments, mu = _split(handle, names, tensors, mu)
     keys = [names.split(",")[i] for i in wanted]
 

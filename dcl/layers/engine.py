@@ -158,6 +158,8 @@ class Engine:
     def solution(self, point: Point, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
         """Everything known of `point`, detached."""
         report, outcome = point.report, point.call.outcome
+        # inside of torch.func.vmap these belong to the whole batch, which a single instance does not see
+        certificate, degeneracy = (outcome.certificate, outcome.degeneracy) if is_readable(report) else (None, None)
 
         def shaped(t: Tensor) -> Tensor:
             return t.detach().reshape((*batch.shape, *t.shape[1:]))
@@ -176,12 +178,12 @@ class Engine:
             seconds=shaped(report[:, SECONDS]),
             solver=shaped(report[:, SOLVER]).to(torch.int64),
             solvers=tuple(s.name for s in outcome.solvers),
-            certificate=None if outcome.certificate is None else shaped(outcome.certificate),
+            certificate=None if certificate is None else shaped(certificate),
             program=point.program.detach(),
             v=point.v.detach(),
             mu=point.mu,
             requested=point.call.requested,
-            known_degeneracy=outcome.degeneracy,
+            known_degeneracy=degeneracy,
         )
 
 

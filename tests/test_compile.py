@@ -1,0 +1,248 @@
+"""`torch.compile` of models with a layer in them: equal to plain Python, whole graphs, no warnings; or an error that says why.
+
+Closed forms: the projection onto a box (clamp), onto a ball, and the simplex (checked by its own optimality).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cvxpy as cp
+import pytest
+import torch
+from tolerances import IDENTITY, ROUNDING
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+import dcl
+
+F64 = {"dtype": torch.float64}
+func = torch.func
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        # of torch's own tracer, when it is first used
+        warnings.filterwarnings("ignore", message="`torch.jit.script", category=DeprecationWarning)
+        # of its jacrev, for any function that has no whole graph
+        warnings.filterwarnings(
+            "ignore", message="The .grad attribute of a Tensor that is not a leaf", category=UserWarning
+        )
+        yield
+    torch._dynamo.reset()
+
+
+class Box(nn.Module):
+    """linear, then the projection onto [-1, 1]^3."""
+
+    def __init__(self, layer: dcl.QPLayer | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.layer = nn.Linear(2, 3, **F64), layer or dcl.QPLayer()
+
+    def forward(self, t: Tensor) -> Tensor:
+        one = torch.ones(3, **F64)
+        return self.layer(torch.eye(3, **F64), -3.0 * torch.sin(self.linear(t)), lb=-one, ub=one).x
+
+    def known(self, t: Tensor) -> Tensor:
+        return (3.0 * torch.sin(self.linear(t))).clamp(-1.0, 1.0)
+
+
+def cvxpy_ball() -> nn.Module:
+    x, c, r = cp.Variable(3), cp.Parameter(3), cp.Parameter(nonneg=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.norm(x) <= r])
+    return dcl.CvxpyLayer(problem, [c, r], [x, problem.objective])
+
+
+def ball(c: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    outside = (c.norm(dim=-1) - r).clamp(min=0.0)
+    return c - c * (outside / c.norm(dim=-1)).unsqueeze(-1), outside**2
+
+
+def close(got: Any, want: Any, tol: float = IDENTITY) -> None:
+    got, want = ((t,) if isinstance(t, Tensor) else t for t in (got, want))
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        assert float((a - b).detach().abs().max()) <= tol * (1.0 + float(b.detach().abs().max()))
+
+
+def gradients(out: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad((out**2).sum(), leaves)
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_model_with_a_layer(fullgraph: bool, backend: str) -> None:
+    model = Box()
+    compiled = torch.compile(model, fullgraph=fullgraph, backend=backend)
+    leaves = list(model.parameters())
+    for size in (4, 4, 7):  # the second size makes torch trace with a symbolic one
+        t = torch.randn(size, 2, **F64)
+        close(compiled(t), model.known(t), ROUNDING)
+        close(gradients(compiled(t), leaves), gradients(model.known(t), leaves))
+    with torch.no_grad():
+        close(compiled(t), model.known(t), ROUNDING)
+
+
+def test_cvxpy_layer_in_a_whole_graph() -> None:
+    layer = cvxpy_ball()
+    compiled = torch.compile(lambda c, r: layer(2.0 * c, r), fullgraph=True, backend="aot_eager")
+    c, r = torch.randn(5, 3, **F64, requires_grad=True), torch.tensor(0.5, **F64, requires_grad=True)
+    close(compiled(c, r), ball(2.0 * c, r))
+    for k in range(2):
+        close(gradients(compiled(c, r)[k], [c, r]), gradients(ball(2.0 * c, r)[k], [c, r]))
+    single = c.detach().to(torch.float32)
+    close(compiled(single, r.detach().to(torch.float32)), ball(2.0 * single, r.detach().to(torch.float32)), 1e-6)
+
+
+def test_cone_layer_in_a_whole_graph() -> None:
+    layer = dcl.ConeLayer({"q": [4]})
+    A = torch.cat([torch.zeros(1, 3, **F64), -torch.eye(3, **F64)])
+
+    def f(c: Tensor, r: Tensor) -> Tensor:
+        return layer(torch.eye(3, **F64), -c, A, torch.cat([r.reshape(1), torch.zeros(3, **F64)])).x
+
+    c, r = torch.randn(3, **F64, requires_grad=True), torch.tensor(0.5, **F64, requires_grad=True)
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    close(compiled(c, r), ball(c, r)[0])
+    close(gradients(compiled(c, r), [c, r]), gradients(ball(c, r)[0], [c, r]))
+
+
+@pytest.mark.parametrize("mu", [0.3, torch.tensor([0.1, 0.2, 0.3, 0.4], **F64)], ids=["number", "tensor"])
+def test_barrier_in_a_whole_graph(mu: float | Tensor) -> None:
+    layer, eye = dcl.QPLayer(), torch.eye(3, **F64)
+
+    def f(q: Tensor) -> Tensor:
+        return layer(eye, q, lb=torch.zeros(3, **F64), mu=mu).x
+
+    # x - mu / x + q = 0
+    q = torch.randn(4, 3, **F64, requires_grad=True)
+    m = mu.unsqueeze(-1) if isinstance(mu, Tensor) else mu
+    known = 0.5 * (-q + torch.sqrt(q * q + 4.0 * m))
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    close(compiled(q), known)
+    close(gradients(compiled(q), [q]), gradients(known, [q]))
+
+
+def test_layers_that_share_code_are_not_confused() -> None:
+    """Two layers, and a copy of one after it is gone."""
+    tight, loose = Box(dcl.QPLayer(mu=1e-3)), Box(dcl.QPLayer())
+    t = torch.randn(4, 2, **F64)
+    for model in (tight, loose, tight):
+        close(torch.compile(model, fullgraph=True, backend="aot_eager")(t), model(t), ROUNDING)
+    twin = copy.deepcopy(tight)
+    del tight, model
+    close(torch.compile(twin, fullgraph=True, backend="aot_eager")(t), twin(t), ROUNDING)
+
+
+def test_errors_and_warnings_come_through() -> None:
+    layer = dcl.QPLayer()
+    one = torch.ones(2, **F64)
+    compiled = torch.compile(
+        lambda q, lb: layer(torch.eye(2, **F64), q, lb=lb, ub=one).x, fullgraph=True, backend="aot_eager"
+    )
+    with pytest.raises(dcl.InputError, match=r"q\[1\] is nan at batch index \(2,\)"):
+        compiled(torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, torch.nan]], **F64), -one)
+    with pytest.raises(dcl.SolveError, match="PRIMAL_INFEASIBLE"):
+        compiled(one, 2.0 * one)
+    with pytest.warns(dcl.DegenerateWarning, match="WEAKLY_ACTIVE"):
+        compiled(torch.tensor([1.0, 0.3], **F64, requires_grad=True), -one)
+    with pytest.raises(torch._dynamo.exc.TorchRuntimeError, match="lb has shape"):
+        compiled(one, -torch.ones(3, **F64))
+
+
+def test_vmap_inside_of_a_whole_graph() -> None:
+    layer = cvxpy_ball()
+    c, r = torch.randn(5, 3, **F64, requires_grad=True), torch.rand(2, **F64)
+
+    def f(c: Tensor, r: Tensor) -> Tensor:
+        return func.vmap(lambda one: layer(one, r)[0])(c)  # (5, 2, 3)
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    known = ball(c.unsqueeze(1), r)[0]
+    close(compiled(c, r), known)
+    close(gradients(compiled(c, r), [c]), gradients(known, [c]))
+
+
+def loss(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda c: (layer(c, torch.tensor(0.5, **F64))[0] ** 3).sum()
+
+
+def known_loss(c: Tensor) -> Tensor:
+    return (ball(c, torch.tensor(0.5, **F64))[0] ** 3).sum()
+
+
+TRANSFORMS: dict[str, Callable[[Any], Any]] = {
+    "grad": func.grad,
+    "vmap of grad": lambda f: lambda c: func.vmap(func.grad(f))(c.repeat(2, 1)),
+    "jvp": lambda f: lambda c: func.jvp(f, (c,), (torch.ones_like(c),))[1],
+    "jacrev": func.jacrev,
+    "jacfwd": func.jacfwd,
+    "hessian": func.hessian,
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_inside_of_a_compiled_region(name: str) -> None:
+    """Right, outside of the graph; with fullgraph=True torch says that there is no whole graph, and dcl says why."""
+    f, transform, c = loss(cvxpy_ball()), TRANSFORMS[name], torch.tensor([1.0, -2.0, 0.5], **F64)
+    close(torch.compile(transform(f), backend="aot_eager")(c), transform(known_loss)(c))
+    torch._dynamo.reset()  # it remembers code that has no whole graph
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="a dcl layer takes"):
+        torch.compile(transform(f), fullgraph=True, backend="aot_eager")(c)
+
+
+@pytest.mark.parametrize("name", ["grad", "jvp", "vmap of grad"])
+def test_transforms_of_a_compiled_function(name: str) -> None:
+    c = torch.tensor([1.0, -2.0, 0.5], **F64)
+    compiled = torch.compile(loss(cvxpy_ball()), backend="aot_eager")
+    close(TRANSFORMS[name](compiled)(c), TRANSFORMS[name](known_loss)(c))
+
+
+def test_forward_mode_is_never_silently_zero() -> None:
+    c = torch.tensor([1.0, -2.0, 0.5], **F64)
+    tangent = torch.tensor([0.3, 0.2, -1.0], **F64)
+    want = func.jvp(known_loss, (c,), (tangent,))[1]
+    for fullgraph, called_before in itertools.product((False, True), (False, True)):
+        torch._dynamo.reset()
+        compiled = torch.compile(loss(cvxpy_ball()), fullgraph=fullgraph, backend="aot_eager")
+        if called_before:
+            close(compiled(c), known_loss(c))
+        with forward_ad.dual_level():
+            if not fullgraph:
+                close(forward_ad.unpack_dual(compiled(forward_ad.make_dual(c, tangent))).tangent, want)
+                continue
+            with pytest.raises(torch._dynamo.exc.Unsupported, match="a dcl layer takes"):
+                compiled(forward_ad.make_dual(c, tangent))
+
+
+def test_double_backward_of_a_compiled_region_is_an_error() -> None:
+    c = torch.tensor([1.0, -2.0, 0.5], **F64, requires_grad=True)
+    compiled = torch.compile(loss(cvxpy_ball()), fullgraph=True, backend="aot_eager")
+    (g,) = torch.autograd.grad(compiled(c), c, create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward"):
+        torch.autograd.grad(g.sum(), c)
+    (g,) = torch.autograd.grad(torch.compile(loss(cvxpy_ball()), backend="eager")(c), c, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        torch.autograd.grad(g.sum(), c)
+
+
+def test_options_that_no_graph_holds_run_uncompiled() -> None:
+    layer, c, r = cvxpy_ball(), torch.tensor([1.0, -2.0, 0.5], **F64), torch.tensor(0.5, **F64)
+    for options in ({"return_solution": True}, {"solver_args": {"eps": 1e-9}}, {"mu": 0.1, "straight_through": True}):
+
+        def f(c: Tensor, options: dict[str, Any] = options) -> Any:
+            out = layer(c, r, **options)
+            return out[0][0] if "return_solution" in options else out[0]
+
+        close(torch.compile(f, backend="aot_eager")(c), ball(c, r)[0])
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="a dcl layer takes"):
+            torch.compile(f, fullgraph=True, backend="aot_eager")(c)
