@@ -1,4 +1,4 @@
-"""ArgminLayer: solutions, derivatives of every order and mode, batches, structures, modules. Oracles: closed forms and differences."""
+"""ArgminLayer: solutions, derivatives of every order and mode, batches, modules. Oracles: closed forms, differences."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_gradcheck_with_constraints_that_move(mu: float) -> None:
     )  # fmt: skip
     inputs = (tensor([3.0, -1.0, 1.0], True), tensor(1.0, True))
     call = lambda a, b: layer(torch.zeros(3).double(), a, b)  # noqa: E731
-    y, solution = layer(torch.zeros(3).double(), *inputs, return_solution=True)
+    _, solution = layer(torch.zeros(3).double(), *inputs, return_solution=True)
     assert (solution.z[1] > 0.1) & (solution.s[1] <= mu / 0.1)  # the ball binds, the bound does not
     assert solution.z[2] <= mu
     assert gradcheck(call, inputs, check_forward_ad=True)

@@ -1,4 +1,4 @@
-"""What has no argmin is not given one: the thread's networks, flat and saddle points, bad input; each with the error that says so."""
+"""What has no argmin is not given one: the thread's networks, flat and saddle points, bad input; each with its own error."""
 
 from __future__ import annotations
 
@@ -199,8 +199,8 @@ def test_on_failure_and_mixed_batches() -> None:
 
 
 def test_a_tie_is_reported() -> None:
+    a = torch.zeros(2).double().requires_grad_()
     with pytest.warns(dcl.DegenerateWarning, match=r"weakly active: inequality\[1\]"):
-        a = torch.zeros(2).double().requires_grad_()
         y = dcl.argmin(
             lambda y, a: (y - a).square().sum() + y[0], torch.ones(2).double(), a, inequality=lambda y, a: -y
         )

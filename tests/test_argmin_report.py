@@ -136,7 +136,7 @@ def softmax(**settings: Any) -> tuple[Array, Array, Array]:
 
 def test_equations_33_and_34() -> None:
     x, in_a, in_b = softmax()
-    likelihood, mean, H = softmax_parts(x)
+    _, mean, H = softmax_parts(x)
     assert close(A0[WHICH], mean)  # eq. 29 at the maximum
     known = in_a_and_b(x, np.linalg.inv(H))
     assert close(in_a, known[0])

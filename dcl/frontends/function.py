@@ -195,9 +195,11 @@ def plan(
     start = torch.cat([t.reshape(t.shape[0], -1) for t in tensors[:k]], -1).detach().expand(layout.size, -1)
     if not start.shape[-1]:
         raise InputError("y0 has no entries", argument="y0")
-    for one in parts:
-        if one.columns not in (None, start.shape[-1]):
-            raise InputError(f"{one.name}: A has {one.columns} columns, y {start.shape[-1]} entries", argument=one.name)
+    for given in parts:
+        if given.columns not in (None, start.shape[-1]):
+            raise InputError(
+                f"{given.name}: A has {given.columns} columns, y {start.shape[-1]} entries", argument=given.name
+            )
     theta = tensors[k:]
     theta += [merged(t, False) for one in parts for t in one.own.values()]
     names = names[k:] + [f"{one.name} ({key})" for one in parts for key in one.own]
@@ -302,9 +304,10 @@ def _check_result(one: Part, x: Tensor, out: Any, again: Any, *, scalar: bool) -
             f"{name} must return one number for one instance, got shape {tuple(out.shape)}; batch dimensions are told by in_dims",
             argument=name,
         )
+    first, second = (float(t.detach().reshape(-1)[0]) if t.numel() else 0.0 for t in (out, again))
     if not torch.equal(out.nan_to_num(), again.nan_to_num()):
         raise InputError(
-            f"{name} gives {float(out.reshape(-1)[0]):.6g} and then {float(again.reshape(-1)[0]):.6g} at the same point: it "
+            f"{name} gives {first:.6g} and then {second:.6g} at the same point: it "
             "draws random numbers or changes state",
             argument=name,
         )

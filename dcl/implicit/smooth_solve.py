@@ -133,7 +133,9 @@ class SmoothSolve(Function):
         if call.record:
             ties = resolve_kinks(verdict.local, x, verdict.v, verdict.mu)
             at_kink = verdict.at_kink(ties)
-            outcome.degeneracy = classify(verdict.local, verdict.v, ties, verdict.kkt, facts.residuals[:, :2].amax(-1))
+            halves = bool((torch.isnan(ties) | (ties == 0.5)).all())
+            kkt = verdict.kkt if halves else factorize(verdict.local, verdict.v, verdict.mu, ties)
+            outcome.degeneracy = classify(verdict.local, verdict.v, ties, kkt, facts.residuals[:, :2].amax(-1))
             if call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(
                     call.border, call.on_degenerate, outcome.degeneracy, facts.status

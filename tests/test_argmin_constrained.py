@@ -1,0 +1,161 @@
+"""Nonlinear constraints: published optima, closed-form projections, and derivatives by differences of SciPy's answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq, minimize
+from torch import Tensor
+
+import dcl
+
+Function = Callable[[Tensor], Tensor] | None
+ROOT3 = math.sqrt(3.0)
+
+
+def all_of(*rows: Tensor) -> Tensor:
+    return torch.cat([row.reshape(-1) for row in rows])
+
+
+# Hock and Schittkowski, Test Examples for Nonlinear Programming Codes, 1981: f, h = 0, g <= 0, start, optimal value
+HOCK_SCHITTKOWSKI: dict[str, tuple[Any, Function, Function, list[float], float]] = {
+    "6": (lambda y: (1 - y[0]) ** 2, lambda y: 10 * (y[1] - y[0] ** 2), None, [-1.2, 1.0], 0.0),
+    "7": (lambda y: torch.log(1 + y[0] ** 2) - y[1], lambda y: (1 + y[0] ** 2) ** 2 + y[1] ** 2 - 4, None, [2.0, 2.0], -ROOT3),
+    "10": (lambda y: y[0] - y[1], None, lambda y: 3 * y[0] ** 2 - 2 * y[0] * y[1] + y[1] ** 2 - 1, [-10.0, 10.0], -1.0),
+    "12": (
+        lambda y: 0.5 * y[0] ** 2 + y[1] ** 2 - y[0] * y[1] - 7 * y[0] - 7 * y[1],
+        None, lambda y: 4 * y[0] ** 2 + y[1] ** 2 - 25, [0.0, 0.0], -30.0,
+    ),
+    "15": (
+        lambda y: 100 * (y[1] - y[0] ** 2) ** 2 + (1 - y[0]) ** 2,
+        None, lambda y: all_of(1 - y[0] * y[1], -y[0] - y[1] ** 2, y[0] - 0.5), [-2.0, 1.0], 306.5,
+    ),
+    "24": (
+        lambda y: ((y[0] - 3) ** 2 - 9) * y[1] ** 3 / (27 * ROOT3),
+        None, lambda y: all_of(y[1] - y[0] / ROOT3, -y[0] - ROOT3 * y[1], y[0] + ROOT3 * y[1] - 6, -y), [1.0, 0.5], -1.0,
+    ),
+    "35": (
+        lambda y: 9 - 8 * y[0] - 6 * y[1] - 4 * y[2] + 2 * y[0] ** 2 + 2 * y[1] ** 2 + y[2] ** 2 + 2 * y[0] * (y[1] + y[2]),
+        None, lambda y: all_of(y[0] + y[1] + 2 * y[2] - 3, -y), [0.5, 0.5, 0.5], 1 / 9,
+    ),
+    "43": (
+        lambda y: y[0] ** 2 + y[1] ** 2 + 2 * y[2] ** 2 + y[3] ** 2 - 5 * y[0] - 5 * y[1] - 21 * y[2] + 7 * y[3],
+        None,
+        lambda y: all_of(
+            (y**2).sum() + y[0] - y[1] + y[2] - y[3] - 8,
+            y[0] ** 2 + 2 * y[1] ** 2 + y[2] ** 2 + 2 * y[3] ** 2 - y[0] - y[3] - 10,
+            2 * y[0] ** 2 + y[1] ** 2 + y[2] ** 2 + 2 * y[0] - y[1] - y[3] - 5,
+        ),
+        [0.0] * 4, -44.0,
+    ),
+    "71": (
+        lambda y: y[0] * y[3] * (y[0] + y[1] + y[2]) + y[2],
+        lambda y: (y**2).sum() - 40, lambda y: all_of(25 - y.prod(), 1 - y, y - 5), [1.0, 5.0, 5.0, 1.0], 17.0140173,
+    ),
+    "77": (
+        lambda y: (y[0] - 1) ** 2 + (y[0] - y[1]) ** 2 + (y[2] - 1) ** 2 + (y[3] - 1) ** 4 + (y[4] - 1) ** 6,
+        lambda y: all_of(
+            y[0] ** 2 * y[3] + torch.sin(y[3] - y[4]) - 2 * math.sqrt(2), y[1] + y[2] ** 4 * y[3] ** 2 - 8 - math.sqrt(2)
+        ),
+        None, [2.0] * 5, 0.24150513,
+    ),
+    "100": (
+        lambda y: (y[0] - 10) ** 2 + 5 * (y[1] - 12) ** 2 + y[2] ** 4 + 3 * (y[3] - 11) ** 2 + 10 * y[4] ** 6 + 7 * y[5] ** 2
+        + y[6] ** 4 - 4 * y[5] * y[6] - 10 * y[5] - 8 * y[6],
+        None,
+        lambda y: all_of(
+            2 * y[0] ** 2 + 3 * y[1] ** 4 + y[2] + 4 * y[3] ** 2 + 5 * y[4] - 127,
+            7 * y[0] + 3 * y[1] + 10 * y[2] ** 2 + y[3] - y[4] - 282,
+            23 * y[0] + y[1] ** 2 + 6 * y[5] ** 2 - 8 * y[6] - 196,
+            4 * y[0] ** 2 + y[1] ** 2 - 3 * y[0] * y[1] + 2 * y[2] ** 2 + 5 * y[5] - 11 * y[6],
+        ),
+        [1.0, 2.0, 0.0, 4.0, 0.0, 1.0, 1.0], 680.6300573,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+@pytest.mark.parametrize("name", HOCK_SCHITTKOWSKI)
+def test_published_optima(name: str, scale: float) -> None:
+    f, h, g, start, value = HOCK_SCHITTKOWSKI[name]
+    y, solution = dcl.argmin(
+        lambda y: scale * f(y), torch.tensor(start).double(), equality=h, inequality=g, return_solution=True
+    )
+    np.testing.assert_allclose(solution.value / scale, value, rtol=2e-8, atol=1e-8)
+    if h is not None:
+        assert float(h(y).abs().max()) < 1e-9
+    if g is not None:
+        assert float(g(y).max()) < 1e-9
+
+
+def test_published_point_and_multipliers_of_problem_71() -> None:
+    f, h, g, start, _ = HOCK_SCHITTKOWSKI["71"]
+    y, solution = dcl.argmin(f, torch.tensor(start).double(), equality=h, inequality=g, return_solution=True)
+    np.testing.assert_allclose(y, [1.0, 4.74299963, 3.82114998, 1.37940829], atol=1e-8)
+    known = [0.16146857, 0.55229366, 1.08787121, *[0.0] * 7]
+    np.testing.assert_allclose(solution.z, known, atol=1e-8)
+
+
+def test_multipliers_are_the_gradient_of_the_optimal_value() -> None:
+    """The envelope theorem on problem 43, whose constraints bind, against the difference of two optima."""
+    f, _, g, start, _ = HOCK_SCHITTKOWSKI["43"]
+    layer = dcl.ArgminLayer(lambda y, b: f(y), inequality=lambda y, b: g(y) - b)
+    b = torch.zeros(3).double().requires_grad_()
+    y, solution = layer(torch.tensor(start).double(), b, return_solution=True)
+    (gradient,) = torch.autograd.grad(f(y), b)
+    np.testing.assert_allclose(gradient, -solution.z, atol=1e-9)
+    np.testing.assert_allclose(solution.z, [1.0, 0.0, 2.0], atol=1e-9)
+
+
+def simplex_by_bisection(a: np.ndarray) -> np.ndarray:
+    shift = brentq(lambda t: np.maximum(a - t, 0.0).sum() - 1.0, a.min() - 1.0, a.max(), xtol=1e-15)
+    return np.maximum(a - shift, 0.0)
+
+
+def test_projections_onto_the_simplex_in_a_batch() -> None:
+    a = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    layer = dcl.ArgminLayer(
+        lambda y, a: 0.5 * (y - a).square().sum(), equality=lambda y, a: y.sum() - 1.0, inequality=lambda y, a: -y,
+        in_dims=(None, 0),
+    )  # fmt: skip
+    y = layer(torch.full((6,), 1.0 / 6.0).double(), a)
+    known = np.stack([simplex_by_bisection(row) for row in a.detach().numpy()])
+    np.testing.assert_allclose(y.detach(), known, atol=1e-12)
+    weights = torch.arange(6.0).double()
+    (gradient,) = torch.autograd.grad((y * weights).sum(), a)
+    active = known > 0.0
+    mean = (active * weights.numpy()).sum(1, keepdims=True) / active.sum(1, keepdims=True)
+    np.testing.assert_allclose(gradient, active * (weights.numpy() - mean), atol=1e-12)
+
+
+def scipy_argmin(a: np.ndarray) -> np.ndarray:
+    """The nonconvex program below by SLSQP, accurate to about 1e-9."""
+    result = minimize(
+        lambda y: np.sin(y[0]) * y[1] + 0.5 * np.sum((y - a[:3]) ** 2), [0.5, 0.5, 0.5], method="SLSQP",
+        constraints=[
+            {"type": "eq", "fun": lambda y: y[0] * y[1] * y[2] - a[3]},
+            {"type": "ineq", "fun": lambda y: 1.5 + 0.1 * a[0] - y @ y},
+        ],
+        options={"ftol": 1e-15, "maxiter": 500},
+    )  # fmt: skip
+    return np.asarray(result.x)
+
+
+def test_a_nonconvex_program_against_differences_of_scipy() -> None:
+    a0 = np.array([1.0, 0.8, 1.2, 0.1])
+    a = torch.tensor(a0, requires_grad=True)
+    y, solution = dcl.argmin(
+        lambda y, a: torch.sin(y[0]) * y[1] + 0.5 * (y - a[:3]).square().sum(), torch.full((3,), 0.5).double(), a,
+        equality=lambda y, a: y.prod() - a[3], inequality=lambda y, a: y.square().sum() - 1.5 - 0.1 * a[0], return_solution=True,
+    )  # fmt: skip
+    assert solution.z[1] > 0.1
+    np.testing.assert_allclose(y.detach(), scipy_argmin(a0), atol=1e-6)
+    rows = torch.stack([torch.autograd.grad(t, a, retain_graph=True)[0] for t in y]).numpy()
+    step = 1e-3
+    columns = [(scipy_argmin(a0 + step * e) - scipy_argmin(a0 - step * e)) / (2.0 * step) for e in np.eye(4)]
+    np.testing.assert_allclose(rows, np.stack(columns, -1), atol=1e-4)
