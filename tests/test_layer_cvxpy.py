@@ -329,7 +329,22 @@ def test_state_dict_and_modules():
     x.square().sum().backward()
     assert x.dtype == torch.float32
     assert model[0].weight.grad.abs().max() > 0.0
-    assert "parameters=" in repr(layer)
+
+
+def test_repr():
+    x, A, b = cp.Variable(3, name="x"), cp.Parameter((4, 3), name="A"), cp.Parameter(4, name="b")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)), [cp.norm(x) <= 1, cp.sum(x) == 1])
+    layer = dcl.CvxpyLayer(problem, [A, b], [problem.objective, x], mu=0.1)
+    assert repr(layer) == (
+        "CvxpyLayer(parameters=[A (4, 3), b (4,)], outputs=[value, x (3,)], n=8, m=10, "
+        "cones=[5 zero, 1 nonnegative, 1 second-order(4)], solver=auto, mu=0.1)"
+    )
+    assert repr(dcl.QPLayer("DAQP", on_failure="nan")) == "QPLayer(solver=daqp, mu=0.0, on_failure=nan)"
+    mixed = dcl.ConeLayer({"z": 2, "q": [3, 3, 4], "s": [2], "ep": 1}, dcl.solvers.Clarabel(), mu=torch.ones(2))
+    assert repr(mixed) == (
+        "ConeLayer(m=18, cones=[2 zero, 2 second-order(3), 1 second-order(4), 1 semidefinite(2), 1 exponential], "
+        "solver=clarabel, mu=tensor (2,))"
+    )
 
 
 # Sparse storage

@@ -40,3 +40,14 @@ def named(blocks: Iterable[Block]) -> AbstractCone:
         alphas = tuple(alpha for block in same for alpha in block.alphas)
         merged.append(Block(kind, size, sum(block.count for block in same), alphas))
     return Product(tuple(_MAKE[block.kind](block) for block in merged))
+
+
+def describe(blocks: Iterable[Block]) -> str:
+    """As in "2 zero, 5 nonnegative, 3 second-order(4), 1 semidefinite(3)", sizes as in `Block`; equal cones are counted."""
+    counts: dict[str, int] = {}
+    for block in blocks:
+        kind = block.kind.replace("_", "-") + (
+            f"({block.size})" if block.kind in ("second_order", "semidefinite") else ""
+        )
+        counts[kind] = counts.get(kind, 0) + (block.size if block.is_orthant else block.count)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dcl.cones.named import describe
 from dcl.frontends import cone
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, Point, Settings, options
@@ -117,6 +118,10 @@ class ConeLayer(AbstractLayer):
         )
         result = ConeResult(*outputs)
         return result if solution is None else (result, solution)
+
+    def extra_repr(self) -> str:
+        cone = self._cones.cone
+        return f"m={cone.dim}, cones=[{describe(cone.blocks)}], {self._engine.settings.describe()}"
 
     def _cores(self) -> Mapping[str, int]:
         return cone.CORE

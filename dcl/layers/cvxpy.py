@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dcl.border import AbstractBorder, check_finite
+from dcl.cones.named import describe
 from dcl.degeneracy import Requested
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
@@ -162,6 +163,17 @@ class CvxpyLayer(AbstractLayer):
         )
         return outputs if solution is None else (outputs, solution)
 
+    def extra_repr(self) -> str:
+        structure = self._form.structure
+        outputs = [f"{output.name} {output.shape}" for output in self._form.outputs]
+        for place in self._values:
+            outputs.insert(place, "value")
+        parameters = ", ".join(f"{domain.name} {domain.shape}" for domain in self._form.domains)
+        return (
+            f"parameters=[{parameters}], outputs=[{', '.join(outputs)}], n={structure.n}, m={structure.m}, "
+            f"cones=[{describe(structure.cone.blocks)}], {self._engine.settings.describe()}"
+        )
+
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
 
@@ -209,8 +221,3 @@ class CvxpyLayer(AbstractLayer):
                 *params, solver_args=solver_args, warm_start=warm_start, mu=mu, return_solution=True
             )
         return solution  # type: ignore[return-value]
-
-    def extra_repr(self) -> str:
-        structure = self._form.structure
-        names = ", ".join(domain.name for domain in self._form.domains)
-        return f"parameters=({names}), n={structure.n}, m={structure.m}, solver={self._engine.settings.solver!r}"

@@ -48,6 +48,14 @@ class Settings:
                 raise InputError(f"{name} is {value!r}; valid: {', '.join(map(repr, valid))}", argument=name)
         _check_barrier(self.mu)
 
+    def describe(self) -> str:
+        """As in "solver=clarabel, mu=0.01", for repr; what is as usual is left out, but solver and mu."""
+        name = "auto" if self.solver is None else getattr(self.solver, "name", self.solver)
+        mu = f"tensor {tuple(self.mu.shape)}" if isinstance(self.mu, Tensor) and self.mu.numel() > 1 else float(self.mu)
+        usual = {"on_failure": "raise", "on_degenerate": "warn", "straight_through": False}
+        other = [f"{key}={getattr(self, key)}" for key, value in usual.items() if getattr(self, key) != value]
+        return ", ".join([f"solver={str(name).lower()}", f"mu={mu}", *other])
+
 
 @dataclass(frozen=True, eq=False)
 class Point:

@@ -122,6 +122,9 @@ class QPLayer(AbstractLayer):
         result = QPResult(*outputs)
         return result if solution is None else (result, solution)
 
+    def extra_repr(self) -> str:
+        return self._engine.settings.describe()
+
     def _cores(self) -> Mapping[str, int]:
         return matrix.CORE
 
