@@ -34,9 +34,9 @@ from dcl.pattern import SparsePattern
 from dcl.program import ConeProgram
 
 
-def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
-    """F(x, v): (B, n) and (B, m)."""
-    z = program.structure.cone.project(v, mu)
+def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """F(x, v): (B, n) and (B, m). z: Pi_mu*(v), if at hand."""
+    z = program.structure.cone.project(v, mu) if z is None else z
     return program.Px(x) + program.q + program.ATz(z), program.Ax(x) - program.b + z - v
 
 

@@ -57,10 +57,11 @@ class Polished:
 def polish(program: ConeProgram, x: Tensor, v: Tensor, steps: int = 10) -> Polished:
     """Improve all B points at once; points that are good enough or hopeless are left alone."""
     absolute = absolutes(program)
-    residuals = check(program, x, v, 0.0, absolute)
+    z = program.structure.cone.project(v, 0.0)
+    residuals = check(program, x, v, 0.0, absolute, z=z)
     hopeless = _HOPELESS
     if not program.structure.cone.is_orthant:
-        x, v, residuals = _approach(program, x, v, residuals, absolute)
+        x, v, residuals = _approach(program, x, v, z, residuals, absolute)
         hopeless = _HOPELESS_PROXIMAL
     kkt = factorize(program, v, 0.0, kinks(program, v, 0.0, x))
     for _ in range(steps):
@@ -90,7 +91,7 @@ def polish(program: ConeProgram, x: Tensor, v: Tensor, steps: int = 10) -> Polis
 
 
 def _approach(
-    program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, absolute: ConeProgram
+    program: ConeProgram, x: Tensor, v: Tensor, z: Tensor, residuals: Tensor, absolute: ConeProgram
 ) -> tuple[Tensor, Tensor, Tensor]:
     """X, v, residuals after proximal steps on the instances above TARGET; never worse than the start."""
     now = worst(residuals)
@@ -99,8 +100,8 @@ def _approach(
         return x, v, residuals
     part = program if index.numel() == x.shape[0] else program.rows(index)
     nowhere = torch.full_like(v[index], torch.nan)
-    x_k, v_k = x[index], v[index]
-    f1, f2 = residual(part, x_k, v_k, 0.0)
+    x_k, v_k, z_k = x[index], v[index], z[index]
+    f1, f2 = residual(part, x_k, v_k, 0.0, z_k)
     size = _norm(f1, f2)
     factor, patience = torch.full_like(size, _FACTOR), torch.full_like(size, _PATIENCE)
     for _ in range(_STEPS):
@@ -110,16 +111,18 @@ def _approach(
             break
         shift = (factor * size).clamp(_SMALLEST_SHIFT, _LARGEST_SHIFT).unsqueeze(-1)
         dx, dv, _ = factorize(part, v_k, 0.0, nowhere, shift).tangent(-f1, -f2)
-        g1, g2 = residual(part, x_k + dx, v_k + dv, 0.0)
+        z_new = part.structure.cone.project(v_k + dv, 0.0)
+        g1, g2 = residual(part, x_k + dx, v_k + dv, 0.0, z_new)
         after = _norm(g1, g2)
         kept = todo & (after < size)
         patience = torch.where(kept & (after < _SLOW * size), _PATIENCE, patience - 1.0)
         factor = torch.where(kept, torch.where(after < _FAST * size, _KEPT, 1.0), _REFUSED) * factor
         keep = kept.unsqueeze(-1)
         x_k, v_k = torch.where(keep, x_k + dx, x_k), torch.where(keep, v_k + dv, v_k)
+        z_k = torch.where(keep, z_new, z_k)
         f1, f2, size = torch.where(keep, g1, f1), torch.where(keep, g2, f2), torch.where(kept, after, size)
     absolute = absolute if part is program else absolute.rows(index)
-    measured = check(part, x_k, v_k, 0.0, absolute)
+    measured = check(part, x_k, v_k, 0.0, absolute, z=z_k)
     better = (worst(measured) < now[index]).unsqueeze(-1)
     return (
         x.index_copy(0, index, torch.where(better, x_k, x[index])),

@@ -51,10 +51,19 @@ def worst(residuals: Tensor) -> Tensor:
 
 
 def check(
-    program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, absolute: ConeProgram | None = None, floor: float = FLOOR
+    program: ConeProgram,
+    x: Tensor,
+    v: Tensor,
+    mu: Barrier,
+    absolute: ConeProgram | None = None,
+    floor: float = FLOOR,
+    z: Tensor | None = None,
 ) -> Tensor:
-    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3). absolute: `absolutes(program)`, if at hand."""
-    z = program.structure.cone.project(v, mu)
+    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3).
+
+    absolute: `absolutes(program)`, and z: Pi_mu*(v), if at hand.
+    """
+    z = program.structure.cone.project(v, mu) if z is None else z
     s = z - v
     Px, Ax, ATz = program.Px(x), program.Ax(x), program.ATz(z)
     absolute, x_abs, z_abs = absolute or absolutes(program), x.abs(), z.abs()

@@ -268,7 +268,8 @@ def test_projection_in_high_precision(name):
     # near the boundary of K, and of K*
     z = CONES[name].project(v[:10], 0.0)
     v = torch.cat([v, v[:10] - z * (1.0 - 1e-7), z + (v[:10] - z) * 1e-7])
-    start = CONES[name].nearest(v.unsqueeze(1), torch.zeros(len(v), 1, dtype=torch.bool)).s.squeeze(1)
+    blocks = v.unsqueeze(1)
+    start = CONES[name].nearest(blocks, CONES[name].foot(blocks)).s.squeeze(1)
     found = CONES[name].project(v, 0.0)
     with mp.workdps(40):
         for vi, si, zi in zip(v.tolist(), start.tolist(), found.tolist(), strict=True):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dcl.cones.base import Block
-from dcl.cones.three import AbstractThree, Forms, Nearest, Rays, along_rays, root
+from dcl.cones.three import AbstractThree, Foot, Forms, Nearest, Rays, along_rays, landed, root
 
 # Solution of -phi'(e) = e.
 _CENTER = (-1.0513828793570063, 0.5564085700309546, 1.2589666996209303)
@@ -44,24 +44,32 @@ class Exponential(AbstractThree):
     def blocks(self) -> tuple[Block, ...]:
         return (Block("exponential", 3, self.count),)
 
-    def nearest(self, v: Tensor, tied: Tensor) -> Nearest:
+    def foot(self, v: Tensor) -> Foot:
+        p = -v
+        return landed(p, _rays(_find(p)), _primal_gap(p), _dual_gap(v))
+
+    def dual_part(self, v: Tensor, foot: Foot) -> Tensor:
+        flat = torch.stack([torch.zeros_like(v[..., 0]), v[..., 1], v[..., 2].clamp(min=0.0)], -1)
+        return torch.where(_on_face(v, foot).unsqueeze(-1), flat, foot.z(v))
+
+    def nearest(self, v: Tensor, foot: Foot, tied: Tensor | None = None) -> Nearest:
         p = -v
         x, y, z = p.unbind(-1)
-        inside, polar = _primal_gap(p) >= 0.0, _dual_gap(v) >= 0.0
-        face = (x <= 0.0) & (y <= 0.0) & ~inside & ~polar
-        smooth = along_rays(p, _rays(_find(p)), inside, polar)
+        face = _on_face(v, foot)
+        smooth = along_rays(p, foot)
         # the flat faces: coordinates along which nothing (0) or everything (1) is cut off; those at zero are the kink
         flat = torch.stack([x > 0.0, y <= 0.0, z < 0.0], -1).to(v.dtype)
         distance = _to_planes(p)
         zero = p.abs() <= distance.unsqueeze(-1)
-        nearer = tied & (distance <= self.kink(v)) & (x <= distance) & (y <= distance)
-        on_face, on_flat = face.unsqueeze(-1), (face | nearer).unsqueeze(-1)
+        on_face = on_flat = face.unsqueeze(-1)
+        if tied is not None:
+            nearer = tied & (distance <= self.kink(v, foot)) & (x <= distance) & (y <= distance)
+            on_flat = (face | nearer).unsqueeze(-1)
         eye = torch.eye(3, dtype=v.dtype, device=v.device).expand(*v.shape, 3)
         flat_s = torch.stack([x, torch.zeros_like(x), z.clamp(min=0.0)], -1)
-        flat_z = torch.stack([torch.zeros_like(x), v[..., 1], v[..., 2].clamp(min=0.0)], -1)
         return Nearest(
             s=torch.where(on_face, flat_s, smooth.s),
-            z=torch.where(on_face, flat_z, smooth.z),
+            z=self.dual_part(v, foot),
             Q=torch.where(on_flat.unsqueeze(-1), eye, smooth.Q),
             d=torch.where(on_flat, flat, smooth.d),
             low=torch.where(on_flat, torch.where(zero, 0.0, flat), smooth.low),
@@ -81,16 +89,17 @@ class Exponential(AbstractThree):
     def center(self, v: Tensor) -> Tensor:
         return v.new_tensor(_CENTER)
 
-    def kink(self, v: Tensor) -> Tensor:
-        p = -v
-        x, y, _ = p.unbind(-1)
-        near = along_rays(p, _rays(_find(p)), *(torch.zeros_like(x, dtype=torch.bool),) * 2)
-        S, Z = near.s.norm(dim=-1), near.z.norm(dim=-1)
-        faces = torch.minimum(torch.minimum(S, Z), torch.hypot(x.clamp(min=0.0), y.clamp(min=0.0)))
-        inside, polar = _primal_gap(p), _dual_gap(v)
-        out = torch.where((x <= 0.0) & (y <= 0.0), _to_planes(p), faces)
-        out = torch.where(polar >= 0.0, torch.minimum(polar, x.abs()), out)
-        return torch.where(inside >= 0.0, torch.minimum(inside, y.abs()), out)
+    def kink(self, v: Tensor, foot: Foot) -> Tensor:
+        x, y, _ = (-v).unbind(-1)
+        faces = torch.minimum(torch.minimum(foot.S, foot.Z), torch.hypot(x.clamp(min=0.0), y.clamp(min=0.0)))
+        out = torch.where((x <= 0.0) & (y <= 0.0), _to_planes(v), faces)
+        out = torch.where(foot.polar, torch.minimum(foot.dual, x.abs()), out)
+        return torch.where(foot.inside, torch.minimum(foot.primal, y.abs()), out)
+
+
+def _on_face(v: Tensor, foot: Foot) -> Tensor:
+    """Is -v projected onto a flat face, y = 0 or x = 0? (B, k)."""
+    return (v[..., 0] >= 0.0) & (v[..., 1] >= 0.0) & ~foot.inside & ~foot.polar
 
 
 def _to_planes(p: Tensor) -> Tensor:

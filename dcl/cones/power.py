@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dcl.cones.base import Block
-from dcl.cones.three import AbstractThree, Forms, Nearest, Rays, along_rays, root
+from dcl.cones.three import AbstractThree, Foot, Forms, Nearest, Rays, along_rays, landed, root
 
 # w is found in [-_WIDEST, _WIDEST], far beyond the range of e^w: its logarithms are what is used.
 _WIDEST = 1e5
@@ -51,13 +51,19 @@ class Power(AbstractThree):
     def blocks(self) -> tuple[Block, ...]:
         return (Block("power", 3, len(self.alphas), self.alphas),)
 
-    def nearest(self, v: Tensor, tied: Tensor) -> Nearest:
+    def foot(self, v: Tensor) -> Foot:
         p, a = -v, v.new_tensor(self.alphas)
         mirror = _mirror(p)
-        inside, polar = _gap(p, a, dual=False) >= 0.0, _gap(v, a, dual=True) >= 0.0
         rays = _rays(_find(p * mirror, a), a)
         turn = -rays.turn * mirror[..., 2]
-        return along_rays(p, Rays(rays.a * mirror, rays.b * mirror, rays.ta, rays.tb, rays.slope, turn), inside, polar)
+        mirrored = Rays(rays.a * mirror, rays.b * mirror, rays.ta, rays.tb, rays.slope, turn)
+        return landed(p, mirrored, _gap(p, a, dual=False), _gap(v, a, dual=True))
+
+    def dual_part(self, v: Tensor, foot: Foot) -> Tensor:
+        return foot.z(v)
+
+    def nearest(self, v: Tensor, foot: Foot, tied: Tensor | None = None) -> Nearest:
+        return along_rays(-v, foot)
 
     def forms(self, s: Tensor) -> Forms:
         a = s.new_tensor(self.alphas)
@@ -75,12 +81,9 @@ class Power(AbstractThree):
         a = v.new_tensor(self.alphas)
         return torch.stack([torch.sqrt(1.0 + a), torch.sqrt(2.0 - a), torch.zeros_like(a)], -1)
 
-    def kink(self, v: Tensor) -> Tensor:
-        p, a = -v, v.new_tensor(self.alphas)
-        near = self.nearest(v, torch.zeros_like(p[..., 0], dtype=torch.bool))
-        inside, polar = _gap(p, a, dual=False), _gap(v, a, dual=True)
-        out = torch.minimum(near.z.norm(dim=-1), near.s.norm(dim=-1))
-        return torch.where(inside >= 0.0, inside, torch.where(polar >= 0.0, polar, out))
+    def kink(self, v: Tensor, foot: Foot) -> Tensor:
+        out = torch.minimum(foot.Z, foot.S)
+        return torch.where(foot.inside, foot.primal, torch.where(foot.polar, foot.dual, out))
 
 
 def _mirror(p: Tensor) -> Tensor:
@@ -115,41 +118,44 @@ def _gap(p: Tensor, a: Tensor, *, dual: bool) -> Tensor:
 
 def _find(p: Tensor, a: Tensor) -> Tensor:
     """The t of the rays for p (B, k, 3) with z >= 0."""
-    b = 1.0 - a
     tiny = torch.finfo(p.dtype).tiny
-    x, y, z = (p / p.abs().amax(-1, keepdim=True).clamp(min=tiny)).unbind(-1)
-    log_z = torch.log(z.clamp(min=tiny))
+    p = p / p.abs().amax(-1, keepdim=True).clamp(min=tiny)
+    xy, log_z = p[..., :2].movedim(-1, 0), torch.log(p[..., 2].clamp(min=tiny))
+    share = torch.stack([a, 1.0 - a]).reshape(2, *[1] * (xy.ndim - 1 - a.ndim), *a.shape).expand_as(xy)
+    n = 0.5 * (1.0 - torch.sign(xy))
+    total = (share * n).sum(0)
+    both = n.sum(0) == 2.0
 
-    def parts(w: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    def parts(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_lk = 2.0 * log_z + logsigmoid(w) + logsigmoid(-w)
-        return log_lk, _positive_root(x, a, log_lk), _positive_root(y, b, log_lk)
+        wider = (2, *[1] * (w.ndim - log_z.ndim), *log_z.shape)
+        return log_lk, *_positive_root(xy.reshape(wider), share.reshape(wider), log_lk)
 
     def f(w: Tensor) -> tuple[Tensor, Tensor]:
-        log_lk, (rest_x, nx, dx), (rest_y, ny, dy) = parts(w)
+        log_lk, rest, change = parts(w)
+        wider = (2, *[1] * (w.ndim - log_z.ndim), *log_z.shape)
         # log l - a log s_x - b log s_y; where both are m / |.| the large log l cancels
-        log = torch.where(nx + ny == 2.0, -log_z - logsigmoid(-w), log_z + logsigmoid(w) - (a * nx + b * ny) * log_lk)
-        value = log - a * rest_x - b * rest_y
-        slope = torch.sigmoid(-w) + (a * dx + b * dy) * torch.tanh(0.5 * w)
+        log = torch.where(both, -log_z - logsigmoid(-w), log_z + logsigmoid(w) - total * log_lk)
+        value = log - (share.reshape(wider) * rest).sum(0)
+        slope = torch.sigmoid(-w) + (share.reshape(wider) * change).sum(0) * torch.tanh(0.5 * w)
         return value, -value / slope
 
-    w = root(f, torch.full_like(x, -_WIDEST), torch.full_like(x, _WIDEST), torch.zeros_like(x))
-    log_lk, (rest_x, nx, _), (rest_y, ny, _) = parts(w)
-    return rest_x - rest_y + (nx - ny) * log_lk
+    w = root(f, torch.full_like(log_z, -_WIDEST), torch.full_like(log_z, _WIDEST), torch.zeros_like(log_z))
+    log_lk, rest, _ = parts(w)
+    return rest[0] - rest[1] + (n[0] - n[1]) * log_lk
 
 
-def _positive_root(x: Tensor, share: Tensor, log_lk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _positive_root(x: Tensor, share: Tensor, log_lk: Tensor) -> tuple[Tensor, Tensor]:
     """The positive root s of s (s - x) = m = share lk, where m may be too small for a number.
 
-    rest and n with log s = rest + n log lk, n = 0, 1/2, 1 for x > 0, x = 0, x < 0; and d log s / d log m.
+    rest with log s = rest + n log lk, n = 0, 1/2, 1 for x > 0, x = 0, x < 0; and d log s / d log m.
     """
-    log_m = torch.log(share) + log_lk
-    size = torch.hypot(x, 2.0 * torch.exp(0.5 * log_m))
-    size = torch.where(x == 0.0, 1.0, size)
+    zero, log_share = x == 0.0, torch.log(share)
+    size = torch.where(zero, 1.0, torch.hypot(x, 2.0 * torch.exp(0.5 * (log_share + log_lk))))
     log_big = torch.log(0.5 * (x.abs() + size))
-    change = torch.where(x == 0.0, 0.5, 0.5 * (size + x.abs()) / size)
-    rest = torch.where(x > 0.0, log_big, torch.where(x < 0.0, torch.log(share) - log_big, 0.5 * torch.log(share)))
-    n = 0.5 * (1.0 - torch.sign(x))
-    return rest, n, torch.where(x > 0.0, 1.0 - change, change)
+    change = torch.where(zero, 0.5, 0.5 * (size + x.abs()) / size)
+    rest = torch.where(x > 0.0, log_big, torch.where(zero, 0.5 * log_share, log_share - log_big))
+    return rest, torch.where(x > 0.0, 1.0 - change, change)
 
 
 def _rays(t: Tensor, a: Tensor) -> Rays:

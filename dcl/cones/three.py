@@ -76,6 +76,39 @@ class Rays:
 
 
 @dataclass(frozen=True, eq=False)
+class Foot:
+    """What one root search at blocks v (B, k, 3) finds, and everything at mu = 0 is made of.
+
+    Q (B, k, 3, 3): the frame, columns a/|a|, b/|b|, c.  S, Z, ta, tb, slope (B, k) as in the header, with S, Z >= 0.
+    primal, dual (B, k): distance of -v in K, of v in K*, from the boundary, to first order; negative outside.
+    """
+
+    Q: Tensor
+    S: Tensor
+    Z: Tensor
+    ta: Tensor
+    tb: Tensor
+    slope: Tensor
+    primal: Tensor
+    dual: Tensor
+
+    @property
+    def inside(self) -> Tensor:
+        """Is -v in K, so that z = 0?"""
+        return self.primal >= 0.0
+
+    @property
+    def polar(self) -> Tensor:
+        """Is v in K*, so that s = 0?"""
+        return self.dual >= 0.0
+
+    def z(self, v: Tensor) -> Tensor:
+        """The projection of v onto K*, (B, k, 3)."""
+        z = self.Z.unsqueeze(-1) * self.Q[..., 1]
+        return torch.where(self.polar.unsqueeze(-1), v, torch.where(self.inside.unsqueeze(-1), 0.0, z))
+
+
+@dataclass(frozen=True, eq=False)
 class Nearest:
     """The projections s, z at mu = 0 of blocks of v (B, k, 3) and what their derivatives need.
 
@@ -137,8 +170,16 @@ class AbstractThree(AbstractCone):
         return self.dim
 
     @abstractmethod
-    def nearest(self, v: Tensor, tied: Tensor) -> Nearest:
-        """The mu = 0 projection of blocks v (B, k, 3); those at a kink are tied (B, k). Law: that of `project`."""
+    def foot(self, v: Tensor) -> Foot:
+        """The root search at blocks v (B, k, 3): the one part of all that follows that takes time."""
+
+    @abstractmethod
+    def dual_part(self, v: Tensor, foot: Foot) -> Tensor:
+        """The mu = 0 projection z of blocks v (B, k, 3). Law: that of `project`."""
+
+    @abstractmethod
+    def nearest(self, v: Tensor, foot: Foot, tied: Tensor | None = None) -> Nearest:
+        """The same with s and what derivatives need; blocks at a kink are tied (B, k). Law: that of `project`."""
 
     @abstractmethod
     def forms(self, s: Tensor) -> Forms:
@@ -153,14 +194,14 @@ class AbstractThree(AbstractCone):
         """e with -phi'(e) = e, broadcast against v (B, k, 3)."""
 
     @abstractmethod
-    def kink(self, v: Tensor) -> Tensor:
+    def kink(self, v: Tensor, foot: Foot) -> Tensor:
         """Distance of each block v (B, k, 3) to where two pieces of the mu = 0 projection meet, to first order: (B, k)."""
 
     @final
     def project(self, v: Tensor, mu: Barrier) -> Tensor:
         v = triples(v)
         if not isinstance(mu, Tensor):
-            return self.nearest(v, _nowhere(v)).z.flatten(-2)
+            return self.dual_part(v, self.foot(v)).flatten(-2)
         s = self._prox(v, mu.unsqueeze(-1))
         z = -mu.unsqueeze(-1) * self.forms_on_path(s, v, mu.unsqueeze(-1)).gradient
         return torch.where(z.abs() < s.abs(), z, v + s).flatten(-2)
@@ -173,7 +214,7 @@ class AbstractThree(AbstractCone):
             return Rotated((values * values / (1.0 + values * values)).flatten(-2), Qt.mT)
         t = triples(at_kink)[..., :1]
         tied = ~torch.isnan(t)
-        near = self.nearest(v, tied.squeeze(-1))
+        near = self.nearest(v, self.foot(v), tied.squeeze(-1))
         return Rotated(torch.where(tied, near.low + t * (near.high - near.low), near.d).flatten(-2), near.Q)
 
     @final
@@ -184,7 +225,7 @@ class AbstractThree(AbstractCone):
             N = (U * (values / (1.0 + values * values)).unsqueeze(-2)) @ Qt  # sqrt(mu) G M
             t = forms.third(times(N, a), times(N, w))
             return (-times(N.mT, t) / mu.sqrt().unsqueeze(-1)).flatten(-2)
-        near = self.nearest(v, _nowhere(v))
+        near = self.nearest(v, self.foot(v))
         c, e = near.Q[..., 2], near.e
         ca, cw, ea, ew = (dot(x, y) for x in (c, e) for y in (a, w))
         along_c = near.bend * (ca * ew + cw * ea) + near.twist * ca * cw
@@ -196,7 +237,8 @@ class AbstractThree(AbstractCone):
 
     @final
     def kink_distance(self, v: Tensor) -> Tensor:
-        first = self.kink(triples(v)).unsqueeze(-1)
+        v = triples(v)
+        first = self.kink(v, self.foot(v)).unsqueeze(-1)
         return torch.cat([first, torch.full_like(first, torch.inf).expand(*first.shape[:-1], 2)], -1).flatten(-2)
 
     def _spectrum(self, v: Tensor, mu: Tensor) -> tuple[Forms, Tensor, Tensor, Tensor]:
@@ -208,7 +250,7 @@ class AbstractThree(AbstractCone):
 
     def _prox(self, v: Tensor, mu: Tensor) -> Tensor:
         """Prox of mu phi at -v, (B, k, 3)."""
-        near, e = self.nearest(v, _nowhere(v)), self.center(v)
+        near, e = self.nearest(v, self.foot(v)), self.center(v)
         # phi(s + tau e) <= phi(tau e): tau minimizes tau^2 |e|^2 / 2 + tau z'e - 3 mu log tau, with |e|^2 = 3
         ze = dot(near.z, e).unsqueeze(-1)
         s = near.s + e * (6.0 * mu / (ze + torch.sqrt(ze * ze + 36.0 * mu)))
@@ -253,10 +295,6 @@ class _Last(Function):
         raise UnsupportedError(_NO_MORE)
 
 
-def _nowhere(v: Tensor) -> Tensor:
-    return torch.zeros_like(v[..., 0], dtype=torch.bool)
-
-
 def triples(w: Tensor) -> Tensor:
     """(..., 3 k) as (..., k, 3)."""
     return w.reshape(*w.shape[:-1], w.shape[-1] // 3, 3)
@@ -272,30 +310,36 @@ def times(M: Tensor, x: Tensor) -> Tensor:
     return (M @ x.unsqueeze(-1)).squeeze(-1)
 
 
-def along_rays(p: Tensor, rays: Rays, inside: Tensor, polar: Tensor) -> Nearest:
-    """The projection of -p where its rays are known; inside (K) and polar: (B, k), where z = 0 and where s = 0."""
+def landed(p: Tensor, rays: Rays, primal: Tensor, dual: Tensor) -> Foot:
+    """The foot of -v = p (B, k, 3) on its rays, with the distances primal, dual (B, k) of `Foot`."""
     a = rays.a / rays.a.norm(dim=-1, keepdim=True)
     b = rays.b / rays.b.norm(dim=-1, keepdim=True)
-    c = rays.turn.unsqueeze(-1) * torch.linalg.cross(a, b)
+    Q = torch.stack([a, b, rays.turn.unsqueeze(-1) * torch.linalg.cross(a, b)], -1)
     S, Z = dot(p, a).clamp(min=0.0), (-dot(p, b)).clamp(min=0.0)
-    W = S * rays.ta + Z * rays.tb
+    return Foot(Q, S, Z, rays.ta, rays.tb, rays.slope, primal, dual)
+
+
+def along_rays(p: Tensor, foot: Foot) -> Nearest:
+    """The projection of -p where its rays are known."""
+    a, b = foot.Q[..., 0], foot.Q[..., 1]
+    inside, polar, S, Z = foot.inside, foot.polar, foot.S, foot.Z
+    W = S * foot.ta + Z * foot.tb
     W = torch.where(W > 0.0, W, 1.0)
-    g = Z * rays.tb / W
+    g = Z * foot.tb / W
     zero, one = torch.zeros_like(g), torch.ones_like(g)
     curved = torch.stack([zero, one, g], -1)
-    z = torch.where(polar.unsqueeze(-1), -p, torch.where(inside.unsqueeze(-1), 0.0, Z.unsqueeze(-1) * b))
     d = torch.where(polar.unsqueeze(-1), 1.0, torch.where(inside.unsqueeze(-1), 0.0, curved))
     at_K = (S >= Z).unsqueeze(-1)
-    bend = torch.where(inside | polar, 0.0, (rays.ta / W) * (rays.tb / W))
+    bend = torch.where(inside | polar, 0.0, (foot.ta / W) * (foot.tb / W))
     return Nearest(
         s=torch.where(inside.unsqueeze(-1), p, torch.where(polar.unsqueeze(-1), 0.0, S.unsqueeze(-1) * a)),
-        z=z,
-        Q=torch.stack([a, b, c], -1),
+        z=foot.z(-p),
+        Q=foot.Q,
         d=d,
         low=torch.where(at_K, 0.0, curved),
         high=torch.where(at_K, curved, 1.0),
         bend=bend,
-        twist=-bend * (S * (Z / W)) * rays.slope,
+        twist=-bend * (S * (Z / W)) * foot.slope,
         e=S.unsqueeze(-1) * b + Z.unsqueeze(-1) * a,
     )
 
@@ -303,20 +347,24 @@ def along_rays(p: Tensor, rays: Rays, inside: Tensor, polar: Tensor) -> Nearest:
 def root(f: Callable[[Tensor], tuple[Tensor, Tensor]], lo: Tensor, hi: Tensor, x: Tensor) -> Tensor:
     """Where a function that increases through zero in [lo, hi] vanishes: Newton from x, halving where that is slow.
 
-    f(x) returns a number with the sign of the function, and Newton's step.  Without a sign change: the nearer end.
+    f(x), for x (3, ...) too, returns a number with the sign of the function, and Newton's step.  Without a sign change: the
+    nearer end.  A step of 2^-30 is the last: the next one would be its square, times a curvature of order one.
     """
-    at_lo, at_hi = f(lo)[0] >= 0.0, f(hi)[0] <= 0.0
+    values, steps = f(torch.stack([lo, hi, x]))
+    at_lo, at_hi = values[0] >= 0.0, values[1] <= 0.0
+    done = at_lo | at_hi
+    value, step, last = values[2], steps[2], hi - lo
     x = torch.where(at_lo, lo, torch.where(at_hi, hi, x))
-    last, done = hi - lo, at_lo | at_hi
     for _ in range(_MAX_STEPS):
-        value, step = f(x)
         lo, hi = torch.where(value <= 0.0, x, lo), torch.where(value >= 0.0, x, hi)
-        newton, middle = x + step, 0.5 * (lo + hi)
-        good = (newton >= lo) & (newton <= hi) & (step.abs() <= 0.5 * last)
-        new = torch.where(done, x, torch.where(good, newton, middle))
+        newton, size = x + step, step.abs()
+        good = (newton >= lo) & (newton <= hi) & (size <= 0.5 * last)
+        new = torch.where(done, x, torch.where(good, newton, 0.5 * (lo + hi)))
         last = (new - x).abs()
         x = new
-        done = done | (last <= 2.0**-50 * (1.0 + x.abs()))
+        ample = 1.0 + x.abs()
+        done = done | (last <= torch.where(good, 2.0**-30 * ample.sqrt(), 2.0**-50 * ample))
         if bool(done.all()):
             break
+        value, step = f(x)
     return x
