@@ -13,7 +13,7 @@ from torch import Tensor
 from dcl.border import AbstractBorder, check_barrier
 from dcl.cones.base import AbstractCone, Barrier
 from dcl.degeneracy import Requested
-from dcl.errors import DtypeError, InputError, OptionError
+from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, project, solve
 from dcl.program import ConeProgram
@@ -26,6 +26,7 @@ from dcl.transforms import check_order, is_readable, is_recorded
 
 ON_FAILURE = ("raise", "nan", "last")
 ON_DEGENERATE = ("ignore", "warn", "raise")
+_NO_MU = "mu requires a gradient, and the derivative with respect to mu is not available: pass mu.detach()"
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,9 @@ def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
     _check_barrier(mu)
     if not isinstance(mu, Tensor):
         return torch.full((1, 1), mu, dtype=torch.float64) if mu > 0.0 else 0.0
-    mu = mu.detach().to(torch.float64)
+    if is_recorded([mu]):
+        raise UnsupportedError(_NO_MU)
+    mu = mu.to(torch.float64)
     if mu.numel() == 1:
         return mu.reshape(1, 1)
     try:
