@@ -298,3 +298,21 @@ def test_no_grad_and_solve() -> None:
     solution = layer.solve(START, A0)
     np.testing.assert_allclose(solution.x, root(A0.numpy()), atol=1e-13)
     assert solution.gradient_kind == dcl.GradientKind.EXACT
+
+
+def test_forward_over_forward_is_refused() -> None:
+    with pytest.raises(dcl.UnsupportedError, match="jacfwd"):
+        jacfwd(jacfwd(lambda a: solve(a).sum()))(A0)
+
+
+def test_solutions_under_vmap_and_compile() -> None:
+    many = torch.stack([A0, 2.0 * A0, A0 - 5.0])
+    layer = dcl.ArgminLayer(cubic, inequality=lambda y, a: y - 0.6)
+    y, solution = vmap(lambda a: layer(START, a, return_solution=True))(many)
+    assert solution.ok.shape == (3,)
+    np.testing.assert_allclose(y, np.minimum(root(many.numpy()), 0.6), atol=1e-12)
+    loop = [layer(START, a, return_solution=True)[1] for a in many]
+    np.testing.assert_allclose(solution.z, torch.stack([one.z for one in loop]), atol=1e-10)
+    assert solution.gradient_kind.tolist() == [0, 0, 0]
+    compiled = torch.compile(lambda a: 2.0 * layer(START, a), backend="eager")
+    np.testing.assert_allclose(compiled(A0), 2.0 * y[0], atol=1e-12)

@@ -29,8 +29,8 @@ from dcl.implicit.projection import project
 from dcl.implicit.stationary_failures import AbstractSmoothBorder, raise_failures
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram
-from dcl.smooth.answer import Found, answer
-from dcl.smooth.large import answer_large
+from dcl.smooth.answer import Found, answer, methods
+from dcl.smooth.large import answer_large, method
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import Solver
 from dcl.status import GradientKind, Status
@@ -49,7 +49,6 @@ class SmoothOutcome:
     P: Tensor | None = None
     A: Tensor | None = None
     degeneracy: Degeneracy | None = None
-    names: tuple[str, ...] = ()
     has_warned: bool = False
 
 
@@ -68,6 +67,14 @@ class SmoothCall:
     sign: float
     record: bool
     outcome: SmoothOutcome = field(default_factory=SmoothOutcome)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The methods that the column SOLVER of the report counts."""
+        if self.linear_solve == "cg":
+            return (method(self.solver, minimum=self.minimum),)
+        structure = self.program.structure
+        return methods(self.solver, structure.n, structure.m, minimum=self.minimum)
 
     def mapped(self, V: int, theta: Theta) -> SmoothCall:
         """The same call for V times as many instances, a new batch dimension in front."""
@@ -121,7 +128,7 @@ class SmoothSolve(Function):
             return x, v, v.clone(), report
         found = answer(program, theta, start.detach(), mu, call.solver, minimum=call.minimum)
         verdict, facts = found.verdict, found.verdict.facts
-        outcome.found, outcome.names = found, found.names
+        outcome.found = found
         columns = torch.stack([facts.status.to(start.dtype), found.solver.to(start.dtype), found.steps], -1)
         report = torch.cat([columns, facts.residuals], -1)
         if call.on_failure == "raise":
@@ -204,7 +211,6 @@ class SmoothSolve(Function):
 def _large(call: SmoothCall, theta: Theta, start: Tensor) -> tuple[Tensor, Tensor, Degeneracy]:
     """The answer without matrices: x, the report, and what conjugate gradients say about the Hessian."""
     found = answer_large(call.program, theta, start, call.solver, minimum=call.minimum)
-    call.outcome.names = (found.name,)
     if call.on_failure == "raise":
         raise_failures(call.border, found.facts, found.x, start, call.sign)
     facts = found.facts

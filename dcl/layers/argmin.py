@@ -21,7 +21,7 @@ from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import SCIPY
 from dcl.solution import Solution
 from dcl.status import Status
-from dcl.transforms import is_recorded
+from dcl.transforms import check_order, is_recorded
 
 HESSIANS = ("exact", "diagonal")
 LINEAR_SOLVES = (None, "cg")
@@ -179,6 +179,10 @@ class ArgminLayer(nn.Module):
             InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, RunsOffError, FlatError,
             SaddleError, LocallyInfeasibleError where all failed instances are alike.  DegenerateError: as set.
         """
+        return self._evaluate(y0, params, mu, return_solution)
+
+    @torch.compiler.disable(reason="ArgminLayer runs uncompiled")  # type: ignore[untyped-decorator]
+    def _evaluate(self, y0: Any, params: tuple[Any, ...], mu: float | Tensor | None, return_solution: bool) -> Any:
         settings = self._settings
         plan = function.plan(self._parts(), self._sign, y0, params, self._in_dims, self._batch_dims)
         chosen = barrier(settings.mu if mu is None else mu, plan.batch.shape)
@@ -187,6 +191,7 @@ class ArgminLayer(nn.Module):
         solver = self._solver
         if callable(solver):
             solver = _of_one_instance(solver, plan)
+        check_order(plan.theta)
         call = SmoothCall(
             program=plan.program,
             border=_Border(plan.batch.shape, plan.names, plan.rows),
@@ -222,12 +227,13 @@ class ArgminLayer(nn.Module):
         def shaped(t: Tensor) -> Tensor:
             return t.detach().reshape((*plan.batch.shape, *t.shape[1:]))
 
-        found = call.outcome.found
-        if found is None:  # without matrices: nothing but the gradient is kept
-            n, m = plan.program.structure.n, plan.program.structure.m
-            program = ConeProgram(plan.program.structure, x.new_zeros(1, n, n) if n < 2 else x.new_zeros(1, 1, 1).expand(1, n, n),
-                                  torch.zeros_like(x), x.new_zeros(1, m, n), x.new_zeros(1, m))  # fmt: skip
-            v_units, mu_units = v, mu
+        found, structure = call.outcome.found, plan.program.structure
+        if self._linear_solve == "cg":  # H is not at hand, and would not fit
+            H = x.new_zeros(1, 1, 1).expand(1, structure.n, structure.n)
+            A, b = x.new_zeros(1, 0, structure.n), x.new_zeros(1, 0)
+            program, v_units, mu_units = ConeProgram(structure, H, torch.zeros_like(x), A, b), v, mu
+        elif found is None:  # inside of torch.func.vmap
+            program, v_units, mu_units = plan.program.local(x, v, mu, theta), v, mu
         else:
             program, v_units, mu_units = found.verdict.local, found.verdict.v, found.verdict.mu
         leaves = function.take_apart(result)[1]
@@ -244,7 +250,7 @@ class ArgminLayer(nn.Module):
             iterations=shaped(report[:, ITERATIONS]).to(torch.int64),
             seconds=torch.zeros(plan.batch.shape, dtype=torch.float64),
             solver=shaped(report[:, SOLVER]).to(torch.int64),
-            solvers=call.outcome.names,
+            solvers=call.names,
             certificate=None,
             program=program,
             v=v_units,

@@ -35,14 +35,13 @@ _SECOND_OPINION = 100
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """x (B, n), v (B, m) and the verdict; steps (B,) of Newton's method; solver (B,): position in `names`."""
+    """x (B, n), v (B, m) and the verdict; steps (B,) of Newton's method; solver (B,): position in `methods`."""
 
     x: Tensor
     v: Tensor
     verdict: Verdict
     steps: Tensor
     solver: Tensor
-    names: tuple[str, ...]
 
 
 def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, solver: Solver, *, minimum: bool) -> Found:
@@ -79,7 +78,7 @@ def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, sol
         E, c = (t if t.shape[0] == 1 else t[index] for t in (units.E, units.c))
         return x, z * (E / c) - (z - v) / E, steps + more
 
-    names = _order(solver, start.shape[1], program.structure.m, minimum=minimum)
+    names = methods(solver, start.shape[1], program.structure.m, minimum=minimum)
     everything = torch.arange(start.shape[0], device=start.device)
     x, v, steps = settled(names[0], start, everything)
     verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
@@ -102,20 +101,20 @@ def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, sol
             part = tuple(t[better] for t in found)
             x, v, steps, used = _replace(part, bad[better], x, v, steps, used, k)
             verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
-    return Found(x, v, verdict, steps, used, tuple(names))
+    return Found(x, v, verdict, steps, used)
 
 
-def _order(solver: Solver, n: int, m: int, *, minimum: bool) -> list[str]:
-    """Names of the methods to try, in order."""
+def methods(solver: Solver, n: int, m: int, *, minimum: bool) -> tuple[str, ...]:
+    """Names of the methods to try, in order, for n variables and m constraints."""
     if callable(solver):
-        return ["yours"]
+        return ("yours",)
     if solver is not None:
-        return [solver]
+        return (solver,)
     if not minimum:
-        return ["newton"]
+        return ("newton",)
     if n > DENSE_LIMIT and not m:
-        return ["l-bfgs-b", "newton"]
-    return ["newton", "slsqp"] if m and n <= _SECOND_OPINION else ["newton"]
+        return ("l-bfgs-b", "newton")
+    return ("newton", "slsqp") if m and n <= _SECOND_OPINION else ("newton",)
 
 
 def _replace(

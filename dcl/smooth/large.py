@@ -105,13 +105,17 @@ def _ritz(alphas: list[Tensor], betas: list[Tensor], r: Tensor) -> tuple[Tensor,
 
 @dataclass(frozen=True, eq=False)
 class FoundLarge:
-    """x (B, n), the method, steps (B,) of Newton's method, what is known of x, and the estimated condition of H (B,)."""
+    """x (B, n), steps (B,) of Newton's method, what is known of x, and the estimated condition of H (B,)."""
 
     x: Tensor
-    name: str
     steps: Tensor
     facts: Facts
     condition: Tensor
+
+
+def method(solver: Solver, *, minimum: bool) -> str:
+    """The name of the method that gets near."""
+    return "yours" if callable(solver) else solver or ("l-bfgs-b" if minimum else "newton")
 
 
 def answer_large(
@@ -123,7 +127,7 @@ def answer_large(
     minimum: bool,
 ) -> FoundLarge:
     """A stationary point of f near start (B, n), without constraints and without matrices."""
-    name = "yours" if callable(solver) else solver or ("l-bfgs-b" if minimum else "newton")
+    name = method(solver, minimum=minimum)
     x = start
     if callable(solver):
         x = user_start(solver, theta, start)
@@ -135,7 +139,7 @@ def answer_large(
         steps = steps + moved.to(steps.dtype)
         if not bool(moved.any()):
             break
-    return _judged(program, theta, start, x, name, steps, minimum=minimum)
+    return _judged(program, theta, start, x, steps, minimum=minimum)
 
 
 def _step(program: SmoothProgram, theta: Theta, x: Tensor, z: Tensor, *, minimum: bool) -> tuple[Tensor, Tensor]:
@@ -168,7 +172,7 @@ def _step(program: SmoothProgram, theta: Theta, x: Tensor, z: Tensor, *, minimum
 
 
 def _judged(
-    program: SmoothProgram, theta: Theta, start: Tensor, x: Tensor, name: str, steps: Tensor, *, minimum: bool
+    program: SmoothProgram, theta: Theta, start: Tensor, x: Tensor, steps: Tensor, *, minimum: bool
 ) -> FoundLarge:
     z = start.new_zeros(start.shape[0], 0)
     _, g, _, _ = program.first(x, theta)
@@ -200,4 +204,4 @@ def _judged(
     zero = torch.zeros_like(step)
     condition = largest / torch.minimum(*sizes).clamp(min=1e-300)
     facts = Facts(status, torch.stack([zero, step, zero], -1), step, magnitude(g), smallest, largest)
-    return FoundLarge(x, name, steps, facts, condition)
+    return FoundLarge(x, steps, facts, condition)
