@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dcl.kkt import factorize, residual
+from dcl.kkt import KKT, factorize, residual
 from dcl.pattern import DensePattern
 from dcl.polish import TARGET, Polished
 from dcl.program import ConeProgram, magnitude
@@ -33,6 +33,8 @@ _HALVINGS = 40
 _SMALLEST = 1e-15
 # A step that lowers |F| by less than this, a residual that is small by less, was one too many.
 _WORTHWHILE = 0.5
+# Up to here, relative to the goal, every step that lowers |F| counts.
+_FAR = 1e5
 # Below this relative residual a point that does not get much better is done: rounding is all that is left.
 _ENOUGH = 1e-11
 
@@ -53,8 +55,21 @@ def follow(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
 
 
 def _newton(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
-    """Accurate steps on all instances as long as one is above TARGET and moves; K is factored at the last point."""
-    kkt = factorize(program, v, mu, kinks(program, v, mu))
+    """Accurate steps on the instances above TARGET, as long as they help; K is factored at the last points."""
+    absolute = absolutes(program)
+    kkt, residuals = factorize(program, v, mu, kinks(program, v, mu)), check(program, x, v, mu, absolute)
+    index = torch.nonzero(worst(residuals) > TARGET).squeeze(-1)
+    if not index.numel():
+        return Polished(x, v, residuals, kkt)
+    everything = index.numel() == x.shape[0]
+    part = program if everything else program.rows(index)
+    x, v = x.clone(), v.clone()
+    x[index], v[index] = _sharpened(part, x[index], v[index], _rows(mu, index), kkt if everything else None)
+    return Polished(x, v, check(program, x, v, mu, absolute), factorize(program, v, mu, kinks(program, v, mu)))
+
+
+def _sharpened(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor, kkt: KKT | None) -> tuple[Tensor, Tensor]:
+    """X and v after accurate steps; kkt: K at the start, if at hand."""
     f1, f2 = residual(program, x, v, mu)
     absolute = absolutes(program)
     residuals, size = check(program, x, v, mu, absolute), _norm(f1, f2)
@@ -66,13 +81,18 @@ def _newton(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
         before = now
         if not bool(todo.any()):
             break
+        kkt = kkt or factorize(program, v, mu, kinks(program, v, mu))
         dx, dv, _ = kkt.tangent(-f1, -f2)
         x, v, f1, f2, size, moved = _damped(program, x, v, mu, dx, dv, f1, f2, size, todo, rough)
         if not bool(moved.any()):
             break
-        residuals = check(program, x, v, mu, absolute)
-        kkt = factorize(program, v, mu, kinks(program, v, mu))
-    return Polished(x, v, residuals, kkt)
+        residuals, kkt = check(program, x, v, mu, absolute), None
+    return x, v
+
+
+def _rows(mu: Tensor, index: Tensor) -> Tensor:
+    """Mu (B or 1, 1) of the instances `index`."""
+    return mu if mu.shape[0] == 1 else mu[index]
 
 
 def _approach(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,13 +108,15 @@ def _approach(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> tuple[T
         if not index.numel():
             break
         part = program if index.numel() == x.shape[0] else program.rows(index)
-        mu_k = mu if mu.shape[0] == 1 else mu[index]
+        mu_k = _rows(mu, index)
         now = x[index], v[index], f1[index], f2[index], size[index]
         dx, dv = _condensed_step(part, now[1], mu_k, now[2], now[3])
         todo = torch.isfinite(dx).all(-1) & torch.isfinite(dv).all(-1)
-        *after, _ = _damped(part, *now[:2], mu_k, dx, dv, *now[2:], todo, todo)
+        *after, moved = _damped(part, *now[:2], mu_k, dx, dv, *now[2:], todo, todo)
         x[index], v[index], f1[index], f2[index], size[index] = after
-        goes_on = (after[4] < _WORTHWHILE * now[4]) & (after[4] > goal.expand(x.shape[0])[index])
+        goal_k = goal.expand(x.shape[0])[index]
+        far = moved & (after[4] > _FAR * goal_k)
+        goes_on = (after[4] > goal_k) & (far | (after[4] < _WORTHWHILE * now[4]))
         index = index[goes_on]
     return x, v
 
