@@ -185,7 +185,14 @@ def test_empty_batch_and_single_precision(place):
         assert x.device == data[0].grad.device == place.device
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
+QUICK = ("parametric_P", "shared_parameter", "symmetric_parameter_and_variable")
+SORTED = [
+    pytest.param(family, id=family.__name__, marks=[] if family.__name__ in QUICK else [pytest.mark.slow])
+    for family in FAMILIES
+]
+
+
+@pytest.mark.parametrize("family", SORTED)
 @pytest.mark.parametrize("place", PLACES)
 def test_cvxpy(place, family):
     problem, parameters, outputs = build(family)
