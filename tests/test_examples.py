@@ -100,3 +100,17 @@ def test_the_decision_layer_trains_with_a_barrier_only(tmp_path, capsys):
 def test_figures_are_drawn(name, tmp_path):
     load(name).main(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_docs_are_those_of_the_script():
+    """Each case is in docs/compare.md, with the verdict that it has today; the figures in it differ from run to run."""
+    example = load("comparison_tables")
+    page = (FOLDER.parent / "compare.md").read_text(encoding="utf-8")
+    for name, case in example.CASES.items():
+        section = page.split(f"### {name}\n")[1].split("### ")[0]
+        found = example.compared(case(), (1e-2, 1e-6))
+        assert f"\n{found.subject}\n" in section
+        assert " ".join(found.verdict.split()[:4]) in section
+        if found.relative:
+            assert found.row("exact").cosine > 0.99 or found.recommended_mu > 0.0

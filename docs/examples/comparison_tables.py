@@ -1,4 +1,4 @@
-"""The comparison tables of docs/compare.md: one quadratic, linear, second-order, semidefinite and entropy program, a vertex and a kink.
+"""The comparison tables of docs/compare.md: quadratic, linear, second-order, semidefinite and entropy programs, a vertex, a kink.
 
 python docs/examples/comparison_tables.py [FILE.png]        prints them; the figure is that of the entropy program
 """
