@@ -35,7 +35,8 @@ class Degeneracy:
     """Per instance, all (B,).
 
     kind: `dcl.GradientKind` as an integer.  margin: strict-complementarity margin min_i |v_i|, in the units of
-    `dcl.scaling`, inf without inequalities.  weakest: the row of A where that minimum is, -1 without inequalities.
+    `dcl.scaling`, inf without inequalities.  weakest: the row of A where that minimum is, of a cone that is no orthant the
+    first, -1 without inequalities.
     condition: 2-norm condition of the KKT matrix S (of its nonzero part where singular), estimated.
     """
 
@@ -94,7 +95,18 @@ def classify(
         (GradientKind.NONUNIQUE, flat),
     ):
         kind = torch.where(holds, torch.full_like(kind, int(cause)), kind)
-    return Degeneracy(kind, distance, weakest, condition)
+    return Degeneracy(kind, distance, _first_rows(program, weakest), condition)
+
+
+def _first_rows(program: ConeProgram, rows: Tensor) -> Tensor:
+    """The first row of the cone of each of `rows` (B,): an eigenvalue has no row of its own; rows of orthants, and -1, stay."""
+    first: list[int] = []
+    for block in program.structure.cone.blocks:
+        size = 1 if block.is_orthant else block.rows
+        start = len(first)
+        first += [start + k - k % size for k in range(block.rows * block.count)]
+    table = torch.tensor([*first, -1], dtype=torch.int64).to(rows.device)
+    return table[rows]
 
 
 def _effect_of_ties(program: ConeProgram, at_kink: Tensor, kkt: KKT, requested: Requested) -> Tensor:

@@ -42,7 +42,9 @@ def test_turnover_is_smooth_almost_everywhere(seed):
     rng = np.random.default_rng(seed)
     w, mean = cp.Variable(4), cp.Parameter(4)
     cons = [cp.sum(w) == 1, w >= 0, cp.norm1(w - 0.25) <= 0.6]
-    layer = dcl.CvxpyLayer(cp.Problem(cp.Maximize(mean @ w - cp.sum_squares(w)), cons), [mean], [w], on_degenerate="ignore")
+    layer = dcl.CvxpyLayer(
+        cp.Problem(cp.Maximize(mean @ w - cp.sum_squares(w)), cons), [mean], [w], on_degenerate="ignore"
+    )
     value = torch.tensor(rng.normal(size=4), requires_grad=True)
     (out,), solution = layer(value, return_solution=True)
     step = 1e-6 * torch.tensor(rng.normal(size=4))
@@ -102,3 +104,33 @@ def test_the_objective_is_an_output_with_a_gradient():
         assert best.item() == pytest.approx(sign * 11.0, abs=1e-10)
         (gradient,) = torch.autograd.grad(best, value)
         torch.testing.assert_close(gradient, sign * torch.tensor([4.0, 4.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ([1.0, 1.0, 0.0, -1.0, 0.0, 0.5], r"row 0 of A \(second-order cone 0\)"),  # on its boundary: t - |u| = 0
+        ([2.0, 1.0, 0.0, -1.0, 0.0, 0.0], r"row 3 of A \(semidefinite cone 0\)"),  # eigenvalues -1 and 0
+    ],
+)
+def test_a_weakly_active_cone_is_named_by_its_first_row(target, name):
+    """An eigenvalue has no row of its own. The layer is the projection onto the two cones."""
+    q, eye = -torch.tensor(target, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+    layer = dcl.ConeLayer({"q": [3], "s": [2]}, on_degenerate="raise")
+    with pytest.raises(dcl.DegenerateError, match=name):
+        layer(eye, q.requires_grad_(), -eye, torch.zeros(6, dtype=torch.float64))
+
+
+def test_a_small_eigenvalue_beside_a_large_one_is_no_kink():
+    # the projection of diag(1e6, -1e-4): x = diag(1e6, 0), dx_22/dm_22 = 0; the derivative at a kink would be 1/2
+    for cones, target in (({"s": [2]}, [1e6, 0.0, -1e-4]), ({"q": [2]}, [5e5 - 5e-5, 5e5 + 5e-5])):
+        q = -torch.tensor(target, dtype=torch.float64)
+        eye = torch.eye(len(target), dtype=torch.float64)
+        layer = dcl.ConeLayer(cones, on_degenerate="ignore")
+        zero = torch.zeros(len(target), dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(lambda t: layer(eye, t, -eye, zero).x, q)  # noqa: B023
+        if "s" in cones:
+            expected = -torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
+        else:
+            expected = -0.5 * torch.ones(2, 2, dtype=torch.float64)
+        torch.testing.assert_close(jacobian, expected, rtol=0.0, atol=1e-6)

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from dcl.cones.base import Barrier
 
-# An eigenvalue below this, relative to 1 + the largest of its block, is zero up to rounding.
+# An eigenvalue below this is zero, and one below ROUNDING times the largest of its block: the numbers of `dcl.ties`.
 KINK_TOLERANCE = 1e-9
+ROUNDING = 1e-12
 
 
 def lifted(mu: Barrier, factor: float, dims: int) -> Barrier:
@@ -71,5 +72,5 @@ def product_gap(left: Tensor, right: Tensor, h: Barrier) -> Tensor:
 
 def settled(values: Tensor, kink: Tensor | None = None) -> Tensor:
     """Eigenvalues (..., k) of blocks, exactly 0 where zero up to rounding, and where `kink` says so."""
-    zero = values.abs() <= KINK_TOLERANCE * (1.0 + values.abs().amax(-1, keepdim=True))
+    zero = values.abs() <= (ROUNDING * values.abs().amax(-1, keepdim=True)).clamp(min=KINK_TOLERANCE)
     return torch.where(zero if kink is None else zero | kink, 0.0, values)
