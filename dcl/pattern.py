@@ -13,6 +13,7 @@ All operations are torch operations, so they are differentiable and can be vmapp
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ class AbstractPattern(ABC):
 
 def _add_extra(terms: Tensor, dims: int) -> Tensor:
     """Sum over all but the last `dims` dimensions."""
-    return terms if terms.ndim == dims else terms.flatten(0, -dims - 1).sum(0)
+    return terms if terms.ndim == dims else terms.sum(tuple(range(terms.ndim - dims)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ class DensePattern(AbstractPattern):
 
     def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
         if batch == 1:
-            return (y.flatten(0, -2).mT @ x.flatten(0, -2)).unsqueeze(0)
+            # not flatten: the older vmap of torch.autograd has no rule for it
+            rows = math.prod(y.shape[:-1])
+            return (y.reshape(rows, y.shape[-1]).mT @ x.reshape(rows, x.shape[-1])).unsqueeze(0)
         return _add_extra(y.unsqueeze(-1) * x.unsqueeze(-2), 3)
 
     def row_sizes(self, values: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ class SparsePattern(AbstractPattern):
 
     def outer(self, y: Tensor, x: Tensor, batch: int) -> Tensor:
         terms = take(y, self.rows) * take(x, self.cols)
-        return terms.flatten(0, -2).sum(0, keepdim=True) if batch == 1 else _add_extra(terms, 2)
+        return _add_extra(terms, 1).unsqueeze(0) if batch == 1 else _add_extra(terms, 2)
 
     def row_sizes(self, values: Tensor) -> Tensor:
         sizes = values.new_zeros((values.shape[0], self.shape[0]))

@@ -7,11 +7,13 @@ one is used here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _functorch
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
 
 from dcl.errors import UnsupportedError
 
@@ -40,6 +42,39 @@ def is_recorded(tensors: Iterable[Tensor]) -> bool:
             if forward and not _functorch.is_batchedtensor(inner) and forward_ad.unpack_dual(inner).tangent is not None:
                 return True
     return False
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """What a vmap rule is told."""
+
+    batch_size: int
+    randomness: str = "error"
+
+
+def apply(function: type[Function], *args: Any) -> Any:
+    """`function.apply(*args)`, by its vmap rule in the older vmap too, which does not ask for it.
+
+    torch.autograd uses that one for `is_grads_batched=True` and for `vectorize=True`.
+    """
+    mapped = [isinstance(t, Tensor) and _functorch.is_legacy_batchedtensor(t) for t in args]
+    if not any(mapped):
+        return function.apply(*args)
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    bare = [
+        torch._remove_batch_dim(t, level, 1, 0) if is_mapped else t for t, is_mapped in zip(args, mapped, strict=True)
+    ]
+    size = bare[mapped.index(True)].shape[0]
+    out, dims = function.vmap(_Mapped(size), tuple(0 if is_mapped else None for is_mapped in mapped), *bare)
+
+    def front(t: Tensor, dim: int) -> Tensor:
+        # as_strided, which forward mode uses, wants it there in memory
+        return torch._add_batch_dim(t.movedim(dim, 0).contiguous(), 0, level)
+
+    return (
+        front(out, dims) if isinstance(out, Tensor) else tuple(front(t, dim) for t, dim in zip(out, dims, strict=True))
+    )
 
 
 def is_differentiated() -> bool:

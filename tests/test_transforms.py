@@ -243,6 +243,19 @@ def test_vmap_of_hessian(case: Case) -> None:
     close(got, want, IDENTITY)
 
 
+@each_case
+def test_the_older_vmap_of_autograd(case: Case) -> None:
+    """`vectorize=True` and `is_grads_batched=True` do not go through torch.func."""
+    data = case.draw(0)
+    want = jacobian(case, data)
+    for strategy in ("reverse-mode", "forward-mode"):
+        got = torch.autograd.functional.jacobian(case.f, data, vectorize=True, strategy=strategy)
+        close(got, want, IDENTITY)
+    leaves = [t.clone().requires_grad_() for t in data]
+    out = case.f(*leaves)
+    close(torch.autograd.grad(out, leaves, torch.eye(len(out), **F64), is_grads_batched=True), want, IDENTITY)
+
+
 def test_forward_over_forward_is_an_error() -> None:
     case = CASES["qp, mu=0.0"]
     data, loss = case.draw(0), scalar(case)

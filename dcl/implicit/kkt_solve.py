@@ -19,9 +19,10 @@ from dcl.cones.base import Barrier
 from dcl.errors import DegenerateWarning
 from dcl.implicit.folding import Fold, size_of_batch
 from dcl.implicit.primitive import primitive
-from dcl.implicit.projection import bend, dproduct
+from dcl.implicit.projection import bend, dproduct, sum_to
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
+from dcl.transforms import apply
 
 # A relative residual of a KKT solve above this is said aloud.
 _ACCURACY_LIMIT = 1e-6
@@ -44,7 +45,7 @@ def kkt_solve(
 
     kkt: K factored for the same P, A and mu, if at hand; used where v is the point at which it was factored.
     """
-    w1, w2, _ = KktSolve.apply(structure, mu, kkt, adjoint, P, A, v, at_kink, r1, r2)
+    w1, w2, _ = apply(KktSolve, structure, mu, kkt, adjoint, P, A, v, at_kink, r1, r2)
     return w1, w2
 
 
@@ -101,8 +102,7 @@ class KktSolve(Function):
             Dk = dproduct(structure, ctx.mu, v, at_kink, k2)
             grad_A = -(structure.A.outer(Dk, l1, A.shape[0]) + structure.A.outer(l2, k1, A.shape[0]))
         if ctx.needs_input_grad[6]:
-            bent = bend(structure, ctx.mu, v, structure.A.matvec(A, l1) + l2, k2)
-            grad_v = -(bent if bent.ndim == v.ndim else bent.flatten(0, -3).sum(0))
+            grad_v = -sum_to(bend(structure, ctx.mu, v, structure.A.matvec(A, l1) + l2, k2), v)
         return None, None, None, None, grad_P, grad_A, grad_v, None, r1, r2
 
     @staticmethod

@@ -18,21 +18,22 @@ from dcl.cones.base import Barrier
 from dcl.implicit.folding import Fold, in_front, size_of_batch
 from dcl.implicit.primitive import primitive
 from dcl.program import Structure
+from dcl.transforms import apply
 
 
 def project(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor) -> Tensor:
     """z = Pi_mu*(v), (B, m), differentiable with D = at_kink (B, m) at the kinks."""
-    return Project.apply(structure, mu, v, at_kink)  # type: ignore[no-any-return]
+    return apply(Project, structure, mu, v, at_kink)  # type: ignore[no-any-return]
 
 
 def dproduct(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor, w: Tensor) -> Tensor:
     """D(v) w, (..., B, m), differentiable in v and w."""
-    return DProduct.apply(structure, mu, v, at_kink, w)  # type: ignore[no-any-return]
+    return apply(DProduct, structure, mu, v, at_kink, w)  # type: ignore[no-any-return]
 
 
 def bend(structure: Structure, mu: Barrier, v: Tensor, a: Tensor, w: Tensor) -> Tensor:
     """The derivative of <a, D(v) w> in v, (..., B, m), differentiable in a and w, and in v where the cone allows it."""
-    return Bend.apply(structure, mu, v, a, w)  # type: ignore[no-any-return]
+    return apply(Bend, structure, mu, v, a, w)  # type: ignore[no-any-return]
 
 
 @primitive
@@ -87,7 +88,7 @@ class DProduct(Function):
         v, at_kink, w = ctx.saved_tensors
         grad_v = None
         if ctx.needs_input_grad[2]:
-            grad_v = _sum_to(bend(ctx.structure, ctx.mu, v, g, w), v)
+            grad_v = sum_to(bend(ctx.structure, ctx.mu, v, g, w), v)
         grad_w = dproduct(ctx.structure, ctx.mu, v, at_kink, g) if ctx.needs_input_grad[4] else None
         return None, None, grad_v, None, grad_w
 
@@ -136,8 +137,8 @@ class Bend(Function):
         grad_v = None
         if ctx.needs_input_grad[2]:
             grad_v = torch.func.vjp(lambda v: structure.cone.curvature(v, mu, a, w), v)[1](g)[0]
-        grad_a = _sum_to(bend(structure, mu, v, g, w), a) if ctx.needs_input_grad[3] else None
-        grad_w = _sum_to(bend(structure, mu, v, a, g), w) if ctx.needs_input_grad[4] else None
+        grad_a = sum_to(bend(structure, mu, v, g, w), a) if ctx.needs_input_grad[3] else None
+        grad_w = sum_to(bend(structure, mu, v, a, g), w) if ctx.needs_input_grad[4] else None
         return None, None, grad_v, grad_a, grad_w
 
     @staticmethod
@@ -167,9 +168,9 @@ class Bend(Function):
         return out, out.ndim - 3
 
 
-def _sum_to(t: Tensor, like: Tensor) -> Tensor:
+def sum_to(t: Tensor, like: Tensor) -> Tensor:
     """t summed over the dimensions along which `like` was broadcast."""
     extra = t.ndim - like.ndim
-    t = t.flatten(0, extra - 1).sum(0) if extra > 0 else t
+    t = t.sum(tuple(range(extra))) if extra > 0 else t
     shared = [k for k, size in enumerate(like.shape) if size == 1 and t.shape[k] != 1]
     return t.sum(shared, keepdim=True) if shared else t

@@ -30,6 +30,7 @@ from dcl.implicit.stationary_failures import AbstractSmoothBorder, raise_failure
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram
 from dcl.smooth.answer import Found, answer, methods
+from dcl.smooth.judge import seen
 from dcl.smooth.large import answer_large, method
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import Solver
@@ -54,7 +55,10 @@ class SmoothOutcome:
 
 @dataclass(frozen=True, eq=False)
 class SmoothCall:
-    """One call of a layer: what `smooth_solve` needs besides tensors."""
+    """One call of a layer: what `smooth_solve` needs besides tensors.
+
+    record: will there be a derivative?  explain: is the kind of the derivative asked for all the same?
+    """
 
     program: SmoothProgram
     border: AbstractSmoothBorder
@@ -66,6 +70,7 @@ class SmoothCall:
     on_degenerate: str
     sign: float
     record: bool
+    explain: bool = False
     outcome: SmoothOutcome = field(default_factory=SmoothOutcome)
 
     @property
@@ -137,8 +142,8 @@ class SmoothSolve(Function):
         good = torch.isfinite(x).all(-1, keepdim=True) & torch.isfinite(v).all(-1, keepdim=True)
         x, v = torch.where(good, x, start), torch.where(good, v, 0.0)
         at_kink = torch.full_like(v, torch.nan)
-        if call.record:
-            ties = resolve_kinks(verdict.local, x, verdict.v, verdict.mu)
+        if call.record or call.explain:
+            ties = resolve_kinks(verdict.local, seen(x), verdict.v, verdict.mu)
             at_kink = verdict.at_kink(ties)
             halves = bool((torch.isnan(ties) | (ties == 0.5)).all())
             kkt = verdict.kkt if halves else factorize(verdict.local, verdict.v, verdict.mu, ties)
@@ -147,6 +152,7 @@ class SmoothSolve(Function):
                 outcome.has_warned = report_degeneracy(
                     call.border, call.on_degenerate, outcome.degeneracy, facts.status
                 )
+        if call.record:
             outcome.P = call.matrix(x, program.structure.cone.project(v, mu), theta)
             outcome.A = program.jacobian(x, theta)
             ok = (facts.status == Status.OPTIMAL).view(-1, 1, 1)
