@@ -107,7 +107,7 @@ def _target(kwargs, default):
 def _check(func, args, kwargs):
     leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     here = [t for t in leaves if not isinstance(t, Elsewhere) and t.ndim > 0]
-    if len(here) == len(leaves) or not here or func in _MAY_MIX:
+    if not here or not any(isinstance(t, Elsewhere) for t in leaves) or func in _MAY_MIX:
         return
     if func in _INDEXED and isinstance(args[0], Elsewhere):  # the index may be here, not the values
         here = [t for t in args[2:] if isinstance(t, torch.Tensor) and not isinstance(t, Elsewhere) and t.ndim > 0]
