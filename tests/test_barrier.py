@@ -36,7 +36,7 @@ def number(value, requires_grad=True):
 
 
 @each_mu
-@pytest.mark.parametrize("key", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("s", "p"))) for k in KEYS])
+@pytest.mark.parametrize("key", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("s", "p", "all"))) for k in KEYS])
 def test_point_and_gradient_against_equation_61_in_high_precision(key, mu):
     cones, data, inside = central_path.program(key, 1)
     weights = np.random.default_rng(7).standard_normal(len(inside))

@@ -191,6 +191,7 @@ def test_diffcp_agrees_on_cones(key):
     assert found.recommended_mu == 0.0
 
 
+@pytest.mark.slow
 def test_what_diffcp_cannot_do_is_said():
     pytest.importorskip("diffcp", reason="diffcp is an engine that users install themselves")
     quadratic = compare_qp(tensors(instance("qp", 3, 0).data), mu=[1e-3], repeats=1)
@@ -371,7 +372,7 @@ def test_command_on_a_file(tmp_path, capsys):
     assert "<svg" in figure.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("key", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("ep", "p"))) for k in CONES])
+@pytest.mark.parametrize("key", [pytest.param(k, marks=[pytest.mark.slow] * (k != "q")) for k in CONES])
 def test_command_on_each_family(key, capsys):
     """Strictly feasible programs: regular optima, for every cone."""
     assert main(["compare", "--n", "3", "--cones", key, "--mu", "1e-3", "--seed", "2"]) == 0
@@ -401,6 +402,7 @@ def test_command_says_what_a_file_lacks(tmp_path, capsys):
     assert "does not define parameters, variables, values" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_without_matplotlib_or_with_an_unknown_picture(monkeypatch, tmp_path, capsys):
     from dcl.compare import command
 

@@ -9,7 +9,7 @@ from oracles.exact import DEGENERATE, UNSOLVABLE, tiny
 
 import dcl
 from dcl import GradientKind, Status
-from dcl.compare.diagnosis import Diagnosis
+from dcl.compare.points import Diagnosis
 
 ARGUMENTS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
 
@@ -28,11 +28,12 @@ def portfolio():
     return dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(w - mean)), constraints), [mean, limit], [w])
 
 
+@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 45), marks=pytest.mark.slow)], ids=["few", "more"])
 @pytest.mark.parametrize("kind", [None, *DEGENERATE])
-def test_uniqueness_and_rank_in_exact_rationals(kind):
-    """30 tiny programs of each kind of degeneracy, decided by enumeration of all active sets."""
+def test_uniqueness_and_rank_in_exact_rationals(kind, seeds):
+    """Tiny programs of each kind of degeneracy, decided by enumeration of all active sets."""
     wrong = []
-    for seed in range(30):
+    for seed in seeds:
         known = tiny(seed, kind)
         point = of_qp(**tensors(known.data, requires_grad=False))[0]
         nonunique = "nonunique" in known.degeneracies
@@ -48,7 +49,7 @@ def test_uniqueness_and_rank_in_exact_rationals(kind):
 def test_failed_instances_are_explained_not_raised(kind):
     # a program with no point may have directions of unbounded decrease too: either certificate is right
     expected = {Status.DUAL_INFEASIBLE} | ({Status.PRIMAL_INFEASIBLE} if kind == "infeasible" else set())
-    for seed in range(10):
+    for seed in range(5):
         point = of_qp(**tensors(tiny(seed, kind).data, requires_grad=False))[0]
         assert point.status in expected
         assert point.gradient_kind is None
@@ -170,6 +171,31 @@ def test_at_mu_nothing_is_weakly_active():
     assert point.healthy
     assert point.weakly_active == ()
     assert point.value == pytest.approx(0.5e-4, rel=1e-9)  # x = sqrt(mu)
+
+
+def test_the_argmin_of_a_function():
+    """Min |y - a|^2 over y_0 <= 1, y_0 + y_1 = a_0 + a_1 (which holds of itself): the constraint is weakly active at a_0 = 1."""
+    layer = dcl.ArgminLayer(
+        lambda y, a: (y - a).square().sum(),
+        equality=lambda y, a: (y.sum() - a.sum()).reshape(1),
+        inequality=lambda y, a: y[:1] - 1.0,
+        in_dims=(None, 0),
+    )
+    found = dcl.diagnose(layer, torch.zeros(2).double(), number([[0.5, 2.0], [1.0, 2.0], [3.0, 0.0]]))
+    kinds = [GradientKind.EXACT, GradientKind.WEAKLY_ACTIVE, GradientKind.EXACT]
+    assert [p.gradient_kind for p in found.points] == kinds
+    assert [p.weakly_active for p in found.points] == [(), ("inequality[0]",), ()]
+    assert found[2].active == ("equality[0]", "inequality[0]")
+    assert all(p.licq and p.unique_x and p.unique_z for p in found.points)
+    with pytest.raises(dcl.InputError, match="cg"):
+        dcl.diagnose(dcl.ArgminLayer(lambda y: y.square().sum(), linear_solve="cg"), torch.zeros(2).double())
+
+
+@pytest.mark.slow
+def test_a_function_without_minimum_is_explained():
+    point = dcl.diagnose(dcl.ArgminLayer(lambda y, a: (a * y.exp()).sum()), torch.zeros(1).double(), number([1.0]))[0]
+    assert point.status in (Status.RUNS_OFF, Status.FLAT)
+    assert point.advice == point.status.message
 
 
 def test_what_it_does_not_take():

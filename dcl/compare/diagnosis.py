@@ -9,156 +9,30 @@ z unique        no direction w with A'w = 0 on active rows, w >= 0 on weakly act
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dcl.border import AbstractBorder
+from dcl.compare.advice import advise, suggested_mu
+from dcl.compare.points import Diagnosis, PointDiagnosis
 from dcl.compare.subject import Layer, has_engine, with_engine
 from dcl.compare.unique import uniqueness
 from dcl.degeneracy import resolve_kinks
 from dcl.errors import InputError
 from dcl.kkt import factorize
-from dcl.program import ConeProgram, magnitude
+from dcl.layers.argmin import ArgminLayer
+from dcl.program import ConeProgram
 from dcl.solution import Solution
 from dcl.status import GradientKind, Status
 from dcl.ties import kinks
 
-_SHOWN = 6
 # A row of a certificate that is below this, relative to the largest, takes no part in the conflict.
 _PART = 1e-3
-# The mu that is advised at a kink moves x by about this, relative.
-_ADVISED_MOVE = 1e-2
-
-
-@dataclass(frozen=True, eq=False)
-class PointDiagnosis:
-    """What is known of one instance.
-
-    index: batch index.  status; primal_residual, dual_residual, gap: relative, measured by dcl.  value: of the objective.
-    active, weakly_active, conflict: names of the caller's constraints (conflict: of an infeasible instance).
-    margin, weakest: the strict-complementarity margin in the units of `dcl.scaling`, and the constraint that has it.
-    rows, rank: number of active and weakly active rows, and their rank (LICQ: equal).  condition: of the KKT matrix.
-    unique_x, unique_z: None where it is not decided.  gradient_kind.  advice: what to do, in a sentence.
-    """
-
-    index: tuple[int, ...]
-    status: Status
-    primal_residual: float
-    dual_residual: float
-    gap: float
-    value: float
-    active: tuple[str, ...]
-    weakly_active: tuple[str, ...]
-    conflict: tuple[str, ...]
-    margin: float
-    weakest: str | None
-    rows: int
-    rank: int
-    condition: float
-    unique_x: bool | None
-    unique_z: bool | None
-    gradient_kind: GradientKind | None
-    advice: str
-
-    @property
-    def licq(self) -> bool:
-        """Are the gradients of the active rows linearly independent?"""
-        return self.rows == self.rank
-
-    @property
-    def healthy(self) -> bool:
-        """OPTIMAL with a derivative that is EXACT."""
-        return self.status == Status.OPTIMAL and self.gradient_kind == GradientKind.EXACT
-
-    def __str__(self) -> str:
-        head = f"instance {self.index}: " if self.index else ""
-        lines = [
-            f"{head}{self.status.name}"
-            + (f", gradient {self.gradient_kind.name}" if self.gradient_kind is not None else "")
-        ]
-
-        def line(name: str, text: str) -> None:
-            lines.append(f"  {name:<16}{text}")
-
-        if math.isfinite(self.primal_residual + self.dual_residual + self.gap):
-            line("residuals", f"primal {self.primal_residual:.1e}, dual {self.dual_residual:.1e}, gap {self.gap:.1e}")
-        if self.gradient_kind is None:
-            if self.conflict:
-                line("conflict", _listed(self.conflict))
-        else:
-            line("value", f"{self.value:.6g}")
-            line("active", _listed(self.active) or "none")
-            if self.weakly_active:
-                line("weakly active", _listed(self.weakly_active))
-            if self.weakest is not None:
-                line("margin", f"{self.margin:.1e}, {self.weakest}")
-            licq = "independent" if self.licq else "dependent"
-            line("LICQ", f"{self.rank} of {self.rows} active rows {licq}")
-            line("condition", f"{self.condition:.1e}")
-            line("unique", f"x {_yes(self.unique_x)}, multipliers {_yes(self.unique_z)}")
-        line("advice", self.advice)
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
-def _yes(answer: bool | None) -> str:
-    return "not decided" if answer is None else "yes" if answer else "no"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > _SHOWN else "")
-
-
-@dataclass(frozen=True, eq=False)
-class Diagnosis:
-    """One `PointDiagnosis` per instance, in the order of the flattened batch; prints a summary and the worst ones."""
-
-    points: tuple[PointDiagnosis, ...]
-    batch_shape: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def __getitem__(self, i: int) -> PointDiagnosis:
-        return self.points[i]
-
-    def worst(self, count: int = 3) -> list[PointDiagnosis]:
-        """The `count` instances that need attention most: failed, then the gravest kind, then the smallest margin."""
-
-        def gravity(p: PointDiagnosis) -> tuple[int, int, float]:
-            return (-int(p.status != Status.OPTIMAL), -int(p.gradient_kind or 0), p.margin)
-
-        return sorted(self.points, key=gravity)[:count]
-
-    def __str__(self) -> str:
-        if not self.batch_shape:
-            return str(self.points[0])
-        if not self.points:
-            return "an empty batch"
-        statuses = _counts([p.status.name for p in self.points])
-        kinds = _counts([p.gradient_kind.name for p in self.points if p.gradient_kind is not None])
-        lines = [f"{len(self.points)} instances: {statuses}" + (f"; gradients: {kinds}" if kinds else "")]
-        there = [p for p in self.points if p.gradient_kind is not None]
-        if there:
-            least = min(there, key=lambda p: p.margin)
-            at = f" (instance {least.index}, {least.weakest})" if least.weakest else ""
-            lines.append(
-                f"smallest margin {least.margin:.1e}{at}; largest condition {max(p.condition for p in there):.1e}"
-            )
-        ill = [p for p in self.worst() if not p.healthy]
-        lines += ["", *(["the worst:"] if ill else ["all of them are solved, with exact derivatives"]), *map(str, ill)]
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
-def _counts(names: Sequence[str]) -> str:
-    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 
 def diagnose(layer: Layer, *tensors: Tensor | None, mu: float | None = None) -> Diagnosis:
@@ -169,7 +43,7 @@ def diagnose(layer: Layer, *tensors: Tensor | None, mu: float | None = None) -> 
     derivative is worth, and advice.  Settings of the layer stay as they are, but nothing is raised and nothing warned of.
 
     Args:
-        layer: a `CvxpyLayer`, `QPLayer` or `ConeLayer`.
+        layer: a `CvxpyLayer`, `QPLayer`, `ConeLayer` or `ArgminLayer`.
         tensors: as in the call, with batch dimensions; None where a block is absent.
         mu: barrier parameter for this call (default: the layer's).
 
@@ -183,19 +57,52 @@ def diagnose(layer: Layer, *tensors: Tensor | None, mu: float | None = None) -> 
         >>> point.gradient_kind.name, point.weakly_active
         ('WEAKLY_ACTIVE', ('lb[1]',))
     """
-    if not has_engine(layer):
-        raise InputError(
-            f"diagnose takes a CvxpyLayer, a QPLayer or a ConeLayer, got {type(layer).__name__}", argument="layer"
-        )
+    if isinstance(layer, ArgminLayer):
+        solution, border, program = _of_function(layer, tensors, mu)
+    elif has_engine(layer):
+        solution, border, program = _of_cones(layer, tensors, mu)
+    else:
+        raise InputError(f"diagnose takes a layer of dcl, got {type(layer).__name__}", argument="layer")
+    if not solution.status.numel():
+        return Diagnosis((), border.batch_shape)
+    return Diagnosis(tuple(_points(solution, border, program)), border.batch_shape)
+
+
+Found = tuple[Solution, AbstractBorder, ConeProgram]
+
+
+def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | None) -> Found:
     twin, spy = with_engine(layer, on_failure="last", on_degenerate="ignore")
     with torch.no_grad():
         _, solution = twin(*tensors, mu=mu, return_solution=True)
-    border, program = spy.border, spy.program
-    if border is None or program is None:
+    if spy.border is None or spy.program is None:
         raise InputError("the layer did not ask for a solution", argument="layer")
-    if not solution.status.numel():
-        return Diagnosis((), border.batch_shape)
-    return Diagnosis(tuple(_points(solution, border, program.detach())), border.batch_shape)
+    return solution, spy.border, spy.program.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class _FunctionBorder(AbstractBorder):
+    """Rows of an ArgminLayer: equalities first."""
+
+    zeros: int
+
+    def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
+        pass
+
+    def describe_row(self, row: int) -> str:
+        return f"equality[{row}]" if row < self.zeros else f"inequality[{row - self.zeros}]"
+
+
+def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float | None) -> Found:
+    """At the solution, the quadratic program that agrees with the function there to second order."""
+    twin: Any = copy.copy(layer)
+    if twin._linear_solve != "direct":
+        raise InputError('diagnose needs matrices, which linear_solve="cg" is there to avoid', argument="layer")
+    twin._settings = replace(twin._settings, on_failure="last", on_degenerate="ignore")
+    with torch.no_grad():
+        _, solution = twin(*tensors, mu=mu, return_solution=True)
+    zeros = solution.program.structure.cone.zeros
+    return solution, _FunctionBorder(tuple(solution.status.shape), zeros), solution.program
 
 
 def _points(solution: Solution, border: AbstractBorder, given: ConeProgram) -> list[PointDiagnosis]:
@@ -246,7 +153,7 @@ def _points(solution: Solution, border: AbstractBorder, given: ConeProgram) -> l
             advice="",
         )
         mine = given.rows(torch.tensor([i], device=v.device))
-        points.append(replace(point, advice=_advice(point, _suggested_mu(mine, x[i]))))
+        points.append(replace(point, advice=advise(point, suggested_mu(mine, x[i]))))
     return points
 
 
@@ -265,42 +172,3 @@ def _conflict(border: AbstractBorder, certificate: Tensor | None, i: int) -> tup
         return ()
     size, order = certificate[i].abs().sort(descending=True)
     return _named(border, order[size > _PART * size[0]].tolist())
-
-
-def _suggested_mu(program: ConeProgram, x: Tensor) -> float:
-    """A power of ten that moves x by about _ADVISED_MOVE: x(mu) - x ~ sqrt(mu / curvature) at a kink, mu / slope in an LP."""
-    move = _ADVISED_MOVE * max(1.0, float(magnitude(x)))
-    curvature = float(program.P.abs().max()) if program.P.numel() else 0.0
-    mu = curvature * move**2 if curvature > 0.0 else float(magnitude(program.q).max()) * move
-    return 10.0 ** round(math.log10(mu)) if mu > 0.0 else _ADVISED_MOVE
-
-
-def _advice(point: PointDiagnosis, mu: float) -> str:
-    smooth = f"use mu = {mu:.0e} for the gradient of a smooth path, or `dcl.compare_gradients` to choose"
-    if point.status != Status.OPTIMAL:
-        if point.conflict:
-            return f"{_listed(point.conflict)} cannot hold together: relax or penalize one of them"
-        return point.status.message
-    if point.unique_x is False:
-        return f"x is not unique: add a small quadratic term, or {smooth} (its x is the center of the optimal face)"
-    match point.gradient_kind:
-        case GradientKind.WEAKLY_ACTIVE:
-            names = _listed(point.weakly_active) or str(point.weakest)
-            many = len(point.weakly_active) > 1
-            return f"{names} {'are' if many else 'is'} weakly active: the derivative is one-sided; {smooth}"
-        case GradientKind.RANK_DEFICIENT:
-            return (
-                f"{point.rows - point.rank} of {point.rows} active rows depend on the others, so multipliers are not unique: "
-                "drop what is redundant if multipliers are used; x has one derivative as long as such rows move together"
-            )
-        case GradientKind.NONUNIQUE:
-            return f"a flat direction of the optimal face moves what was asked for: add a small quadratic term, or {smooth}"
-        case GradientKind.ILL_CONDITIONED:
-            return f"the KKT system has condition {point.condition:.0e}: rescale the data, or {smooth}"
-    if point.weakly_active:
-        return f"the derivative is exact for what was asked, though {_listed(point.weakly_active)} holds with multiplier zero"
-    if point.margin < 1e-4:
-        return (
-            f"the derivative is exact for changes of the data below about {point.margin:.0e}: {point.weakest} is near"
-        )
-    return "the derivative is exact: nothing to do"

@@ -1,0 +1,139 @@
+"""What `dcl.diagnose` returns: what is known of one instance, and of all of a batch; both print well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dcl.status import GradientKind, Status
+
+_SHOWN = 6
+
+
+@dataclass(frozen=True, eq=False)
+class PointDiagnosis:
+    """What is known of one instance.
+
+    index: batch index.  status; primal_residual, dual_residual, gap: relative, measured by dcl.  value: of the objective.
+    active, weakly_active, conflict: names of the caller's constraints (conflict: of an infeasible instance).
+    margin, weakest: the strict-complementarity margin in the units of `dcl.scaling`, and the constraint that has it.
+    rows, rank: number of active and weakly active rows, and their rank (LICQ: equal).  condition: of the KKT matrix.
+    unique_x, unique_z: None where it is not decided.  gradient_kind.  advice: what to do, in a sentence.
+    """
+
+    index: tuple[int, ...]
+    status: Status
+    primal_residual: float
+    dual_residual: float
+    gap: float
+    value: float
+    active: tuple[str, ...]
+    weakly_active: tuple[str, ...]
+    conflict: tuple[str, ...]
+    margin: float
+    weakest: str | None
+    rows: int
+    rank: int
+    condition: float
+    unique_x: bool | None
+    unique_z: bool | None
+    gradient_kind: GradientKind | None
+    advice: str
+
+    @property
+    def licq(self) -> bool:
+        """Are the gradients of the active rows linearly independent?"""
+        return self.rows == self.rank
+
+    @property
+    def healthy(self) -> bool:
+        """OPTIMAL with a derivative that is EXACT."""
+        return self.status == Status.OPTIMAL and self.gradient_kind == GradientKind.EXACT
+
+    def __str__(self) -> str:
+        head = f"instance {self.index}: " if self.index else ""
+        lines = [
+            f"{head}{self.status.name}"
+            + (f", gradient {self.gradient_kind.name}" if self.gradient_kind is not None else "")
+        ]
+
+        def line(name: str, text: str) -> None:
+            lines.append(f"  {name:<16}{text}")
+
+        if math.isfinite(self.primal_residual + self.dual_residual + self.gap):
+            line("residuals", f"primal {self.primal_residual:.1e}, dual {self.dual_residual:.1e}, gap {self.gap:.1e}")
+        if self.gradient_kind is None:
+            if self.conflict:
+                line("conflict", listed(self.conflict))
+        else:
+            line("value", f"{self.value:.6g}")
+            line("active", listed(self.active) or "none")
+            if self.weakly_active:
+                line("weakly active", listed(self.weakly_active))
+            if self.weakest is not None:
+                line("margin", f"{self.margin:.1e}, {self.weakest}")
+            licq = "independent" if self.licq else "dependent"
+            line("LICQ", f"{self.rank} of {self.rows} active rows {licq}")
+            line("condition", f"{self.condition:.1e}")
+            line("unique", f"x {_yes(self.unique_x)}, multipliers {_yes(self.unique_z)}")
+        line("advice", self.advice)
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _yes(answer: bool | None) -> str:
+    return "not decided" if answer is None else "yes" if answer else "no"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many there are."""
+    return ", ".join(names[:_SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > _SHOWN else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """One `PointDiagnosis` per instance, in the order of the flattened batch; prints a summary and the worst ones."""
+
+    points: tuple[PointDiagnosis, ...]
+    batch_shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, i: int) -> PointDiagnosis:
+        return self.points[i]
+
+    def worst(self, count: int = 3) -> list[PointDiagnosis]:
+        """The `count` instances that need attention most: failed, then the gravest kind, then the smallest margin."""
+
+        def gravity(p: PointDiagnosis) -> tuple[int, int, float]:
+            return (-int(p.status != Status.OPTIMAL), -int(p.gradient_kind or 0), p.margin)
+
+        return sorted(self.points, key=gravity)[:count]
+
+    def __str__(self) -> str:
+        if not self.batch_shape:
+            return str(self.points[0])
+        if not self.points:
+            return "an empty batch"
+        statuses = _counts([p.status.name for p in self.points])
+        kinds = _counts([p.gradient_kind.name for p in self.points if p.gradient_kind is not None])
+        lines = [f"{len(self.points)} instances: {statuses}" + (f"; gradients: {kinds}" if kinds else "")]
+        there = [p for p in self.points if p.gradient_kind is not None]
+        if there:
+            least = min(there, key=lambda p: p.margin)
+            at = f" (instance {least.index}, {least.weakest})" if least.weakest else ""
+            lines.append(
+                f"smallest margin {least.margin:.1e}{at}; largest condition {max(p.condition for p in there):.1e}"
+            )
+        ill = [p for p in self.worst() if not p.healthy]
+        lines += ["", *(["the worst:"] if ill else ["all of them are solved, with exact derivatives"]), *map(str, ill)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _counts(names: Sequence[str]) -> str:
+    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
