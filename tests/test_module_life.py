@@ -7,6 +7,7 @@ import copy
 import io
 import pickle
 
+import cvxpy as cp
 import pytest
 import torch
 from known_layers import KNOWN, Model, gradients
@@ -126,6 +127,32 @@ def test_averaged_model(name):
     close(averaged(features(4)), averaged.module.exact(features(4)))
     is_right(averaged.module)
     assert (averaged(features(4)) - model(features(4))).abs().max() > 1e-4
+
+
+def test_repr_tells_what_it_solves_and_how():
+    x, demand, price = cp.Variable(3, name="x"), cp.Parameter(3, name="demand"), cp.Parameter(name="price")
+    bound = cp.norm(x) <= 2.0
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - demand) + price * cp.sum(x)), [cp.sum(x) == 1, x >= 0, bound])
+    text = repr(dcl.CvxpyLayer(problem, [demand, price], [x, problem.objective], solver="clarabel", mu=0.1))
+    form = dcl.CvxpyLayer(problem, [demand, price], [x])._form.structure
+    for part in ("CvxpyLayer(", "demand (3,)", "price ()", "x (3,)", f"n={form.n}", f"m={form.m}", "mu=0.1"):
+        assert part in text
+    for part in ("zero", "nonnegative", "second-order(4)", "clarabel"):
+        assert part in text.lower()
+    text = repr(dcl.ConeLayer({"z": 2, "l": 5, "q": [3, 3], "s": [2]}))
+    for part in (
+        "ConeLayer(",
+        "m=16",
+        "2 zero",
+        "5 nonnegative",
+        "2 second-order(3)",
+        "semidefinite(2)",
+        "solver=auto",
+        "mu=0.0",
+    ):
+        assert part in text
+    text = repr(torch.nn.Sequential(dcl.QPLayer(mu=torch.ones(4))))
+    assert "QPLayer(solver=auto, mu=tensor (4,))" in text
 
 
 # Moving and modes
