@@ -198,6 +198,26 @@ def test_on_failure_and_mixed_batches() -> None:
         np.testing.assert_allclose(gradient, [-0.5, 0.0, -2.0, 0.0], atol=1e-12)
 
 
+@pytest.mark.parametrize("linear_solve", [None, "cg"])
+@pytest.mark.parametrize("how", ["nan", "last"])
+def test_a_failed_instance_does_not_spoil_shared_gradients(how: str, linear_solve: str | None) -> None:
+    """The second instance ends where exp overflows; the gradient of the shared w is that of the first, twice differentiable."""
+    a, w = torch.tensor([1.0, -1.0]).double(), torch.tensor(2.0).double().requires_grad_()
+    layer = dcl.ArgminLayer(
+        lambda y, a, w: a * (torch.exp(w * y) - y),
+        in_dims=(None, 0, None),
+        on_failure=how,
+        linear_solve=linear_solve,
+        solver="newton",
+    )
+    y = layer(torch.zeros(()).double(), a, w)
+    np.testing.assert_allclose(y[0].item(), -np.log(2.0) / 2.0, atol=1e-12)  # w exp(w y) = 1
+    (gradient,) = torch.autograd.grad(y.sum() if how == "last" else y.nansum(), w, create_graph=True)
+    np.testing.assert_allclose(gradient.item(), (np.log(2.0) - 1.0) / 4.0, atol=1e-12)
+    (second,) = torch.autograd.grad(gradient, w)
+    np.testing.assert_allclose(second.item(), (3.0 - 2.0 * np.log(2.0)) / 8.0, atol=1e-11)
+
+
 def test_a_tie_is_reported() -> None:
     a = torch.zeros(2).double().requires_grad_()
     with pytest.warns(dcl.DegenerateWarning, match=r"weakly active: inequality\[1\]"):
@@ -332,6 +352,31 @@ def test_bad_settings(settings: dict[str, Any], match: str) -> None:
     raises(
         dcl.InputError, lambda y, a: (y - a).square().sum(), [1.0, 2.0], torch.ones(2).double(), match=match, **accepts
     )
+
+
+def test_functions_that_fail_are_named() -> None:
+    raises(dcl.InputError, lambda y: y @ torch.ones(3).double(), [1.0, 2.0], match="objective fails on one instance")
+    raises(
+        dcl.InputError,
+        lambda y: y.sum(),
+        [1.0],
+        inequality=lambda y: y @ torch.ones(3).double(),
+        match="inequality fails on one",
+    )
+    layer = dcl.ArgminLayer(lambda y: y.square().sum() if float(y.detach().sum()) > 0 else y.pow(4).sum(), in_dims=(0,))
+    with pytest.raises(dcl.InputError, match=r"torch\.func\.vmap"):
+        layer(torch.ones(3, 2).double())
+    norm = nn.Sequential(nn.BatchNorm1d(2, affine=False), nn.Linear(2, 1)).double()
+    with pytest.raises((dcl.InputError, ValueError)):
+        dcl.argmin(lambda y, net=norm: net(y.unsqueeze(0)).sum() + y.square().sum(), torch.ones(2).double())
+
+
+def test_points_without_multipliers_are_no_solutions() -> None:
+    """At (1, 0) the gradients of the active constraints are opposite: nearby points look better and better, with huge z."""
+    raises(
+        dcl.NotStationaryError, lambda y: -y[0], [0.1, 0.1],
+        inequality=lambda y: torch.stack([y[1] - (1.0 - y[0]) ** 3, -y[0], -y[1]]),
+    )  # fmt: skip
 
 
 def test_bad_batches() -> None:

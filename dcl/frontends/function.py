@@ -285,7 +285,12 @@ def _try(
         x = x_plain.clone().requires_grad_()
         leaves = [t.clone().requires_grad_() if t.dtype.is_floating_point else t for t in plain]
         for k, one in enumerate(parts):
-            out, again = (evaluate(k, x, *leaves) for _ in range(2))
+            try:
+                out, again = (evaluate(k, x, *leaves) for _ in range(2))
+            except RuntimeError as error:
+                raise InputError(
+                    f"{one.name} fails on one instance, y0 and the parameters: {error}", argument=one.name
+                ) from error
             rows.append((one.name, _check_result(one, x, out, again, scalar=k == 0)))
             if record and out.numel():
                 check_graph(one.name, one.function, out, [x, *leaves])

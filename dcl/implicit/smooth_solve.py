@@ -148,35 +148,33 @@ class SmoothSolve(Function):
             halves = bool((torch.isnan(ties) | (ties == 0.5)).all())
             kkt = verdict.kkt if halves else factorize(verdict.local, verdict.v, verdict.mu, ties)
             outcome.degeneracy = classify(verdict.local, verdict.v, ties, kkt, facts.residuals[:, :2].amax(-1))
-            if call.on_degenerate != "ignore":
+            if call.record and call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(
                     call.border, call.on_degenerate, outcome.degeneracy, facts.status
                 )
         if call.record:
-            outcome.P = call.matrix(x, program.structure.cone.project(v, mu), theta)
-            outcome.A = program.jacobian(x, theta)
-            ok = (facts.status == Status.OPTIMAL).view(-1, 1, 1)
-            # failed instances have no derivative: keep their numbers out of the factors
-            outcome.P = torch.where(ok, outcome.P, torch.eye(x.shape[1], dtype=x.dtype, device=x.device))
-            outcome.A = torch.where(ok, outcome.A, 0.0)
+            at, v_at = _where_solved(report, x, v, start)
             structure = program.structure
+            outcome.P = call.matrix(at, structure.cone.project(v_at, mu), theta)
+            outcome.A = program.jacobian(at, theta)
             local = ConeProgram(structure, outcome.P, torch.zeros_like(x), outcome.A, torch.zeros_like(v))
-            outcome.kkt = factorize(local, v, mu, at_kink)
+            outcome.kkt = factorize(local, v_at, mu, at_kink)
         return x, v, at_kink, report
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        call, mu, _, *theta = inputs
+        call, mu, start, *theta = inputs
         x, v, at_kink, report = output
         ctx.call, ctx.mu = call, mu
         ctx.mark_non_differentiable(at_kink, report)
-        ctx.save_for_backward(x, v, at_kink, report, *theta)
-        ctx.save_for_forward(x, v, at_kink, report, *theta)
+        ctx.save_for_backward(x, v, at_kink, report, start, *theta)
+        ctx.save_for_forward(x, v, at_kink, report, start, *theta)
 
     @staticmethod
     def backward(ctx: Any, gx: Tensor, gv: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        x, v, at_kink, report, *theta = saved
+        x, v, at_kink, report, start, *theta = saved
+        x, v = _where_solved(report, x, v, start)
         call: SmoothCall = ctx.call
         gx, gv = _masked(report, gx), _masked(report, gv)
         ux, uv = call.inverse(ctx.mu, x, v, at_kink, theta, gx, gv, adjoint=True)
@@ -190,7 +188,8 @@ class SmoothSolve(Function):
     @staticmethod
     def jvp(ctx: Any, _c: None, _m: None, _s: None, *tangents: Tensor | None) -> tuple[Tensor, Tensor, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        x, v, at_kink, report, *theta = saved
+        x, v, at_kink, report, start, *theta = saved
+        x, v = _where_solved(report, x, v, start)
         call: SmoothCall = ctx.call
         moving = [k for k, t in enumerate(tangents) if t is not None]
         pull = _pullback(call.program, ctx.mu, x, v, at_kink, theta, moving)
@@ -249,6 +248,12 @@ def _pullback(
         return torch.func.vjp(of, *(theta[k] for k in which))[1]((ux, uv))  # type: ignore[no-any-return]
 
     return pull
+
+
+def _where_solved(report: Tensor, x: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """The point, and the start in its place for the instances that failed: everything is finite there, and unused."""
+    ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
+    return torch.where(ok, x, start), torch.where(ok, v, torch.zeros_like(v))
 
 
 def _masked(report: Tensor, t: Tensor) -> Tensor:

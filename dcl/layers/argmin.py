@@ -43,7 +43,13 @@ class _Border(AbstractSmoothBorder):
         for name, t in (("y0", start), *zip(self.names, theta, strict=True)):
             if t.dtype.is_floating_point:
                 check_finite(self, t, name)
-        f, g, c, J = program.first(start, theta)
+        try:
+            f, g, c, J = program.first(start, theta)
+        except RuntimeError as error:
+            raise InputError(
+                f"the objective or a constraint cannot be differentiated for a batch with torch.func.vmap: {error}",
+                argument="objective",
+            ) from error
         rows = dict(self.parts)
         h = rows.get("equality", 0)
         for name, value, slope in (
@@ -203,6 +209,7 @@ class ArgminLayer(nn.Module):
             on_degenerate="ignore" if settings.on_degenerate == "warn" and self._has_warned else settings.on_degenerate,
             sign=self._sign,
             record=is_recorded(plan.theta),
+            explain=return_solution,
         )
         x, v, at_kink, report = smooth_solve(call, chosen, plan.start, plan.theta)
         self._has_warned = self._has_warned or call.outcome.has_warned

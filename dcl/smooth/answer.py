@@ -88,8 +88,11 @@ def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, sol
         if not saddle.numel() or not isinstance(names[0], str) or names[0] == "yours":
             break
         away = _downhill(program, rows(theta, saddle), x[saddle], v[saddle], verdict.direction[saddle])
+        before = x[saddle]
         x, v, steps, used = _replace(settled("newton", away, saddle), saddle, x, v, steps, used, 0)
         verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
+        if bool((magnitude(x[saddle] - before) <= 1e-6 * (1.0 + magnitude(before))).all()):
+            break
     for k, name in enumerate(names[1:], 1):
         bad = torch.nonzero(verdict.facts.status != Status.OPTIMAL).squeeze(-1)
         if not bad.numel():

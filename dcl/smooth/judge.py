@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from dcl.cones.base import Barrier
-from dcl.factor import RANK_TOLERANCE
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, magnitude
 from dcl.scaling import Units, scaled
@@ -29,6 +28,12 @@ from dcl.truth import check
 
 STATIONARY = 1e-8
 _FEASIBLE = 1e-6
+# Where K is singular the residuals themselves are to be rounding, and multipliers (of rows of size one,
+# relative to grad f) finite.
+_ROUNDING = 1e-10
+_UNBOUNDED = 1e6
+# Newton's method leaves 1e-17 in place of a zero: what is taken to be the size of such an entry.
+_NOTHING = 1e-6
 # Farther from the start than this, relative to 1 + |x0|, a point that is not stationary is said to run off.
 _RUN = 5.0
 _FAR = 1e10
@@ -89,7 +94,7 @@ def judge(
     z = cone.project(v, mu)
     zs, ss, mus = units.scaled_dual(z), (z - v) * units.E, units.barrier(mu)
     vs = zs - ss
-    kkt = factorize(local, vs, mus, kinks(local, vs, mus, x))
+    kkt = factorize(local, vs, mus, kinks(local, vs, mus, seen(x)))
     f1, f2 = _residual(local, x, zs, vs)
     dx, dv, _ = kkt.tangent(-f1, -f2)
     step = magnitude(dx) / (1.0 + magnitude(x))
@@ -99,10 +104,14 @@ def judge(
     change = program.hessian(x + reach * weakest, z, theta) * units.c.unsqueeze(-1) - local.P
     drift = magnitude((change @ weakest.unsqueeze(-1)).squeeze(-1))
 
-    flat = (smallest <= RANK_TOLERANCE * largest) | (drift > 0.5 * smallest) | ~torch.isfinite(drift)
+    flat = (kkt.conditioning.null_a > 0) | (drift > 0.5 * smallest) | ~torch.isfinite(drift)
     # of a singular K the least-squares step is zero where F is not in its range
     off = residuals[:, 1] > _FEASIBLE
-    step = torch.where(off & flat, torch.inf, step)
+    singular = flat | (kkt.conditioning.null_y > 0)
+    # nor is a point a solution whose multipliers are beyond bounds: no constraint qualification holds there
+    pull = magnitude(local.Px(x) + local.q) + _ROUNDING
+    off = off | (singular & ((residuals[:, :2].amax(-1) > _ROUNDING) | (magnitude(zs) > _UNBOUNDED * pull)))
+    step = torch.where(off & singular, torch.inf, step)
     moving = off | ~((step <= STATIONARY) & (magnitude(dv) <= STATIONARY * (1.0 + magnitude(vs))))
     broken = (magnitude(f2) > _FEASIBLE) | (residuals[:, 0] > _FEASIBLE)
     ran = (magnitude(x - start) > _RUN * (1.0 + magnitude(start))) | (magnitude(x) > _FAR)
@@ -121,6 +130,11 @@ def judge(
     scale = 1.0 / units.c.squeeze(-1)
     facts = Facts(status, residuals, step, gradient, curvature * scale, largest * scale)
     return Verdict(facts, direction, local, kkt, vs, mus, units)
+
+
+def seen(x: Tensor) -> Tensor:
+    """x (B, n) as `dcl.ties` is to see it: a slack that is the rounding of an x that is zero is zero."""
+    return torch.where(x.abs() < _NOTHING, _NOTHING, x)
 
 
 def _residual(local: ConeProgram, x: Tensor, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,19 +62,24 @@ class Reduced:
         w, info = self._cholesky(h)
         bad = torch.nonzero(info).squeeze(-1)
         if bad.numel():
-            values, Q = torch.linalg.eigh(self._masked[bad])
+            M = self._masked[bad]
+            # rows of size one first: an entry of y in other units is not flat
+            rows = M.abs().amax(-1)
+            E = torch.where(rows > 0.0, rows, 1.0).rsqrt()
+            values, Q = torch.linalg.eigh(E.unsqueeze(-1) * M * E.unsqueeze(-2))
             size = values.abs()
             size = size.clamp(min=1e-300).maximum(_SMALLEST * size.amax(-1, keepdim=True))
-            w = w.index_copy(0, bad, _times(Q, _times(Q.mT, h[bad]) / size))
+            w = w.index_copy(0, bad, E * _times(Q, _times(Q.mT, E * h[bad]) / size))
         curvature = (h * w).sum(-1)
         return d + (w if self.V is None else _times(self.V, torch.where(self.free, w, 0.0))), curvature
 
     def _cholesky(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """M^-1 h, and where M has no trustworthy factor."""
-        L, info = torch.linalg.cholesky_ex(self._masked)
+        M = self._masked
+        L, info = torch.linalg.cholesky_ex(M)
         pivots = L.diagonal(dim1=-2, dim2=-1)
-        # eigenvalues decide where a pivot is rounding
-        tiny = pivots.amin(-1) ** 2 <= 1e2 * _SMALLEST * pivots.amax(-1) ** 2
+        # eigenvalues decide where a pivot is rounding of the entry that it comes from
+        tiny = (pivots**2 <= 1e2 * _SMALLEST * M.diagonal(dim1=-2, dim2=-1)).any(-1)
         info = info + (tiny | ~torch.isfinite(pivots).all(-1)).to(info.dtype)
         L = torch.where((info != 0)[:, None, None], torch.eye(L.shape[-1], dtype=L.dtype, device=L.device), L)
         return torch.cholesky_solve(h.unsqueeze(-1), L).squeeze(-1), info
