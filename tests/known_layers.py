@@ -120,14 +120,15 @@ class Model(nn.Module):
         with torch.no_grad():
             self.linear.weight.copy_(0.1 * torch.randn((N, 2), generator=torch.Generator().manual_seed(seed), **F64))
             self.linear.bias.fill_(0.01)
-        for i, t in enumerate(KNOWN[name].draw(seed)):
+        data = KNOWN[name].draw(seed)
+        self.count = len(data)
+        for i, t in enumerate(data):
             self.register_buffer(f"data_{i}", t.to(dtype))
 
     def data(self, features: Tensor) -> list[Tensor]:
         """The arguments of the layer."""
         point = KNOWN[self.name].point
-        count = len(KNOWN[self.name].draw(0))
-        fixed = [self.get_buffer(f"data_{i}") for i in range(count)]
+        fixed = [self.get_buffer(f"data_{i}") for i in range(self.count)]
         return [t + self.linear(features) if i == point else t for i, t in enumerate(fixed)]
 
     def forward(self, features: Tensor) -> Tensor:

@@ -155,6 +155,38 @@ def test_repr_tells_what_it_solves_and_how():
     assert "QPLayer(solver=auto, mu=tensor (4,))" in text
 
 
+@every_layer
+def test_models_in_an_ensemble(name):
+    # many sets of weights through one layer, as torch's tutorial on ensembles does it
+    models = [Model(name) for _ in range(3)]
+    with torch.no_grad():
+        for k, model in enumerate(models):
+            model.linear.bias.add_(0.02 * k)
+    parameters, buffers = torch.func.stack_module_state(models)
+    shell = copy.deepcopy(models[0]).to("meta")
+
+    def loss(p, b, f):
+        x = torch.func.functional_call(shell, (p, b), (f,))
+        return (weights_like(x) * x).sum(), x
+
+    found, x = torch.vmap(torch.func.grad(loss, has_aux=True), in_dims=(0, 0, None))(parameters, buffers, features(4))
+    close(x, torch.stack([model.exact(features(4)) for model in models]))
+    for k, model in enumerate(models):
+        exact = model.exact(features(4))
+        close([g[k] for g in found.values()], gradients(model, (weights_like(exact) * exact).sum()))
+
+
+@every_layer
+def test_gradient_scaler(name):
+    model = Model(name)
+    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD(model.parameters(), lr=0.5)
+    before = model.linear.bias.detach().clone()
+    scaler.scale(model(features(4)).sum()).backward()
+    (expected,) = torch.autograd.grad(model.exact(features(4)).sum(), model.linear.bias)
+    scaler.step(optimizer)
+    close(model.linear.bias.detach(), before - 0.5 * expected)
+
+
 # Moving and modes
 
 
@@ -284,7 +316,7 @@ def test_autocast_in_single_precision(name):
     f = features(4).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         predicted = model.linear(f)
-        data = [t + predicted if i == known.point else t for i, t in enumerate(model.data(f)[: len(known.draw(0))])]
+        data = model.data(f)
         data[known.point] = model.get_buffer(f"data_{known.point}") + predicted
         x = model.layer(*data)[0]
         x.square().sum().backward()
