@@ -144,6 +144,18 @@ def test_batches_are_sums_and_differences_run_over_their_entries():
     assert found.row("differences").norm == pytest.approx(np.linalg.norm(known), rel=1e-8)
 
 
+def test_a_parameter_at_the_end_of_its_domain_has_no_differences():
+    x, t, r = cp.Variable(2), cp.Parameter(2), cp.Parameter(nonneg=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t) + r * cp.sum(x)), [x >= 0])
+    layer = dcl.CvxpyLayer(problem, [t, r], [x])
+    found = dcl.compare_gradients(
+        layer, number([1.0, 0.5]), number(0.0), mu=[1e-4], engines=[], loss=lambda o: o[0].sum()
+    )
+    assert "3 entries (1 left out" in found.subject
+    np.testing.assert_allclose(found.row("exact").gradient, [1.0, 1.0, -1.0], atol=1e-9)  # x = t - r / 2
+    assert found.row("exact").error <= 1e-8
+
+
 def test_differences_of_some_entries_only():
     regular = instance("qp", 10, 1)
     found = compare_qp(tensors(regular.data), mu=[], entries=15, engines=[], repeats=1)

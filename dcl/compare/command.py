@@ -7,6 +7,7 @@ import runpy
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 HELP = "exact, barrier and other gradients of one program side by side, and which one to use"
@@ -27,10 +28,11 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.description = (
+    parser.description = fill(
         "Prints, for one program, the gradient of a random weighting of its solution by every way there is: exact KKT, "
         "log-barrier at several mu, straight-through, diffcp where it is installed, and finite differences as the reference; "
-        "then says which one to use, and why. The program is random (--n, --cones, --linear, --seed), or that of FILE."
+        "then says which one to use, and why. The program is random (--n, --cones, --linear, --seed), or that of FILE.",
+        width=79,
     )
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dcl.compare.subject import Layer, Loss, Result, Subject, core_dimensions, has_engine, with_engine
-from dcl.errors import DclError
+from dcl.errors import DclError, InputError
 
 STEP = 1e-5
 _CHUNK = 128
@@ -87,8 +87,20 @@ def _losses(
         lead = points.ndim - 1 - cores[position]
         shape = points.shape
         points = points.reshape(shape[0], *[1] * (max(ranks) - lead), *shape[1:])
-        result: Result = layer(*tensors[:position], points, *tensors[position + 1 :], mu=0.0)
+        before, after = tensors[:position], tensors[position + 1 :]
+        try:
+            result: Result = layer(*before, points, *after, mu=0.0)
+        except InputError:  # one of them is outside of what its parameter declares
+            return torch.stack([_alone(layer, [*before, p, *after], loss) for p in points.split(1)])
         return torch.stack([loss(_instance(result, k)) for k in range(shape[0])])
+
+
+def _alone(layer: Layer, tensors: list[Tensor | None], loss: Loss) -> Tensor:
+    """The loss of a batch of one, NaN where the data cannot be used."""
+    try:
+        return loss(_instance(layer(*tensors, mu=0.0), 0))
+    except InputError:
+        return torch.tensor(torch.nan, dtype=torch.float64)
 
 
 def _one(layer: Layer, tensors: list[Tensor | None], loss: Loss) -> float:

@@ -252,6 +252,6 @@ def _describe(call: Subject, layer: Layer, x: Tensor, reference: Differences) ->
     total = sum(int(torch.isfinite(t.detach()).sum()) for t in call.leaves)
     measured, known = len(reference.index), int(reference.known.sum())
     part = "" if measured == total else f", errors over {measured} of them drawn at random"
-    lost = "" if known == measured else f" ({measured - known} left out: a neighbor has no solution)"
+    lost = "" if known == measured else f" ({measured - known} left out: a neighbor has no solution or is not allowed)"
     wanted = ", ".join(labels[i] for i in call.wanted)
     return f"{type(layer).__name__}: {x.numel()} outputs, gradient in {wanted}: {total} entries{part}{lost}"
