@@ -15,6 +15,8 @@ from oracles.cones import gradients, regular, smat, svec
 
 import dcl
 from dcl import GradientKind
+from dcl.cones import Nonnegative, Product, SecondOrder, Zero
+from dcl.kkt import _rotations
 
 GRADIENT = 1e-7
 SOLUTION = 1e-7
@@ -140,3 +142,13 @@ def test_a_flat_direction_inside_of_a_second_order_cone():
     for k in range(2):
         gradient = torch.autograd.grad(result.x[k], b, retain_graph=True)[0]
         np.testing.assert_allclose(gradient.numpy(), -np.eye(4)[k], atol=1e-7)
+
+
+def test_cones_of_which_there_are_none():
+    """Rows of curved cones that all have count 0, in the sparse form too."""
+    cone = Product((Zero(0), Nonnegative(0), SecondOrder(3, 0)))
+    v = torch.zeros(2, 0, dtype=torch.float64)
+    assert cone.project(v, 0.0).shape == (2, 0)
+    assert [Q.shape for Q in _rotations(cone, cone.dproject(v, 0.0, v))] == [(0, 0)] * 2
+    x = dcl.ConeLayer({"q": [0, 0], "s": [0], "p": []})(torch.eye(1).double(), v.new_ones(1), v.new_zeros(0, 1), v[0]).x
+    assert x.item() == pytest.approx(-1.0)

@@ -47,7 +47,8 @@ class EigenFactor(AbstractFactor):
 
     def flat_directions(self, i: int) -> Tensor:
         # the null space is a product: the first n rows of its basis have rank null_a
-        U, _, _ = torch.linalg.svd(self._N[i, : self._n], full_matrices=False)
+        basis = self._N[i, : self._n]
+        U, _, _ = torch.linalg.svd(basis[:, basis.any(0)], full_matrices=False)
         flat: Tensor = U[:, : int(self.conditioning.null_a[i])]
         return flat
 

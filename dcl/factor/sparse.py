@@ -40,7 +40,8 @@ class _Instance:
         self._E = 1.0 / np.sqrt(np.where(size > 0.0, size, 1.0))
         scaled = sp.csc_array(sp.diags_array(self._E) @ S @ sp.diags_array(self._E))
         self.null_a = self.null_y = 0.0
-        self.spread, self.flat = torch.from_numpy(np.zeros(n)), torch.from_numpy(np.zeros((n, 0)))
+        self.spread = torch.from_numpy(np.zeros(n))
+        self._eigen: EigenFactor | None = None
         self.condition = np.inf
         self._solve: Callable[[Array], Array] = self._refined
         try:
@@ -51,6 +52,10 @@ class _Instance:
             self.condition = 1.0 if regular else self._estimate()
         if not self.condition < _SUSPICIOUS:
             self._fall_back(n)
+
+    def flat_directions(self) -> Tensor:
+        """As in `AbstractFactor`."""
+        return self.spread.new_zeros(len(self.spread), 0) if self._eigen is None else self._eigen.flat_directions(0)
 
     def _once(self, r: Array) -> Array:
         return np.asarray(self._E[:, None] * self._lu.solve(self._E[:, None] * r))
@@ -84,7 +89,7 @@ class _Instance:
         eigen = EigenFactor(dense[:, :n, :n], dense[:, n:, :n], -dense[:, n:, n:].diagonal(dim1=-2, dim2=-1))
         self.condition = float(eigen.conditioning.condition)
         self.null_a, self.null_y = float(eigen.conditioning.null_a), float(eigen.conditioning.null_y)
-        self.spread, self.flat = eigen.conditioning.spread[0], eigen.flat_directions(0)
+        self.spread, self._eigen = eigen.conditioning.spread[0], eigen
 
         def solve(r: Array) -> Array:
             t = torch.from_numpy(np.ascontiguousarray(r.T)).unsqueeze(1)
@@ -146,7 +151,7 @@ class SparseFactor(AbstractFactor):
         return self._conditioning
 
     def flat_directions(self, i: int) -> Tensor:
-        return self._instances[i].flat.to(self.conditioning.spread.device)
+        return self._instances[i].flat_directions().to(self.conditioning.spread.device)
 
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lead = r1.shape[:-1]
