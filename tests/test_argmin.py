@@ -117,6 +117,7 @@ def test_gradcheck_with_constraints_that_move(mu: float) -> None:
     assert gradgradcheck(call, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, 0.05])
 def test_forward_over_reverse_with_constraints(mu: float) -> None:
     def y(a: Tensor) -> Tensor:
@@ -295,6 +296,8 @@ def test_no_grad_and_solve() -> None:
     layer = dcl.ArgminLayer(cubic)
     with torch.no_grad():
         assert not layer(START, A0.clone().requires_grad_()).requires_grad
+    with torch.inference_mode():
+        np.testing.assert_allclose(layer(START + 0.0, 1.0 * A0), root(A0.numpy()), atol=1e-13)
     solution = layer.solve(START, A0)
     np.testing.assert_allclose(solution.x, root(A0.numpy()), atol=1e-13)
     assert solution.gradient_kind == dcl.GradientKind.EXACT
@@ -305,6 +308,7 @@ def test_forward_over_forward_is_refused() -> None:
         jacfwd(jacfwd(lambda a: solve(a).sum()))(A0)
 
 
+@pytest.mark.slow
 def test_solutions_under_vmap_and_compile() -> None:
     many = torch.stack([A0, 2.0 * A0, A0 - 5.0])
     layer = dcl.ArgminLayer(cubic, inequality=lambda y, a: y - 0.6)
@@ -316,3 +320,24 @@ def test_solutions_under_vmap_and_compile() -> None:
     assert solution.gradient_kind.tolist() == [0, 0, 0]
     compiled = torch.compile(lambda a: 2.0 * layer(START, a), backend="eager")
     np.testing.assert_allclose(compiled(A0), 2.0 * y[0], atol=1e-12)
+
+
+@pytest.mark.slow
+def test_an_argmin_inside_of_an_argmin() -> None:
+    """Third derivatives of the inner function, since the outer Newton method needs the Hessian of the inner solution."""
+
+    def outer(y: Tensor, a: Tensor) -> Tensor:
+        return (dcl.argmin(cubic, START, y) - a).square().sum() + 0.1 * y.square().sum()
+
+    a = tensor([0.3, -0.2], True)
+    y = dcl.argmin(outer, START, a)
+    # with z the inner solution, y = z + 4 z^3 and 2 (z - a) / (1 + 12 z^2) + 0.2 y = 0
+    z = root(y.detach().numpy())
+    np.testing.assert_allclose(
+        2.0 * (z - a.detach().numpy()) / (1.0 + 12.0 * z**2) + 0.2 * (z + 4.0 * z**3), 0.0, atol=1e-12
+    )
+    # a(z) = z + 0.1 (1 + 12 z^2) (z + 4 z^3): dy/da = y'(z) / a'(z)
+    slope = 1.0 + 12.0 * z**2
+    in_a = slope / (1.0 + 0.1 * (24.0 * z * (z + 4.0 * z**3) + slope**2))
+    np.testing.assert_allclose(torch.autograd.grad(y[0], a, retain_graph=True)[0], [in_a[0], 0.0], atol=1e-11)
+    np.testing.assert_allclose(torch.autograd.grad(y[1], a)[0], [0.0, in_a[1]], atol=1e-11)

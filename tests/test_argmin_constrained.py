@@ -79,7 +79,7 @@ HOCK_SCHITTKOWSKI: dict[str, tuple[Any, Function, Function, list[float], float]]
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+@pytest.mark.parametrize("scale", [1.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1e-6, 1e6))])
 @pytest.mark.parametrize("name", HOCK_SCHITTKOWSKI)
 def test_published_optima(name: str, scale: float) -> None:
     f, h, g, start, value = HOCK_SCHITTKOWSKI[name]

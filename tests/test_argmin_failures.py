@@ -170,6 +170,7 @@ def test_saddles_are_left_downhill_and_reported_where_that_is_impossible() -> No
     raises(dcl.RunsOffError, lambda y: y.square().sum(), [1.0, 0.5], maximize=True)
 
 
+@pytest.mark.slow
 def test_infeasible_constraints() -> None:
     for settings in (
         {"inequality": lambda y: torch.stack([y[0] - 1.0, 2.0 - y[0]])},
@@ -198,6 +199,7 @@ def test_on_failure_and_mixed_batches() -> None:
         np.testing.assert_allclose(gradient, [-0.5, 0.0, -2.0, 0.0], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linear_solve", [None, "cg"])
 @pytest.mark.parametrize("how", ["nan", "last"])
 def test_a_failed_instance_does_not_spoil_shared_gradients(how: str, linear_solve: str | None) -> None:
@@ -371,6 +373,7 @@ def test_functions_that_fail_are_named() -> None:
         dcl.argmin(lambda y, net=norm: net(y.unsqueeze(0)).sum() + y.square().sum(), torch.ones(2).double())
 
 
+@pytest.mark.slow
 def test_points_without_multipliers_are_no_solutions() -> None:
     """At (1, 0) the gradients of the active constraints are opposite: nearby points look better and better, with huge z."""
     raises(

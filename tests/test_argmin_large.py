@@ -48,6 +48,7 @@ def test_a_long_chain(n: int) -> None:
     assert 1.0 <= float(solution.condition) < 100.0
 
 
+@pytest.mark.slow
 def test_transforms_and_second_derivatives() -> None:
     n = 6
     a, w = torch.linspace(-2.0, 3.0, n).double(), torch.tensor(0.5).double()
@@ -71,6 +72,7 @@ def test_transforms_and_second_derivatives() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_status_of_conjugate_gradients_is_read() -> None:
     """Eigenvalues from 1 to 1e14: CG stalls, and says so instead of returning its last iterate as the gradient."""
     scales = torch.logspace(0.0, 14.0, 200).double()

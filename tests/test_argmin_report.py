@@ -81,6 +81,7 @@ def test_equations_23_and_24_on_every_branch(branch: float, x0: float) -> None:
     assert close(jacobian(y, x)[0], slope)
 
 
+@pytest.mark.slow
 def test_one_minimum_and_a_branch_followed_along_a_path() -> None:
     layer = dcl.ArgminLayer(quartic, stationary="any")
     y = tensor(1.8, False)
@@ -295,6 +296,7 @@ def test_errata_of_equations_62_and_63() -> None:
     assert not close(-right_2, measured_2, 1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [2.0, 100.0])
 def test_errata_of_equations_78_to_80(t: float) -> None:
     scaled = 6.0 * A0  # far enough that the ball binds

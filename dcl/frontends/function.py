@@ -185,6 +185,7 @@ def plan(
     layout = Batching(batch or (), dtype, device)
 
     def merged(t: Tensor, mapped: bool) -> Tensor:
+        t = t.clone() if t.is_inference() else t
         t = t.to(torch.float64) if t.dtype.is_floating_point else t
         return t.reshape(layout.size, *t.shape[batch_dims:]) if mapped else t.unsqueeze(0)
 

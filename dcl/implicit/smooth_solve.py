@@ -10,6 +10,7 @@ the gradient), or conjugate gradients on Hessian-vector products (`dcl.implicit.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,7 +39,7 @@ from dcl.status import GradientKind, Status
 from dcl.transforms import is_recorded
 
 # Columns of the report that `smooth_solve` returns beside x and v.
-STATUS, SOLVER, ITERATIONS, PRIMAL, DUAL, GAP = range(6)
+STATUS, SOLVER, ITERATIONS, SECONDS, PRIMAL, DUAL, GAP = range(7)
 
 
 @dataclass(eq=False)
@@ -111,7 +112,7 @@ class SmoothCall:
 
 
 def smooth_solve(call: SmoothCall, mu: Barrier, start: Tensor, theta: Theta) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x (B, n), v (B, m), the value of D at the ties (B, m), the report (B, 6), from start (B, n); x, v differentiable in theta.
+    """x (B, n), v (B, m), the value of D at the ties (B, m), the report (B, 7), from start (B, n); x, v differentiable in theta.
 
     Raises NoMinimumError (which instance, what it found), DegenerateError as the settings in `call` say.
     """
@@ -127,6 +128,7 @@ class SmoothSolve(Function):
         theta = tuple(t.detach() for t in theta)
         program, outcome = call.program, call.outcome
         call.border.check_start(program, start, theta)
+        clock = time.perf_counter()
         if call.linear_solve == "cg":
             x, report, outcome.degeneracy = _large(call, theta, start.detach())
             v = x.new_zeros(x.shape[0], 0)
@@ -134,7 +136,8 @@ class SmoothSolve(Function):
         found = answer(program, theta, start.detach(), mu, call.solver, minimum=call.minimum)
         verdict, facts = found.verdict, found.verdict.facts
         outcome.found = found
-        columns = torch.stack([facts.status.to(start.dtype), found.solver.to(start.dtype), found.steps], -1)
+        seconds = torch.full_like(found.steps, (time.perf_counter() - clock) / start.shape[0])
+        columns = torch.stack([facts.status.to(start.dtype), found.solver.to(start.dtype), found.steps, seconds], -1)
         report = torch.cat([columns, facts.residuals], -1)
         if call.on_failure == "raise":
             raise_failures(call.border, facts, found.x, start, call.sign)
@@ -215,12 +218,14 @@ class SmoothSolve(Function):
 
 def _large(call: SmoothCall, theta: Theta, start: Tensor) -> tuple[Tensor, Tensor, Degeneracy]:
     """The answer without matrices: x, the report, and what conjugate gradients say about the Hessian."""
+    clock = time.perf_counter()
     found = answer_large(call.program, theta, start, call.solver, minimum=call.minimum)
     if call.on_failure == "raise":
         raise_failures(call.border, found.facts, found.x, start, call.sign)
     facts = found.facts
-    zero = torch.zeros_like(facts.step)
-    report = torch.stack([facts.status.to(start.dtype), zero, found.steps, zero, facts.step, zero], -1)
+    zero, seconds = torch.zeros_like(facts.step), (time.perf_counter() - clock) / start.shape[0]
+    columns = facts.status.to(start.dtype), zero, found.steps, torch.full_like(zero, seconds)
+    report = torch.cat([torch.stack(columns, -1), facts.residuals], -1)
     kind = torch.full_like(facts.status, int(GradientKind.EXACT))
     infinite, none = torch.full_like(zero, torch.inf), torch.full_like(facts.status, -1)
     return found.x, report, Degeneracy(kind, infinite, none, found.condition)

@@ -13,7 +13,7 @@ from dcl.border import check_finite, where
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends import function
 from dcl.implicit.projection import project
-from dcl.implicit.smooth_solve import DUAL, GAP, ITERATIONS, PRIMAL, SOLVER, STATUS, SmoothCall, smooth_solve
+from dcl.implicit.smooth_solve import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, SmoothCall, smooth_solve
 from dcl.implicit.stationary_failures import AbstractSmoothBorder
 from dcl.layers.engine import Settings, barrier
 from dcl.program import ConeProgram
@@ -47,7 +47,7 @@ class _Border(AbstractSmoothBorder):
             f, g, c, J = program.first(start, theta)
         except RuntimeError as error:
             raise InputError(
-                f"the objective or a constraint cannot be differentiated for a batch with torch.func.vmap: {error}",
+                f"the objective or a constraint cannot be differentiated with torch.func (for a batch, torch.func.vmap): {error}",
                 argument="objective",
             ) from error
         rows = dict(self.parts)
@@ -185,6 +185,9 @@ class ArgminLayer(nn.Module):
             InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, RunsOffError, FlatError,
             SaddleError, LocallyInfeasibleError where all failed instances are alike.  DegenerateError: as set.
         """
+        if torch.is_inference_mode_enabled():  # finding y takes derivatives in y
+            with torch.inference_mode(False), torch.no_grad():
+                return self._evaluate(y0, params, mu, return_solution)
         return self._evaluate(y0, params, mu, return_solution)
 
     @torch.compiler.disable(reason="ArgminLayer runs uncompiled")  # type: ignore[untyped-decorator]
@@ -255,7 +258,7 @@ class ArgminLayer(nn.Module):
             dual_residual=shaped(report[:, DUAL]),
             gap=shaped(report[:, GAP]),
             iterations=shaped(report[:, ITERATIONS]).to(torch.int64),
-            seconds=torch.zeros(plan.batch.shape, dtype=torch.float64),
+            seconds=shaped(report[:, SECONDS]),
             solver=shaped(report[:, SOLVER]).to(torch.int64),
             solvers=call.names,
             certificate=None,
