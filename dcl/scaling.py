@@ -50,7 +50,7 @@ class Units:
 
     def barrier(self, mu: Barrier) -> Barrier:
         """mu' for mu."""
-        return mu * self.c if isinstance(mu, Tensor) else mu
+        return mu.to(self.c.device) * self.c if isinstance(mu, Tensor) else mu
 
 
 def _power(size: Tensor) -> Tensor:

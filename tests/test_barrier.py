@@ -14,6 +14,7 @@ from oracles.central_path import DEGREES, KEYS
 from oracles.cones import Known, _draw, gradients, regular
 from oracles.regular import instance
 from scipy.optimize import brentq
+from simulated_device import SimulatedDevice, fetch, send
 
 import dcl
 
@@ -272,3 +273,21 @@ def test_residual_of_every_instance_of_a_batch(kind, mu):
             np.testing.assert_allclose((slack * multiplier)[there], mu, rtol=1e-5)
     alone = dcl.QPLayer(mu=mu)(**({"P": None} | data[3])).x
     torch.testing.assert_close(r.x[3], alone, rtol=0, atol=1e-9 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "key", ["z", "q", "s", pytest.param("ep", marks=pytest.mark.slow), pytest.param("p", marks=pytest.mark.slow)]
+)
+def test_the_path_on_another_device_is_that_of_the_cpu(key):
+    """The same kernels, so the same numbers; the simulated device refuses to mix with the CPU."""
+    cones, data, _ = central_path.program(key, 3)
+    layer, here = dcl.ConeLayer(cones, mu=1e-3), leaves_of(data)
+    x = layer(**here).x
+    known = torch.autograd.grad(x.sum(), list(here.values()))
+    with SimulatedDevice():
+        there = {name: send(t.detach(), True) for name, t in here.items()}
+        elsewhere = layer(**there).x
+        found = torch.autograd.grad(elsewhere.sum(), list(there.values()))
+        values = [fetch(t) for t in (elsewhere, *found)]
+    for a, b in zip(values, (x.detach(), *known), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * float(b.abs().max()))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import tensors
 from oracles.regular import instance
+from simulated_device import SimulatedDevice, send
 
 import dcl
 from dcl.__main__ import main
@@ -423,3 +424,17 @@ def test_command_without_matplotlib_or_with_an_unknown_picture(monkeypatch, tmp_
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["compare", "--plot", str(tmp_path / "a.png")]) == 2
     assert 'pip install "dcl[compare]"' in capsys.readouterr().err
+
+
+def test_on_another_device():
+    """Everything stays there or is fetched: a simulated device refuses to mix."""
+    with SimulatedDevice():
+        q, lb = send(number([-1.0, 2.0])), send(torch.zeros(2).double())
+        layer = dcl.QPLayer()
+        P = send(torch.eye(2).double())
+        found = dcl.compare_gradients(
+            layer, P, q, None, None, None, None, lb, mu=[1e-4], loss=lambda r: r.x.sum(), repeats=1
+        )
+        np.testing.assert_allclose(found.row("exact").gradient[4:6], [-1.0, 0.0], atol=1e-9)
+        assert found.row("exact").error <= 1e-8
+        assert dcl.diagnose(layer, P, q, None, None, None, None, lb)[0].healthy

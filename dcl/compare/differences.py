@@ -48,7 +48,9 @@ def differences(subject: Subject, loss: Loss, at: Tensor, entries: int, generato
     layer = with_engine(subject.layer, on_failure="nan")[0] if has_engine(subject.layer) else subject.layer
     cores = core_dimensions(subject.layer, subject.tensors)
     # an infinite bound has no slope
-    finite = torch.nonzero(torch.cat([torch.isfinite(t.detach()).reshape(-1) for t in subject.leaves])).squeeze(-1)
+    finite = torch.nonzero(torch.cat([torch.isfinite(t.detach()).reshape(-1).cpu() for t in subject.leaves])).squeeze(
+        -1
+    )
     chosen_at = torch.randperm(len(finite), generator=generator)[:entries].sort().values
     index = finite[chosen_at]
     values = torch.full((2, len(index)), torch.nan, dtype=torch.float64)
@@ -60,12 +62,12 @@ def differences(subject: Subject, loss: Loss, at: Tensor, entries: int, generato
             base = leaf.detach().reshape(-1)
             chosen = index[part] - start
             h = STEP * (1.0 + base[chosen].abs())
-            steps[part] = h
+            steps[part] = h.cpu()
             for side, sign in enumerate((1.0, -1.0)):
                 moved = base.repeat(len(part), 1)
                 moved[torch.arange(len(part)), chosen] += sign * h
                 points = moved.reshape(-1, *leaf.shape)
-                values[side, part] = _losses(layer, subject, loss, position, points, cores)
+                values[side, part] = _losses(layer, subject, loss, position, points, cores).cpu()
         start += leaf.numel()
     f = float(at)
     forward, backward = (values[0] - f) / steps, (f - values[1]) / steps

@@ -112,11 +112,11 @@ class _Diffcp(Function):
         x, y, s = (np.stack(column) for column in zip(*points, strict=True))
         ctx.order, ctx.inverse, ctx.quadratic = order, inverse, quadratic
         ctx.shapes = [t.shape for t in (P, q, A, b)]
-        return tuple(torch.from_numpy(np.ascontiguousarray(t)) for t in (x, y[:, inverse], s[:, inverse]))
+        return tuple(torch.from_numpy(np.ascontiguousarray(t)).to(q.device) for t in (x, y[:, inverse], s[:, inverse]))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        dx, dy, ds = (np.ascontiguousarray(g.numpy(), dtype=np.float64) for g in cotangents)
+        dx, dy, ds = (np.ascontiguousarray(g.cpu().numpy(), dtype=np.float64) for g in cotangents)
         columns: list[list[np.ndarray]] = [[], [], [], []]
         for i, adjoint in enumerate(ctx.adjoints):
             with warnings.catch_warnings():
@@ -125,7 +125,7 @@ class _Diffcp(Function):
             dP = np.full(ctx.shapes[0][1:], np.nan if ctx.quadratic else 0.0)
             for column, value in zip(columns, (dP, dc, dA.toarray()[ctx.inverse], db[ctx.inverse]), strict=True):
                 column.append(np.asarray(value))
-        found = [torch.from_numpy(np.stack(column)) for column in columns]
+        found = [torch.from_numpy(np.stack(column)).to(cotangents[0].device) for column in columns]
         return (
             None,
             None,

@@ -86,9 +86,9 @@ def compare_gradients(
         raise InputError("there is no tensor to differentiate")
     generator = torch.Generator().manual_seed(seed)
     (result, solution), _ = _timed(lambda: call(0.0), 1)
-    x = primal(result).detach()
+    x = primal(result).detach().cpu()
     weights = torch.randn(x.numel(), generator=generator, dtype=torch.float64) / max(x.numel(), 1) ** 0.5
-    measure: Loss = loss if loss is not None else lambda r: primal(r).to(torch.float64) @ weights
+    measure: Loss = loss if loss is not None else lambda r: primal(r).to(torch.float64) @ weights.to(primal(r).device)
     if measure(result).numel() != 1:
         raise InputError(f"loss must give one number, got shape {tuple(measure(result).shape)}", argument="loss")
 
@@ -189,7 +189,7 @@ class _Bench:
         found: dict[str, Any] = (
             {} if solution is None else {"residual": _residual(solution), "condition": float(solution.condition.max())}
         )
-        return self._row(method, mu, result, gradient.detach(), ahead * 1e3, back * 1e3, **found)
+        return self._row(method, mu, result, gradient.detach().cpu(), ahead * 1e3, back * 1e3, **found)
 
     def reference_row(self, ms: float) -> Row:
         """The row of the differences themselves."""
@@ -198,7 +198,7 @@ class _Bench:
     def _row(
         self, method: str, mu: float | None, result: Result, gradient: Tensor, ahead: float, back: float, **found: Any
     ) -> Row:
-        x, g = primal(result).detach(), gradient[self._at]
+        x, g = primal(result).detach().cpu(), gradient[self._at]
         there = torch.isfinite(g)
         if not bool(there.all()):
             found |= {"note": f"without the gradient in P: {int((~there).sum())} entries"}
