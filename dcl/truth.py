@@ -16,8 +16,8 @@ block whose other rows are large.  With a floor of 1 they are an answer's if mor
               t = FLOOR + |P||x| + |q| + |A|'|z|:  1e-7 for truss3 of SDPLIB, where digits of the data are missing
     value     |x|'|r_x| + |z|'|r_z|, which bounds the error of the value without cancellation, unlike the gap: 1e-8, relative
 
-the last two for other cones than orthants, whose degenerate programs (hinf* of SDPLIB: optimal values that are not attained)
-have points with small residuals, a small gap and values wrong by half.
+the last two for other cones than orthants, whose degenerate programs (optimal values that are not attained: hinf* and qap6
+of SDPLIB) have points with residuals of 4e-9, a gap of 1e-9, and a value that is off by 1e-5.
 
 A certificate is accepted if what should vanish is below CERTIFICATE_TOLERANCE of the terms that cancel in it, and if
 it excludes every point (every multiplier) of norm up to 1e6 times that of the data.  Along a coordinate nothing cancels:
