@@ -7,7 +7,6 @@ elsewhere.  FLOOR = 1e-5 stands for terms that are rounding themselves, in the u
     primal  |Ax + s - b|_i / (FLOOR + |A||x| + |s| + |b|)_i        dual  |Px + q + A'z|_j / (FLOOR + |P||x| + |q| + |A|'|z|)_j
     gap     |x'Px + q'x + b'z - mu nu| / (FLOOR + |x|'|P||x| + |q|'|x| + |b|'|z|)
 
-Certificates, of free length:   primal infeasible  z in K*, A'z = 0, b'z < 0       dual infeasible  Px = 0, -Ax in K, q'x < 0
 The strict residuals above cannot be had where the data themselves are inconsistent by their rounding, nor along rows of a
 block whose other rows are large.  With a floor of 1 they are an answer's if moreover the error of x is bounded,
 
@@ -19,6 +18,7 @@ block whose other rows are large.  With a floor of 1 they are an answer's if mor
 the last two for other cones than orthants, whose degenerate programs (optimal values that are not attained: hinf* and qap6
 of SDPLIB) have points with residuals of 4e-9, a gap of 1e-9, and a value that is off by 1e-5.
 
+Certificates, of free length:   primal infeasible  z in K*, A'z = 0, b'z < 0       dual infeasible  Px = 0, -Ax in K, q'x < 0
 A certificate is accepted if what should vanish is below CERTIFICATE_TOLERANCE of the terms that cancel in it, and if
 it excludes every point (every multiplier) of norm up to 1e6 times that of the data.  Along a coordinate nothing cancels:
 there the solver's rounding in the other entries is all that is left, so a certificate is also tried without its entries
