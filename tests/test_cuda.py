@@ -10,10 +10,12 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from known_layers import KNOWN
 from simulated_device import DEVICE, SimulatedDevice, fetch, send
 from test_layer_cvxpy import CANONICALIZE, FAMILIES, build, chain
 
 import dcl
+from dcl.factor.dense import _probe
 from dcl.pattern import SparsePattern
 
 HAS_CUDA = torch.cuda.is_available()
@@ -44,7 +46,7 @@ class Simulation:
     world = SimulatedDevice
 
 
-MU = [0.0]
+MU = [0.0, 0.1]
 PLACES = [pytest.param(Simulation, id="simulated"), pytest.param(Gpu, id="cuda", marks=GPU)]
 
 
@@ -96,6 +98,17 @@ def test_bounds_some_of_them_infinite(place):
     lb, ub = torch.full((5,), -0.1).double(), torch.full((2, 5), 0.4).double()
     lb[1], ub[0, 2] = -torch.inf, torch.inf
     agrees(place, lambda P, q, lb, ub: layer(P, q, lb=lb, ub=ub), [data[0], data[1], lb, ub])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_mu_is_a_tensor_there_or_here(place):
+    data, mu = qp_data(3), torch.tensor([0.3, 0.1, 0.02]).double()
+    expected = dcl.QPLayer(mu=mu)(*data).x
+    with place.world():
+        there = [place.send(t) for t in data]
+        from_here, from_there = dcl.QPLayer(mu=mu)(*there).x, dcl.QPLayer()(*there, mu=place.send(mu)).x
+    for x in (from_here, from_there):
+        torch.testing.assert_close(place.fetch(x), expected, rtol=place.rtol, atol=place.rtol)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -261,6 +274,23 @@ def test_second_derivatives(place):
         found = second([place.send(t, True) for t in data], [place.send(w) for w in weights(data)])
     for t, known in zip(found, expected, strict=True):
         torch.testing.assert_close(place.fetch(t), known, rtol=10 * place.rtol, atol=10 * place.rtol)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.05])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ["QPLayer", "ConeLayer"])
+def test_another_default_device(name, place, mu):
+    # as after torch.set_default_device("cuda"), with data that are on the CPU all the same
+    known = KNOWN[name]
+    leaves = known.leaves(0, 3)
+    expected = known.make(mu=mu)(*leaves)[0]
+    gradient = torch.autograd.grad(expected.sum(), leaves[known.point])
+    _probe.cache_clear()
+    with place.world(), place.device:
+        x = known.make(mu=mu)(*leaves)[0]
+        found = torch.autograd.grad(x.sum(), leaves[known.point])
+    assert torch.equal(x, expected)
+    assert torch.equal(found[0], gradient[0])
 
 
 def test_all_but_the_solver_runs_there():
