@@ -336,6 +336,22 @@ def test_the_layer_is_left_as_it_was():
         layer(data["P"], data["q"].requires_grad_(), lb=data["lb"])
 
 
+def test_a_layer_with_a_barrier_of_its_own():
+    """Settings of the layer do not leak into the rows: mu = 0 is exact, and a barrier row is x(mu), not straight-through."""
+    data = {"P": torch.eye(2).double(), "q": number([-1.0, 0.5]), "lb": torch.zeros(2).double()}
+    plain, other = (
+        compare_qp(data, layer=layer, mu=[1e-2], engines=[], repeats=1)
+        for layer in (dcl.QPLayer(), dcl.QPLayer(mu=1e-3, straight_through=True))
+    )
+    for a, b in zip(plain, other, strict=True):
+        assert (a.gap, a.error, a.norm) == (b.gap, b.error, b.norm)
+    assert plain.row("barrier").gap > 1e-3
+    assert (
+        dcl.diagnose(dcl.QPLayer(mu=1e-3, straight_through=True), *(data.get(n) for n in ORDER), mu=0.0)[0].value
+        == -0.5
+    )
+
+
 @pytest.mark.slow
 def test_table_frame_csv_and_figure(tmp_path):
     found = compare_qp(tensors(instance("qp", 4, 2).data), mu=[1e-2, 1e-4], engines=[], repeats=1)

@@ -212,3 +212,19 @@ def test_advised_mu_moves_x_by_about_a_hundredth():
         x = dcl.QPLayer()(P, q, lb=lb, mu=mu).x
         assert 2e-3 < x[0].item() < 5e-2
         np.testing.assert_allclose(x[0].item(), np.sqrt(mu / scale), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_large_programs_by_the_condition_of_the_kkt_matrix():
+    """1,600 variables: x = max(t, 0) with one row given twice; beyond the size at which dense decompositions are made."""
+    n = 1600
+    x, t = cp.Variable(n), cp.Parameter(n)
+    once = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0]), [t], [x])
+    twice = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0, x[0] >= 0]), [t], [x])
+    value = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], n) * 0.5)
+    value[0] = -1.0
+    point, doubled = (dcl.diagnose(layer, value)[0] for layer in (once, twice))
+    assert (point.unique_x, point.unique_z, point.licq) == (True, True, True)
+    assert point.rows - n == int((value < 0.0).sum())  # and n rows of t = x - target
+    assert (doubled.unique_x, doubled.unique_z, doubled.licq) == (None, None, None)
+    assert "unique          x not decided, multipliers not decided" in str(doubled)

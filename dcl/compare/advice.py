@@ -37,8 +37,9 @@ def advise(point: PointDiagnosis, mu: float) -> str:
             many = len(point.weakly_active) > 1
             return f"{names} {'are' if many else 'is'} weakly active: the derivative is one-sided; {smooth}"
         case GradientKind.RANK_DEFICIENT:
+            dependent = "some" if point.rank is None else f"{point.rows - point.rank} of {point.rows}"
             return (
-                f"{point.rows - point.rank} of {point.rows} active rows depend on the others, so multipliers are not unique: "
+                f"{dependent} active rows depend on the others, so multipliers are not unique: "
                 "drop what is redundant if multipliers are used; x has one derivative as long as such rows move together"
             )
         case GradientKind.NONUNIQUE:

@@ -72,7 +72,7 @@ Found = tuple[Solution, AbstractBorder, ConeProgram]
 
 
 def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | None) -> Found:
-    twin, spy = with_engine(layer, on_failure="last", on_degenerate="ignore")
+    twin, spy = with_engine(layer, on_failure="last", on_degenerate="ignore", straight_through=False)
     with torch.no_grad():
         _, solution = twin(*tensors, mu=mu, return_solution=True)
     if spy.border is None or spy.program is None:
@@ -131,7 +131,7 @@ def _points(solution: Solution, border: AbstractBorder, given: ConeProgram) -> l
         weak = torch.nonzero(ties[i]).squeeze(-1).tolist() if good else []
         row = int(weakest[i])
         one = program.rows(torch.tensor([i], device=v.device)).expanded(1)
-        unique = uniqueness(one, kkt.D, i, strong[i], ties[i], solution.requested) if good else None
+        unique = uniqueness(one, kkt, i, strong[i], ties[i], solution.requested) if good else None
         point = PointDiagnosis(
             index=border.index(i),
             status=Status(int(flat["status"][i])),

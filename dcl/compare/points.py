@@ -19,7 +19,7 @@ class PointDiagnosis:
     active, weakly_active, conflict: names of the caller's constraints (conflict: of an infeasible instance).
     margin, weakest: the strict-complementarity margin in the units of `dcl.scaling`, and the constraint that has it.
     rows, rank: number of active and weakly active rows, and their rank (LICQ: equal).  condition: of the KKT matrix.
-    unique_x, unique_z: None where it is not decided.  gradient_kind.  advice: what to do, in a sentence.
+    rank, unique_x, unique_z: None where it is not decided.  gradient_kind.  advice: what to do, in a sentence.
     """
 
     index: tuple[int, ...]
@@ -34,7 +34,7 @@ class PointDiagnosis:
     margin: float
     weakest: str | None
     rows: int
-    rank: int
+    rank: int | None
     condition: float
     unique_x: bool | None
     unique_z: bool | None
@@ -42,9 +42,9 @@ class PointDiagnosis:
     advice: str
 
     @property
-    def licq(self) -> bool:
-        """Are the gradients of the active rows linearly independent?"""
-        return self.rows == self.rank
+    def licq(self) -> bool | None:
+        """Are the gradients of the active rows linearly independent? None where it is not decided."""
+        return None if self.rank is None else self.rows == self.rank
 
     @property
     def healthy(self) -> bool:
@@ -73,8 +73,11 @@ class PointDiagnosis:
                 line("weakly active", listed(self.weakly_active))
             if self.weakest is not None:
                 line("margin", f"{self.margin:.1e}, {self.weakest}")
-            licq = "independent" if self.licq else "dependent"
-            line("LICQ", f"{self.rank} of {self.rows} active rows {licq}")
+            line(
+                "LICQ",
+                f"{_yes(self.licq)}"
+                + (f": {self.rows} active rows of rank {self.rank}" if self.rank is not None else ""),
+            )
             line("condition", f"{self.condition:.1e}")
             line("unique", f"x {_yes(self.unique_x)}, multipliers {_yes(self.unique_z)}")
         line("advice", self.advice)

@@ -83,7 +83,7 @@ def has_engine(layer: object) -> bool:
 
 
 def with_engine(
-    layer: Layer, other: Callable[[ConeProgram], Answer] | None = None, **settings: str
+    layer: Layer, other: Callable[[ConeProgram], Answer] | None = None, **settings: str | bool
 ) -> tuple[Layer, Spy]:
     """A copy of a layer that has an engine, with these settings over its own, and the engine that it now has."""
     twin: Any = copy.copy(layer)
@@ -160,5 +160,5 @@ def subject(layer: Layer, tensors: Sequence[Tensor | None]) -> Subject:
         for i, t in enumerate(tensors)
     ]
     if has_engine(layer):
-        layer, _ = with_engine(layer, on_failure="raise", on_degenerate="ignore")
+        layer, _ = with_engine(layer, on_failure="raise", on_degenerate="ignore", straight_through=False)
     return Subject(layer, tuple(leaves), wanted)

@@ -20,35 +20,38 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from torch import Tensor
 
-from dcl.cones.base import AbstractDerivative
-from dcl.degeneracy import Requested
+from dcl.degeneracy import CONDITION_LIMIT, Requested
 from dcl.factor import RANK_TOLERANCE
+from dcl.kkt import KKT
 from dcl.program import ConeProgram
 
 Array = NDArray[np.float64]
-# Beyond this size the dense decompositions take longer than the answer is worth.
+# Beyond this size dense decompositions take longer than the answer is worth: a KKT matrix that is well-conditioned, without
+# ties, says that all is regular; nothing else is decided.
 _LARGEST = 1500
 _MOVES = 1e-7
 
 
 @dataclass(frozen=True)
 class Uniqueness:
-    """rows and rank of the active gradients; x, z: unique, None where it is not decided."""
+    """Rows and rank of the active gradients; x, z: unique; None where it is not decided."""
 
     rows: int
-    rank: int
+    rank: int | None
     x: bool | None
     z: bool | None
 
 
 def uniqueness(
-    program: ConeProgram, D: AbstractDerivative, i: int, strong: Tensor, ties: Tensor, requested: Requested | None
+    program: ConeProgram, kkt: KKT, i: int, strong: Tensor, ties: Tensor, requested: Requested | None
 ) -> Uniqueness:
     """For instance i, which is `program` alone; strong, ties (m,): strictly and weakly active rows in the coordinates of Q."""
-    structure = program.structure
-    A = structure.A.dense(program.A)[0]
+    structure, D = program.structure, kkt.D
     if structure.n > _LARGEST or structure.m > _LARGEST:
-        return Uniqueness(int((strong | ties).sum()), -1, None, None)
+        count = int((strong | ties).sum())
+        regular = not bool(ties.any()) and float(kkt.conditioning.condition[i]) <= CONDITION_LIMIT
+        return Uniqueness(count, count, True, True) if regular else Uniqueness(count, None, None, None)
+    A = structure.A.dense(program.A)[0]
     d = D.d[i].cpu().numpy()
     if not D.diagonal:
         columns = A.mT.unsqueeze(1).expand(-1, D.d.shape[0], -1)
