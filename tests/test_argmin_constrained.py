@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -159,3 +160,47 @@ def test_a_nonconvex_program_against_differences_of_scipy() -> None:
     step = 1e-3
     columns = [(scipy_argmin(a0 + step * e) - scipy_argmin(a0 - step * e)) / (2.0 * step) for e in np.eye(4)]
     np.testing.assert_allclose(rows, np.stack(columns, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.02])
+def test_warm_starts_take_a_step_or_two_and_change_nothing(mu: float) -> None:
+    f, h, g, start, _ = HOCK_SCHITTKOWSKI["71"]
+    layer = dcl.ArgminLayer(
+        lambda y, b: f(y) + b * y[1], equality=lambda y, b: h(y), inequality=lambda y, b: g(y) - b, mu=mu
+    )
+    y0, b = torch.tensor(start).double(), torch.tensor(0.0).double()
+    _, last = layer(y0, b, return_solution=True)
+    for step in range(1, 6):
+        moved = b + 0.002 * step
+        cold, by_search = layer(y0, moved, return_solution=True)
+        warm, last = layer(y0, moved, warm_start=last, return_solution=True)
+        np.testing.assert_allclose(warm, cold, atol=1e-11)
+        np.testing.assert_allclose(last.z, by_search.z, atol=1e-9)
+        assert last.solvers[last.solver] == "warm start"
+        assert last.iterations <= 5 < by_search.iterations
+    # one that is of no use is not taken
+    far, solution = layer(y0, b + 8.0, warm_start=last, return_solution=True)
+    np.testing.assert_allclose(far, layer(y0, b + 8.0), atol=1e-9)
+    assert solution.ok
+    other = dcl.ArgminLayer(lambda y: y.square().sum()).solve(y0[:2])
+    with pytest.raises(dcl.InputError, match="warm_start has x"):
+        layer(y0, b, warm_start=other)
+
+
+def test_the_ball_of_cvxpy_has_the_same_barrier() -> None:
+    """cp.SOC(1, x) has the barrier -log(1 - |x|^2): eq. 61 of the report for f_1 = |x|^2 - 1, at any mu."""
+    x, a = cp.Variable(2), cp.Parameter(2)
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - a)), [cp.SOC(1.0, x)]), [a], [x], mu=0.3)
+    theirs_in, ours_in = (torch.tensor([2.0, -1.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
+    (theirs,) = layer(theirs_in)
+    ours = dcl.argmin(
+        lambda y, a: 0.5 * (y - a).square().sum(), torch.zeros(2).double(), ours_in,
+        inequality=lambda y, a: y.square().sum() - 1.0, mu=0.3,
+    )  # fmt: skip
+    np.testing.assert_allclose(ours.detach(), theirs.detach(), atol=1e-9)
+    for k in range(2):
+        one, other = (
+            torch.autograd.grad(ours[k], ours_in, retain_graph=True)[0],
+            torch.autograd.grad(theirs[k], theirs_in, retain_graph=True)[0],
+        )
+        np.testing.assert_allclose(one, other, atol=1e-9)

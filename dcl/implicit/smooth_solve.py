@@ -59,6 +59,7 @@ class SmoothCall:
     """One call of a layer: what `smooth_solve` needs besides tensors.
 
     record: will there be a derivative?  explain: is the kind of the derivative asked for all the same?
+    warm: see `dcl.smooth.answer`.
     """
 
     program: SmoothProgram
@@ -72,6 +73,7 @@ class SmoothCall:
     sign: float
     record: bool
     explain: bool = False
+    warm: Tensor | None = None
     outcome: SmoothOutcome = field(default_factory=SmoothOutcome)
 
     @property
@@ -80,12 +82,13 @@ class SmoothCall:
         if self.linear_solve == "cg":
             return (method(self.solver, minimum=self.minimum),)
         structure = self.program.structure
-        return methods(self.solver, structure.n, structure.m, minimum=self.minimum)
+        return methods(self.solver, structure.n, structure.m, minimum=self.minimum, warm=self.warm is not None)
 
     def mapped(self, V: int, theta: Theta) -> SmoothCall:
         """The same call for V times as many instances, a new batch dimension in front."""
         border = replace(self.border, batch_shape=(V, *self.border.batch_shape))
-        return replace(self, border=border, record=is_recorded(theta), outcome=SmoothOutcome())
+        warm = None if self.warm is None else self.warm.repeat(V, 1)
+        return replace(self, border=border, record=is_recorded(theta), warm=warm, outcome=SmoothOutcome())
 
     def inverse(
         self, mu: Barrier, x: Tensor, v: Tensor, at_kink: Tensor, theta: Theta, r1: Tensor, r2: Tensor, *, adjoint: bool
@@ -133,7 +136,7 @@ class SmoothSolve(Function):
             x, report, outcome.degeneracy = _large(call, theta, start.detach())
             v = x.new_zeros(x.shape[0], 0)
             return x, v, v.clone(), report
-        found = answer(program, theta, start.detach(), mu, call.solver, minimum=call.minimum)
+        found = answer(program, theta, start.detach(), mu, call.solver, minimum=call.minimum, warm=call.warm)
         verdict, facts = found.verdict, found.verdict.facts
         outcome.found = found
         seconds = torch.full_like(found.steps, (time.perf_counter() - clock) / start.shape[0])

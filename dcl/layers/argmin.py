@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import SCIPY
 from dcl.solution import Solution
 from dcl.status import Status
-from dcl.transforms import check_order, is_recorded
+from dcl.transforms import check_order, is_readable, is_recorded
 
 HESSIANS = ("exact", "diagonal")
 LINEAR_SOLVES = (None, "cg")
@@ -169,7 +170,14 @@ class ArgminLayer(nn.Module):
         given = {"objective": self.objective, "equality": self.equality, "inequality": self.inequality}
         return [function.part(name, one) for name, one in given.items() if one is not None or name == "objective"]
 
-    def forward(self, y0: Any, *params: Any, mu: float | Tensor | None = None, return_solution: bool = False) -> Any:
+    def forward(
+        self,
+        y0: Any,
+        *params: Any,
+        mu: float | Tensor | None = None,
+        warm_start: Solution | None = None,
+        return_solution: bool = False,
+    ) -> Any:
         """The argmin for these parameters, in the structure and the shapes of y0.
 
         y0: where the search starts, a tensor (*batch, *any shape) or a dict, tuple or list of them.  params: tensors or nested
@@ -178,6 +186,8 @@ class ArgminLayer(nn.Module):
 
         Args:
             mu: barrier parameter for this call.
+            warm_start: a `Solution` of this layer for parameters nearby: Newton's method starts at its point and multipliers, and
+                the search from y0 is left out where that ends at a solution.  Not for linear_solve="cg", where y0 does it.
             return_solution: return `(y, Solution)`.  Its x is y flattened; z has the multipliers of the equalities, then
                 of the inequalities; `program` is the quadratic program that agrees with this one at the solution.
 
@@ -187,11 +197,18 @@ class ArgminLayer(nn.Module):
         """
         if torch.is_inference_mode_enabled():  # finding y takes derivatives in y
             with torch.inference_mode(False), torch.no_grad():
-                return self._evaluate(y0, params, mu, return_solution)
-        return self._evaluate(y0, params, mu, return_solution)
+                return self._evaluate(y0, params, mu, warm_start, return_solution)
+        return self._evaluate(y0, params, mu, warm_start, return_solution)
 
     @torch.compiler.disable(reason="ArgminLayer runs uncompiled")  # type: ignore[untyped-decorator]
-    def _evaluate(self, y0: Any, params: tuple[Any, ...], mu: float | Tensor | None, return_solution: bool) -> Any:
+    def _evaluate(
+        self,
+        y0: Any,
+        params: tuple[Any, ...],
+        mu: float | Tensor | None,
+        warm_start: Solution | None,
+        return_solution: bool,
+    ) -> Any:
         settings = self._settings
         plan = function.plan(self._parts(), self._sign, y0, params, self._in_dims, self._batch_dims)
         chosen = barrier(settings.mu if mu is None else mu, plan.batch.shape)
@@ -213,6 +230,7 @@ class ArgminLayer(nn.Module):
             sign=self._sign,
             record=is_recorded(plan.theta),
             explain=return_solution,
+            warm=None if warm_start is None or self._linear_solve == "cg" else _warm(warm_start, plan),
         )
         x, v, at_kink, report = smooth_solve(call, chosen, plan.start, plan.theta)
         self._has_warned = self._has_warned or call.outcome.has_warned
@@ -299,6 +317,23 @@ def _known(solver: object) -> Any:
     if not isinstance(solver, str) or solver.lower() not in names:
         raise OptionError(f"solver is {solver!r}; valid: None, a function, {', '.join(names)}", argument="solver")
     return solver.lower()
+
+
+def _warm(solution: object, plan: function.Plan) -> Tensor | None:
+    """x, z and s of a solution side by side, (B, n + 2 m); None where torch.func.vmap maps it."""
+    if not isinstance(solution, Solution):
+        raise InputError(f"warm_start must be a dcl.Solution, got {type(solution).__name__}", argument="warm_start")
+    structure = plan.program.structure
+    given = (solution.x, solution.z, solution.s)
+    parts = [t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]).to(plan.start) for t in given]
+    shapes = [tuple(t.shape) for t in parts]
+    if shapes != [(plan.batch.size, size) for size in (structure.n, structure.m, structure.m)]:
+        raise InputError(
+            f"warm_start has x {shapes[0]} and z {shapes[1]}; this call needs ({plan.batch.size}, {structure.n}) and "
+            f"({plan.batch.size}, {structure.m})",
+            argument="warm_start",
+        )
+    return torch.cat(parts, -1) if all(is_readable(t) for t in parts) else None
 
 
 def _of_one_instance(solver: Callable[..., Any], plan: function.Plan) -> Callable[..., Tensor]:

@@ -1,8 +1,11 @@
 """From a start to a checked answer: get near, finish with Newton's method on F, judge; leave a saddle downhill; try again.
 
-minimum    interior-point Newton (`dcl.smooth.newton`), or SciPy, or the caller's own point
-any        Newton on F from the start: the branch of stationary points that the start is on
-finish     F at the asked mu, to rounding: at mu = 0 this settles the active set
+    warm       the caller's last solution, finished at once where it is near enough
+    minimum    interior-point Newton (`dcl.smooth.newton`), or SciPy, or the caller's own point
+    any        Newton on F from the start: the branch of stationary points that the start is on
+    finish     F at the asked mu, to rounding: at mu = 0 this settles the active set
+
+What is not solved then goes to the next method; a saddle is left along its direction of negative curvature.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ _FINISH = 30
 _REACH = 0.3
 _ANY = 200
 _ESCAPES = 3
+WARM = "warm start"
 # Above this many variables a start by L-BFGS costs less than Newton's matrices far from the solution.
 DENSE_LIMIT = 500
 # Up to this many variables SciPy's SLSQP is asked where the first method failed.
@@ -44,8 +48,20 @@ class Found:
     solver: Tensor
 
 
-def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, solver: Solver, *, minimum: bool) -> Found:
-    """The best point found from start (B, n) for every instance. solver: "newton", a SciPy name, a callable, None: by size."""
+def answer(
+    program: SmoothProgram,
+    theta: Theta,
+    start: Tensor,
+    mu: Barrier,
+    solver: Solver,
+    *,
+    minimum: bool,
+    warm: Tensor | None = None,
+) -> Found:
+    """The best point found from start (B, n) for every instance.
+
+    solver: "newton", a SciPy name, a callable, None: by size.  warm (B, n + 2 m): x, z and s of a program nearby.
+    """
     _, units = scaled(program.local(start, _center(program, start), 0.0, theta))
     own, own_theta = program.in_units(theta, units.c, units.E)
     own_mu = units.barrier(mu)
@@ -55,6 +71,11 @@ def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, sol
 
     def near(name: str, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         part, none = rows(own_theta, index), torch.zeros_like(x[:, 0])
+        if name == WARM and warm is not None:
+            n, m = program.structure.n, program.structure.m
+            x, z, s = torch.split(warm[index], [n, m, m], -1)
+            E, c = (t if t.shape[0] == 1 else t[index] for t in (units.E, units.c))
+            return x, z * (c / E) - s * E, none
         if callable(solver) and name == "yours":
             x = user_start(solver, rows(theta, index), x)
         elif name in SCIPY:
@@ -78,37 +99,41 @@ def answer(program: SmoothProgram, theta: Theta, start: Tensor, mu: Barrier, sol
         E, c = (t if t.shape[0] == 1 else t[index] for t in (units.E, units.c))
         return x, z * (E / c) - (z - v) / E, steps + more
 
-    names = methods(solver, start.shape[1], program.structure.m, minimum=minimum)
+    names = methods(solver, start.shape[1], program.structure.m, minimum=minimum, warm=warm is not None)
     everything = torch.arange(start.shape[0], device=start.device)
     x, v, steps = settled(names[0], start, everything)
     verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
     used = torch.zeros_like(everything)
-    for _ in range(_ESCAPES):
-        saddle = torch.nonzero(verdict.facts.status == Status.SADDLE).squeeze(-1)
-        if not saddle.numel() or not isinstance(names[0], str) or names[0] == "yours":
-            break
-        away = _downhill(program, rows(theta, saddle), x[saddle], v[saddle], verdict.direction[saddle])
-        before = x[saddle]
-        x, v, steps, used = _replace(settled("newton", away, saddle), saddle, x, v, steps, used, 0)
-        verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
-        if bool((magnitude(x[saddle] - before) <= 1e-6 * (1.0 + magnitude(before))).all()):
-            break
     for k, name in enumerate(names[1:], 1):
         bad = torch.nonzero(verdict.facts.status != Status.OPTIMAL).squeeze(-1)
         if not bad.numel():
             break
         found = settled(name, start[bad], bad)
         fresh = judge(program, rows(theta, bad), found[0], found[1], _rows(mu, bad), start[bad], minimum=minimum)
-        better = torch.nonzero(fresh.facts.status == Status.OPTIMAL).squeeze(-1)
+        # what a warm start leaves is no verdict on the program
+        better = torch.nonzero((fresh.facts.status == Status.OPTIMAL) | (names[k - 1] == WARM)).squeeze(-1)
         if better.numel():
             part = tuple(t[better] for t in found)
             x, v, steps, used = _replace(part, bad[better], x, v, steps, used, k)
             verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
+    newton = names.index("newton") if "newton" in names else 0
+    for _ in range(_ESCAPES):
+        saddle = torch.nonzero(verdict.facts.status == Status.SADDLE).squeeze(-1)
+        if not saddle.numel() or "yours" in names:
+            break
+        away = _downhill(program, rows(theta, saddle), x[saddle], v[saddle], verdict.direction[saddle])
+        before = x[saddle]
+        x, v, steps, used = _replace(settled("newton", away, saddle), saddle, x, v, steps, used, newton)
+        verdict = judge(program, theta, x, v, mu, start, minimum=minimum)
+        if bool((magnitude(x[saddle] - before) <= 1e-6 * (1.0 + magnitude(before))).all()):
+            break
     return Found(x, v, verdict, steps, used)
 
 
-def methods(solver: Solver, n: int, m: int, *, minimum: bool) -> tuple[str, ...]:
+def methods(solver: Solver, n: int, m: int, *, minimum: bool, warm: bool = False) -> tuple[str, ...]:
     """Names of the methods to try, in order, for n variables and m constraints."""
+    if warm:
+        return (WARM, *methods(solver, n, m, minimum=minimum))
     if callable(solver):
         return ("yours",)
     if solver is not None:
