@@ -235,6 +235,20 @@ def test_a_module_is_differentiated_in_its_parameters() -> None:
     assert module.weight.dtype == torch.float32
 
 
+def test_functional_call_reaches_the_parameters_of_the_module() -> None:
+    layer = dcl.ArgminLayer(Quadratic().double())
+
+    def of(weight: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"objective.weight": weight}, (START, A0))
+
+    W, r = layer.objective.weight.detach(), A0 + tensor([1.0, -1.0])
+    inverse = torch.linalg.inv(W)
+    y = inverse @ r
+    known = -0.5 * (torch.einsum("ij,k->ijk", inverse, y) + torch.einsum("ik,j->ijk", inverse, y))
+    np.testing.assert_allclose(jacrev(of)(W), known, atol=1e-12)
+    np.testing.assert_allclose(vmap(of)(torch.stack([W, 2.0 * W])), torch.stack([y, 0.5 * y]), atol=1e-12)
+
+
 def test_copies_and_pickles() -> None:
     for layer in (
         copy.deepcopy(dcl.ArgminLayer(Quadratic())),

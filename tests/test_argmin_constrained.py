@@ -162,6 +162,16 @@ def test_a_nonconvex_program_against_differences_of_scipy() -> None:
     np.testing.assert_allclose(rows, np.stack(columns, -1), atol=1e-4)
 
 
+@pytest.mark.parametrize(("start", "any_", "minimum"), [(0.1, 0.0, 2.0), (-0.8, -1.0, -1.0), (1.9, 2.0, 2.0)])
+def test_any_stationary_point_between_bounds(start: float, any_: float, minimum: float) -> None:
+    for stationary, known in (("any", any_), ("minimum", minimum)):
+        y = dcl.argmin(
+            lambda y: -(y**2), torch.tensor(start).double(), inequality=lambda y: torch.stack([-1.0 - y, y - 2.0]),
+            stationary=stationary,
+        )  # fmt: skip
+        np.testing.assert_allclose(y, known, atol=1e-12)
+
+
 @pytest.mark.parametrize("mu", [0.0, 0.02])
 def test_warm_starts_take_a_step_or_two_and_change_nothing(mu: float) -> None:
     f, h, g, start, _ = HOCK_SCHITTKOWSKI["71"]

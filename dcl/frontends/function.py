@@ -277,7 +277,7 @@ def _try(
     if start.shape[0] == 0:
         raise InputError("y0 has a batch of size zero", argument="y0")
     for one in parts:
-        check_layers(one.name, one.function)
+        check_layers(one.name, one.function, one.own.values())
     record = torch.is_grad_enabled()
     x_plain = first_instance(start)[0]
     plain = [first_instance(t)[0] for t in theta]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -94,8 +94,12 @@ def _dot(name: str, key: str) -> str:
     return ".".join(part for part in (name, key) if part)
 
 
-def check_layers(argument: str, function: Callable[..., Any]) -> None:
-    """Raise InputError for a dropout layer in training mode, and for a tensor of an outer transform, within reach."""
+def check_layers(argument: str, function: Callable[..., Any], passed: Iterable[Tensor]) -> None:
+    """Raise InputError for a dropout layer in training mode, and for a tensor of an outer transform, within reach.
+
+    passed: the tensors that are no secret, such as the parameters of a module that is the function.
+    """
+    known = {id(t) for t in passed}
     for name, thing in reached(function):
         modules = thing.named_modules() if isinstance(thing, nn.Module) else ()
         for key, module in modules:
@@ -105,7 +109,7 @@ def check_layers(argument: str, function: Callable[..., Any]) -> None:
                     "be another one at every evaluation; call .eval() on it",
                     argument=argument,
                 )
-        if isinstance(thing, Tensor) and _functorch.is_functorch_wrapped_tensor(thing):
+        if isinstance(thing, Tensor) and id(thing) not in known and _functorch.is_functorch_wrapped_tensor(thing):
             raise _lost(argument, f"the tensor {name!r}")
 
 
