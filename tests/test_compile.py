@@ -102,6 +102,18 @@ def test_cvxpy_layer_in_a_whole_graph() -> None:
     close(compiled(single, r.detach().to(torch.float32)), ball(2.0 * single, r.detach().to(torch.float32)), 1e-6)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_matrices_come_out_as_torch_lays_them_out(backend: str) -> None:
+    """CVXPY is column-major: what the operator returns and its gradients must have the strides that were promised."""
+    X, C = cp.Variable((2, 3)), cp.Parameter((2, 3))
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(X - C)), [X >= -1, X <= 1]), [C], [X])
+    c = torch.randn(4, 3, 2, **F64).mT.requires_grad_()
+    compiled = torch.compile(lambda c: torch.sin(layer(2.0 * c)[0]), fullgraph=True, backend=backend)
+    known = torch.sin((2.0 * c).clamp(-1.0, 1.0))
+    close(compiled(c), known)
+    close(gradients(compiled(c), [c]), gradients(known, [c]))
+
+
 def test_cone_layer_in_a_whole_graph() -> None:
     layer = dcl.ConeLayer({"q": [4]})
     A = torch.cat([torch.zeros(1, 3, **F64), -torch.eye(3, **F64)])

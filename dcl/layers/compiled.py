@@ -54,14 +54,18 @@ def _split(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None)
     return _layers[int(handle)], arguments, mu if given is None else given
 
 
+def _fresh(t: Tensor) -> Tensor:
+    """The results of an operator share no memory with each other or with its arguments, and have the strides of the fakes."""
+    return t.detach().clone(memory_format=torch.contiguous_format)
+
+
 @torch.library.custom_op("dcl::layer", mutates_args=())
 def layer_op(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None, record: bool) -> list[Tensor]:
     """The outputs, and what is `Known` of the solution."""
     # torch hands over tensors that still say that they require a gradient
     layer, arguments, mu = _split(handle, names, [t.detach() for t in tensors], mu)
     outputs, known = layer._with_known(arguments, mu, record, None)
-    # the results of an operator share no memory with each other or with its arguments
-    return [t.detach().clone() for t in (*outputs, *known)]
+    return [_fresh(t) for t in (*outputs, *known)]
 
 
 @layer_op.register_fake
@@ -95,7 +99,7 @@ def layer_backward_op(
 
     # below the operator autograd is off; the transforms of torch.func are not
     pull = torch.func.vjp(outputs, *(tensors[i] for i in wanted))[1]
-    return [g.clone() for g in pull(tuple(grads))]
+    return [_fresh(g) for g in pull(tuple(grads))]
 
 
 @layer_backward_op.register_fake
