@@ -153,6 +153,14 @@ def test_no_minimum(objective: Any, error: type[Exception]) -> None:
     assert "Newton step" in str(found)
 
 
+def test_a_minimum_beside_the_end_of_a_domain() -> None:
+    """Where y is 1e-12 the Hessian is 1e12, and a step of 1e-8 would leave the domain of the log."""
+    s = torch.tensor(1e-12, dtype=torch.float64, requires_grad=True)
+    y = dcl.argmin(lambda y, s: y - s * torch.log(y), torch.tensor(1e-3).double(), s)
+    np.testing.assert_allclose(y.item(), 1e-12, rtol=1e-12)
+    np.testing.assert_allclose(torch.autograd.grad(y, s)[0], 1.0, rtol=1e-9)
+
+
 def test_saddles_are_left_downhill_and_reported_where_that_is_impossible() -> None:
     def monkey(y: Tensor) -> Tensor:  # a saddle at zero, minima at y_1 = +-1
         return (y[0] ** 2 - 1.0) ** 2 + y[1] ** 2
@@ -344,6 +352,7 @@ def test_bad_objectives_and_starts(objective: Any, y0: Any, match: str) -> None:
         ({"in_dims": (0,)}, "in_dims"),
         ({"batch_dims": 0, "in_dims": (0, None)}, "batch_dims"),
         ({"solver": lambda y0, a: y0[:1]}, "structure and the shapes of y0"),
+        ({"solver": lambda y0, a: y0 / 0.0}, "not finite"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], match: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from dcl.errors import InputError
 
 _DEPTH = 4
+# Longer containers are data, not places where a network is kept.
+_LONGEST = 1000
 
 
 def first_instance(t: Tensor) -> Tensor:
@@ -63,9 +66,7 @@ def _parts(thing: Any) -> Iterator[tuple[str | int, Any]]:
         yield "self", thing.__self__
         yield "", thing.__func__
     elif inspect.isfunction(thing):
-        variables = inspect.getclosurevars(thing)
-        yield from variables.nonlocals.items()
-        yield from ((key, value) for key, value in variables.globals.items() if not inspect.ismodule(value))
+        yield from _variables(thing)
         yield from (thing.__kwdefaults__ or {}).items()
         yield from enumerate(thing.__defaults__ or ())
     elif isinstance(thing, functools.partial):
@@ -73,15 +74,25 @@ def _parts(thing: Any) -> Iterator[tuple[str | int, Any]]:
         yield from enumerate(thing.args)
         yield from thing.keywords.items()
     elif isinstance(thing, Mapping):
-        yield from ((key, value) for key, value in thing.items() if isinstance(key, str))
+        yield from islice(((key, value) for key, value in thing.items() if isinstance(key, str)), _LONGEST)
     elif isinstance(thing, (list, tuple)):
-        yield from enumerate(thing)
+        yield from enumerate(thing[:_LONGEST])
     elif isinstance(thing, nn.Module) or (
         callable(thing) and not inspect.isclass(thing) and not inspect.isbuiltin(thing)
     ):
         yield from getattr(thing, "__dict__", {}).items()
         if not isinstance(thing, nn.Module):
             yield from _call_of(thing)
+
+
+def _variables(function: Any) -> Iterator[tuple[str, Any]]:
+    """The variables around a function that its code names."""
+    try:
+        variables = inspect.getclosurevars(function)
+    except ValueError:  # one of them has no value yet
+        return
+    yield from variables.nonlocals.items()
+    yield from ((key, value) for key, value in variables.globals.items() if not inspect.ismodule(value))
 
 
 def _call_of(thing: Any) -> Iterator[tuple[str, Any]]:

@@ -2,8 +2,8 @@
 
     stationary      |dx| <= 1e-8 (1 + |x|),  |dv| <= 1e-8 (1 + |v|)     for K (dx, dv) = -F
     minimum         the Hessian of L on the null space of the active rows is positive definite (with the barrier's at mu > 0)
-    flat            it is singular to rounding, or changes by half of its smallest eigenvalue within the ball of radius
-                    1e-8 (1 + |x|) in which x is known (Kantorovich: H is not the same number all over that ball)
+    flat            it is singular to rounding, or changes by half of its smallest eigenvalue within ten times the Newton step,
+                    the ball in which x is known (Kantorovich: H is to be the same number all over that ball)
     runs off        not stationary or flat, far from the start: the infimum is not attained
 
 A gradient of 9e-13 where the Hessian is 6e-13 is a step of 1.4: that point is no minimum.
@@ -100,9 +100,13 @@ def judge(
     step = magnitude(dx) / (1.0 + magnitude(x))
     residuals = check(local, x, vs, mus, floor=1.0)
     curvature, smallest, largest, direction, weakest = _curvature(local, kkt.D.d, is_exact(mu))
-    reach = (STATIONARY * (1.0 + magnitude(x))).unsqueeze(-1)
-    change = program.hessian(x + reach * weakest, z, theta) * units.c.unsqueeze(-1) - local.P
-    drift = magnitude((change @ weakest.unsqueeze(-1)).squeeze(-1))
+    size = 1.0 + magnitude(x)
+    reach = (10.0 * magnitude(dx)).maximum(1e-13 * size).minimum(STATIONARY * size).unsqueeze(-1)
+    # one of the two directions may lead out of a domain
+    drift = torch.stack(
+        [_drift(program, theta, x + sign * reach * weakest, z, local, units, weakest) for sign in (1.0, -1.0)]
+    )
+    drift = torch.where(torch.isfinite(drift[0]), drift[0], drift[1])
 
     flat = (kkt.conditioning.null_a > 0) | (drift > 0.5 * smallest) | ~torch.isfinite(drift)
     # of a singular K the least-squares step is zero where F is not in its range
@@ -130,6 +134,14 @@ def judge(
     scale = 1.0 / units.c.squeeze(-1)
     facts = Facts(status, residuals, step, gradient, curvature * scale, largest * scale)
     return Verdict(facts, direction, local, kkt, vs, mus, units)
+
+
+def _drift(
+    program: SmoothProgram, theta: Theta, x: Tensor, z: Tensor, local: ConeProgram, units: Units, u: Tensor
+) -> Tensor:
+    """|(H(x) - H) u| in the units of `local`, whose P is H, (B,)."""
+    change = program.hessian(x, z, theta) * units.c.unsqueeze(-1) - local.P
+    return magnitude((change @ u.unsqueeze(-1)).squeeze(-1))
 
 
 def seen(x: Tensor) -> Tensor:

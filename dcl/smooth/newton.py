@@ -164,16 +164,20 @@ def _line_search(
     noise = 1e-14 * (f.abs() + mu * at.s.log().abs().sum(-1) + nu * violation)
     step = _to_boundary(at.s, ds)
     open_ = torch.isfinite(now)
-    taken = torch.zeros_like(step)
+    taken, outside = torch.zeros_like(step), torch.zeros_like(open_)
     for _ in range(_HALVINGS):
         x, s = at.x + step.unsqueeze(-1) * dx, at.s + step.unsqueeze(-1) * ds
         f_new, c_new = program.f_and_c(x, theta)
         s = torch.maximum(s, -c_new[:, p:])
         broken = c_new[:, :p].abs().sum(-1) + (c_new[:, p:] + s).abs().sum(-1)
-        good = open_ & (merit(f_new, s, broken) <= now + 1e-4 * step * descent.clamp(max=0.0) + noise)
+        there = merit(f_new, s, broken)
+        good = open_ & (there <= now + 1e-4 * step * descent.clamp(max=0.0) + noise)
         taken = torch.where(good, step, taken)
         open_ = open_ & ~good
         if not bool(open_.any()):
             break
-        step = torch.where(open_, 0.5 * step, step)
-    return taken, taken > _SHORTEST
+        # a step out of a domain says nothing about how long it should be
+        left = open_ & ~torch.isfinite(there)
+        outside = outside | left
+        step = torch.where(open_, torch.where(left, 0.1, 0.5) * step, step)
+    return taken, (taken > _SHORTEST) | (outside & (taken > 0.0))

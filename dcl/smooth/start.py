@@ -16,6 +16,7 @@ from scipy.optimize import NonlinearConstraint, OptimizeResult, nnls
 from scipy.optimize import minimize as scipy_minimize
 from torch import Tensor
 
+from dcl.errors import InputError
 from dcl.smooth.program import SmoothProgram, Theta, rows
 
 # SciPy's names, in lower case, and whether the method takes constraints.
@@ -32,7 +33,10 @@ def user_start(solver: Callable[..., Tensor], theta: Theta, x: Tensor) -> Tensor
     """What the caller's function makes of each instance of x (B, n)."""
     with torch.enable_grad():  # it may differentiate
         found = [solver(x[i], *(t[i if t.shape[0] > 1 else 0] for t in theta)) for i in range(x.shape[0])]
-    return torch.stack(found).detach().to(x)
+    out = torch.stack(found).detach().to(x)
+    if not bool(torch.isfinite(out).all()):
+        raise InputError("solver returned a y that is not finite", argument="solver")
+    return out
 
 
 def scipy_start(program: SmoothProgram, theta: Theta, x: Tensor, method: str) -> Tensor:

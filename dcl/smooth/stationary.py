@@ -17,7 +17,7 @@ from dcl.smooth.program import SmoothProgram, Theta, rows
 from dcl.ties import kinks
 
 _HALVINGS = 12
-# A step below this, relative to 1 + |x| and 1 + |v|, is rounding.
+# A step below this, relative to |x| and |v|, is rounding.
 _ROUNDING = 1e-15
 
 
@@ -73,7 +73,7 @@ def _step(
         if not bool(open_.any()):
             break
         step = torch.where(open_, 0.5 * step, step)
-    small = (magnitude(dx) <= _ROUNDING * (1.0 + magnitude(x))) & (magnitude(dv) <= _ROUNDING * (1.0 + magnitude(v)))
+    small = (magnitude(dx) <= _ROUNDING * magnitude(x)) & (magnitude(dv) <= _ROUNDING * magnitude(v))
     return x, v, moved & ~small
 
 
