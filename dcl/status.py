@@ -41,8 +41,8 @@ _STATUS_MESSAGES = {
     Status.NOT_STATIONARY: "the point reached is not stationary, its Newton step is not small: start nearer, try another "
     "solver, or look for a kink (|y|, ReLU) in the objective or the constraints, or for constraints so dependent that no "
     "multipliers exist",
-    Status.RUNS_OFF: "no minimum was reached, the iterates run off to infinity while the objective flattens out or falls without "
-    "end: bound y, or add a stabilizing term such as |y|^2 / 16",
+    Status.RUNS_OFF: "no minimum was reached from this start, the iterates run off to infinity while the objective flattens "
+    "out or falls without end: bound y, or add a stabilizing term such as |y|^2 / 16",
     Status.FLAT: "the Hessian is singular where the search ended, so that the minimizer is not unique or has no derivative: "
     "add a stabilizing term such as |y|^2 / 16",
     Status.SADDLE: "a stationary point, but no minimum (maximum): the Hessian on the null space of the active constraints "

@@ -78,6 +78,14 @@ def test_the_threads_minima_and_their_gradients(seed: int, stabilizer: float, st
         np.testing.assert_allclose(parameter.grad.flatten(), gradients[name], rtol=1e-9)
 
 
+@pytest.mark.parametrize(("seed", "near"), [(141, -1.3), (143, 7.1), (154, 3.0), (272, 4.6), (355, 2.3)])
+def test_a_valley_that_a_long_step_leaps_over(seed: int, near: float) -> None:
+    """Newton's first step from zero crosses the minimum and runs off; with short steps it is found."""
+    y, solution = dcl.argmin(network(seed), ZERO, return_solution=True)
+    np.testing.assert_allclose(y.detach(), [exact(network(seed), near)[0]], rtol=1e-10)
+    assert solution.solvers[solution.solver] == "newton, short steps"
+
+
 @pytest.mark.parametrize("linear_solve", [None, "cg"])
 @pytest.mark.parametrize("solver", [None, "L-BFGS-B"])
 def test_seed_456_has_no_minimum(solver: str | None, linear_solve: str | None) -> None:

@@ -31,6 +31,8 @@ _REACH = 0.3
 _ANY = 200
 _ESCAPES = 3
 WARM = "warm start"
+# A long step may leap over the valley that the start is in: where that ended nowhere, these are tried.
+SHORT, _SHORT = "newton, short steps", 0.3
 # Above this many variables a start by L-BFGS costs less than Newton's matrices far from the solution.
 DENSE_LIMIT = 500
 # Up to this many variables SciPy's SLSQP is asked where the first method failed.
@@ -82,7 +84,7 @@ def answer(
             x = scipy_start(own, part, x, name)
         elif minimum:
             target = torch.zeros_like(x[:, :1]) + _rows(own_mu, index)
-            at = minimize(own, part, x, target)
+            at = minimize(own, part, x, target, _SHORT) if name == SHORT else minimize(own, part, x, target)
             return at.x, at.v, at.steps
         else:
             return _branch(own, part, x, _rows(own_mu, index))
@@ -142,7 +144,9 @@ def methods(solver: Solver, n: int, m: int, *, minimum: bool, warm: bool = False
         return ("newton",)
     if n > DENSE_LIMIT and not m:
         return ("l-bfgs-b", "newton")
-    return ("newton", "slsqp") if m and n <= _SECOND_OPINION else ("newton",)
+    if not m:
+        return ("newton", SHORT)
+    return ("newton", "slsqp") if n <= _SECOND_OPINION else ("newton",)
 
 
 def _replace(

@@ -27,8 +27,6 @@ _HALVINGS = 24
 _KEPT = 0.995
 # A relative step below this is left to the last Newton steps on F.
 _SMALL = 1e-9
-# A longer step, relative to 1 + |x|, is cut: the quadratic model is not valid there.
-_LONGEST = 1e3
 _FAR = 1e12
 # A step that has to be cut below this leads nowhere.
 _SHORTEST = 1e-7
@@ -60,8 +58,11 @@ class Iterate:
             getattr(self, name)[index] = getattr(part, name)
 
 
-def minimize(program: SmoothProgram, theta: Theta, x: Tensor, target: Tensor) -> Iterate:
-    """From x (B, n) to the central-path point at mu = target (B, 1), nearly; at MU_LAST where target is 0."""
+def minimize(program: SmoothProgram, theta: Theta, x: Tensor, target: Tensor, longest: float = 1e3) -> Iterate:
+    """From x (B, n) to the central-path point at mu = target (B, 1), nearly; at MU_LAST where target is 0.
+
+    longest: a longer step, relative to 1 + |x|, is cut: the quadratic model is not valid there.
+    """
     p = program.structure.cone.zeros
     target = target.clamp(min=MU_LAST)
     _, g, c, J = program.first(x, theta)
@@ -77,13 +78,13 @@ def minimize(program: SmoothProgram, theta: Theta, x: Tensor, target: Tensor) ->
         if not todo.numel():
             break
         part = state.take(todo)
-        goes_on = _advance(program, rows(theta, todo), part, target[todo])
+        goes_on = _advance(program, rows(theta, todo), part, target[todo], longest)
         state.put(todo, part)
         todo = todo[goes_on]
     return state
 
 
-def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor) -> Tensor:
+def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor, longest: float) -> Tensor:
     """One step of all instances, in place; which of them (B,) are not done."""
     p = program.structure.cone.zeros
     f, g, c, J = program.first(at.x, theta)
@@ -106,7 +107,7 @@ def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor) 
     gradient = g + (Jg.mT @ (at.mu / at.s + sigma * r).unsqueeze(-1)).squeeze(-1)
     system = reduce(W, Jh)
     dx, curvature = system.step(gradient, -h)
-    cut = (_LONGEST * (1.0 + magnitude(at.x)) / magnitude(dx).clamp(min=1e-300)).clamp(max=1.0).unsqueeze(-1)
+    cut = (longest * (1.0 + magnitude(at.x)) / magnitude(dx).clamp(min=1e-300)).clamp(max=1.0).unsqueeze(-1)
     dx = cut * dx
     y = system.multipliers(gradient + (W @ dx.unsqueeze(-1)).squeeze(-1))
     ds = -cut * r - (Jg @ dx.unsqueeze(-1)).squeeze(-1)
