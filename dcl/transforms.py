@@ -7,12 +7,14 @@ one is used here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import Function, forward_ad
 
 from dcl.errors import UnsupportedError
@@ -29,6 +31,26 @@ def _layers(t: Tensor) -> Iterator[Tensor]:
 def is_readable(t: Tensor) -> bool:
     """May Python look at the values of t? Not inside of torch.func.vmap, where there is one for each instance."""
     return not any(_functorch.is_batchedtensor(inner) for inner in _layers(t))
+
+
+def is_wrapped(t: Tensor) -> bool:
+    """Does t belong to a transform of torch.func that is active?"""
+    return bool(_functorch.is_functorch_wrapped_tensor(t))
+
+
+def first_instance(t: Tensor) -> Tensor:
+    """One instance of t, detached, as a plain tensor outside of the transforms of torch.func that have wrapped it."""
+    while _functorch.is_functorch_wrapped_tensor(t):
+        dim = _functorch.maybe_get_bdim(t)
+        t = _functorch.get_unwrapped(t)
+        if dim >= 0:
+            t = t.select(dim, 0)
+    return t.detach()
+
+
+def outside_of_transforms() -> AbstractContextManager[Any]:
+    """A context in which torch computes as if no transform of torch.func were active."""
+    return temporarily_clear_interpreter_stack()
 
 
 def is_recorded(tensors: Iterable[Tensor]) -> bool:

@@ -20,10 +20,11 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from dcl.cones import orthant
 from dcl.errors import DtypeError, InputError
 from dcl.frontends.batching import Batching
-from dcl.frontends.reach import check_graph, check_layers, first_instance, outside_of_transforms
+from dcl.frontends.reach import check_graph, check_layers
 from dcl.pattern import DensePattern
 from dcl.program import Structure
 from dcl.smooth.program import SmoothProgram
+from dcl.transforms import first_instance, outside_of_transforms
 
 Function = Callable[..., Tensor]
 

@@ -14,30 +14,14 @@ from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
-from torch._C import _functorch
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn.modules.dropout import _DropoutNd
 
 from dcl.errors import InputError
+from dcl.transforms import is_wrapped
 
 _DEPTH = 4
 # Longer containers are data, not places where a network is kept.
 _LONGEST = 1000
-
-
-def first_instance(t: Tensor) -> Tensor:
-    """One instance of t as a plain tensor outside of the transforms of torch.func that have wrapped it."""
-    while _functorch.is_functorch_wrapped_tensor(t):
-        dim = _functorch.maybe_get_bdim(t)
-        t = _functorch.get_unwrapped(t)
-        if dim >= 0:
-            t = t.select(dim, 0)
-    return t.detach()
-
-
-def outside_of_transforms() -> Any:
-    """A context in which torch computes as if no transform of torch.func were active."""
-    return temporarily_clear_interpreter_stack()
 
 
 def reached(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
@@ -120,7 +104,7 @@ def check_layers(argument: str, function: Callable[..., Any], passed: Iterable[T
                     "be another one at every evaluation; call .eval() on it",
                     argument=argument,
                 )
-        if isinstance(thing, Tensor) and id(thing) not in known and _functorch.is_functorch_wrapped_tensor(thing):
+        if isinstance(thing, Tensor) and id(thing) not in known and is_wrapped(thing):
             raise _lost(argument, f"the tensor {name!r}")
 
 
