@@ -278,7 +278,7 @@ def test_second_derivatives(place):
 
 @pytest.mark.parametrize("mu", [0.0, 0.05])
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", ["QPLayer", "ConeLayer"])
+@pytest.mark.parametrize("name", list(KNOWN))
 def test_another_default_device(name, place, mu):
     # as after torch.set_default_device("cuda"), with data that are on the CPU all the same
     known = KNOWN[name]
@@ -291,6 +291,18 @@ def test_another_default_device(name, place, mu):
         found = torch.autograd.grad(x.sum(), leaves[known.point])
     assert torch.equal(x, expected)
     assert torch.equal(found[0], gradient[0])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_ties_under_another_default_device(place):
+    x, t = cp.Variable(2), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0])
+    t0 = torch.tensor([1.0, 0.0]).double().requires_grad_()
+    with place.world(), place.device:
+        layer = dcl.CvxpyLayer(problem, [t], [x], on_degenerate="ignore")
+        (y,) = layer(t0)
+        (g,) = torch.autograd.grad(y.sum(), t0)
+    torch.testing.assert_close(g, torch.tensor([1.0, 0.5]).double())
 
 
 def test_all_but_the_solver_runs_there():

@@ -51,7 +51,7 @@ class _Border(AbstractBorder):
 
 def _requested(form: CanonicalForm) -> Requested:
     """Which entries of x (n,) and z (m,) the outputs of the form read."""
-    x, z = (torch.zeros(size, dtype=torch.bool) for size in (form.structure.n, form.structure.m))
+    x, z = (torch.zeros(size, dtype=torch.bool, device="cpu") for size in (form.structure.n, form.structure.m))
     for output in form.outputs:
         place = slice(output.start, output.start + math.prod(output.shape)) if output.index is None else output.index
         (z if output.dual else x)[place] = True
@@ -206,7 +206,7 @@ class CvxpyLayer(AbstractLayer):
         return tuple(found)
 
     def _value(self, stated: Stated, point: Point) -> Tensor:
-        return self._form.value(stated.program, torch.as_tensor(stated.d), point.x)
+        return self._form.value(stated.program, torch.as_tensor(stated.d, device=point.x.device), point.x)
 
     def solve(
         self,

@@ -200,7 +200,7 @@ def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
     """Mu as the float 0.0 or a tensor (B or 1, 1) of positive numbers. Raises InputError for anything else."""
     _check_barrier(mu)
     if not isinstance(mu, Tensor):
-        return torch.full((1, 1), mu, dtype=torch.float64) if mu > 0.0 else 0.0
+        return torch.full((1, 1), mu, dtype=torch.float64, device="cpu") if mu > 0.0 else 0.0
     if is_recorded([mu]):
         raise UnsupportedError(_NO_MU)
     mu = mu.to(torch.float64)
