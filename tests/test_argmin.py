@@ -113,7 +113,7 @@ def test_gradcheck_with_constraints_that_move(mu: float) -> None:
     _, solution = layer(torch.zeros(3).double(), *inputs, return_solution=True)
     assert (solution.z[1] > 0.1) & (solution.s[1] <= mu / 0.1)  # the ball binds, the bound does not
     assert solution.z[2] <= mu
-    assert gradcheck(call, inputs, check_forward_ad=True)
+    assert gradcheck(call, inputs, check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(call, inputs)
 
 

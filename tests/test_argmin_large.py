@@ -62,6 +62,11 @@ def test_transforms_and_second_derivatives() -> None:
                 transform(by("cg"), argnums=argnums)(a, w), transform(by(None), argnums=argnums)(a, w), atol=1e-9
             )
     np.testing.assert_allclose(torch.func.jacfwd(by("cg"))(a, w), torch.func.jacfwd(by(None))(a, w), atol=1e-10)
+    x = a.clone().requires_grad_()
+    both = [
+        torch.autograd.grad(by(way)(x, w), x, torch.eye(n).double(), is_grads_batched=True)[0] for way in ("cg", None)
+    ]
+    np.testing.assert_allclose(*both, atol=1e-10)
     many = torch.stack([a, 2.0 * a])
     np.testing.assert_allclose(
         torch.func.vmap(by("cg"), (0, None))(many, w), torch.func.vmap(by(None), (0, None))(many, w), atol=1e-11

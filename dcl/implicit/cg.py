@@ -20,6 +20,7 @@ from dcl.implicit.folding import Fold
 from dcl.implicit.primitive import primitive
 from dcl.smooth.large import conjugate_gradients
 from dcl.smooth.program import SmoothProgram, Theta
+from dcl.transforms import apply
 
 # Asked of CG, and what is said aloud if it is missed: relative residuals.
 _TOLERANCE = 1e-12
@@ -28,7 +29,7 @@ _LIMIT = 1e-6
 
 def cg_solve(program: SmoothProgram, x: Tensor, r: Tensor, theta: Theta) -> Tensor:
     """H(x, theta)^-1 r, (B, n)."""
-    return CgSolve.apply(program, x, r, *theta)  # type: ignore[no-any-return]
+    return apply(CgSolve, program, x, r, *theta)  # type: ignore[no-any-return]
 
 
 @primitive
