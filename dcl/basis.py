@@ -43,7 +43,13 @@ def basic_multipliers(program: ConeProgram, x: Tensor, v: Tensor, zeros: int) ->
     equalities, inequalities = A[:zeros], A[rows.cpu().numpy()]
     gradient = -(program.Px(x.unsqueeze(0)) + program.q)[0].cpu().numpy()
     free = _null_space(equalities)  # the equalities always are in the basis: solve in their null space
-    if not np.isfinite(inequalities).all() or not np.isfinite(gradient).all():
+    # SciPy 1.17's nnls frees memory twice on a matrix without columns and reads what was never written on one without rows
+    if (
+        not inequalities.size
+        or not free.shape[1]
+        or not np.isfinite(inequalities).all()
+        or not np.isfinite(gradient).all()
+    ):
         return v
     try:
         z, distance = nnls(free.T @ inequalities.T, free.T @ gradient)

@@ -6,10 +6,12 @@ one is used here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import Function, forward_ad
 
 from dcl.errors import UnsupportedError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _layers(t: Tensor) -> Iterator[Tensor]:
@@ -105,10 +109,37 @@ def is_differentiated() -> bool:
     return forward_ad._current_level >= 0 or _is_transformed()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_transformed() -> bool:
     kinds = {i.key() for i in _functorch.get_interpreter_stack() or ()}
     return bool(kinds & {_functorch.TransformType.Grad, _functorch.TransformType.Jvp})
+
+
+# what torch.compiler.assume_constant_result does, without the import; see `uncompiled`
+_is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def uncompiled(reason: str) -> Callable[[F], F]:
+    """A decorator: `torch.compile` calls the function and does not trace into it; with fullgraph=True it tells the reason.
+
+    As `torch.compiler.disable`, which imports the compiler: more than a second, for programs that may never compile.
+    """
+
+    def decorate(function: F) -> F:
+        disabled: list[F] = []
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if "torch._dynamo" not in sys.modules:
+                return function(*args, **kwargs)
+            if not disabled:
+                disabled.append(torch.compiler.disable(function, reason=reason))
+            return disabled[0](*args, **kwargs)
+
+        call._torchdynamo_disable = True  # type: ignore[attr-defined]
+        call._torchdynamo_disable_msg = reason  # type: ignore[attr-defined]
+        return cast(F, call)
+
+    return decorate
 
 
 def check_order(tensors: Iterable[Tensor]) -> None:

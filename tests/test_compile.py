@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -258,3 +260,10 @@ def test_options_that_no_graph_holds_run_uncompiled() -> None:
         torch._dynamo.reset()
         with pytest.raises(torch._dynamo.exc.Unsupported, match="a dcl layer takes"):
             torch.compile(f, fullgraph=True, backend="aot_eager")(c)
+
+
+def test_the_compiler_is_imported_by_those_who_compile() -> None:
+    """It takes more than a second."""
+    code = "import dcl, sys, torch; dcl.solve_qp(None, torch.ones(1), lb=torch.ones(1)); print('torch._dynamo' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout == "False\n"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from typing import TypeVar
 
-import torch
 from torch.autograd import Function
 
+from dcl.transforms import uncompiled
+
 F = TypeVar("F", bound=type[Function])
+_whole = uncompiled("it solves, or factors, with code that is no torch operation")
 
 
 def primitive(function: F) -> F:
@@ -20,6 +22,6 @@ def primitive(function: F) -> F:
     signature = inspect.signature(function.forward)
     for name in ("forward", "setup_context", "backward", "jvp", "vmap"):
         if name in vars(function):
-            setattr(function, name, staticmethod(torch.compiler.disable(getattr(function, name))))
+            setattr(function, name, staticmethod(_whole(getattr(function, name))))
     function.forward.__signature__ = signature  # type: ignore[attr-defined]
     return function

@@ -22,7 +22,7 @@ from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import SCIPY
 from dcl.solution import Solution
 from dcl.status import Status
-from dcl.transforms import check_order, is_readable, is_recorded
+from dcl.transforms import check_order, is_readable, is_recorded, uncompiled
 
 HESSIANS = ("exact", "diagonal")
 LINEAR_SOLVES = (None, "cg")
@@ -200,7 +200,7 @@ class ArgminLayer(nn.Module):
                 return self._evaluate(y0, params, mu, warm_start, return_solution)
         return self._evaluate(y0, params, mu, warm_start, return_solution)
 
-    @torch.compiler.disable(reason="ArgminLayer runs uncompiled")  # type: ignore[untyped-decorator]
+    @uncompiled("ArgminLayer runs uncompiled")
     def _evaluate(
         self,
         y0: Any,

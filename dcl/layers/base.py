@@ -23,7 +23,7 @@ from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
 from dcl.program import ConeProgram
 from dcl.solution import Solution
-from dcl.transforms import is_differentiated
+from dcl.transforms import is_differentiated, uncompiled
 
 Arguments = Mapping[str, Tensor]
 
@@ -108,10 +108,10 @@ class AbstractLayer(nn.Module):
             )
             if plain and not is_differentiated():
                 return compiled.call(self._handle, arguments, mu), None
-        return self._evaluate(arguments, options, return_solution)  # type: ignore[no-any-return]
+        return self._evaluate(arguments, options, return_solution)
 
-    @torch.compiler.disable(  # type: ignore[untyped-decorator]
-        reason="inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, "
+    @uncompiled(
+        "inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, "
         "and no transform of torch.func that differentiates it: with fullgraph=False such calls run uncompiled"
     )
     def _evaluate(

@@ -241,7 +241,10 @@ def _start(warm_start: Solution | bool | None, program: ConeProgram) -> Iterates
     if not isinstance(warm_start, Solution):
         raise InputError(f"warm_start must be a dcl.Solution, got {type(warm_start).__name__}", argument="warm_start")
     structure = program.structure
-    x, z = (t.detach().cpu().to(torch.float64).reshape(-1, t.shape[-1]) for t in (warm_start.x, warm_start.z))
+    x, z = (
+        t.detach().cpu().to(torch.float64).reshape(math.prod(t.shape[:-1]), t.shape[-1])
+        for t in (warm_start.x, warm_start.z)
+    )
     if x.shape != (program.batch, structure.n) or z.shape != (program.batch, structure.m):
         raise InputError(
             f"warm_start has x {tuple(x.shape)} and z {tuple(z.shape)}; this call needs "
