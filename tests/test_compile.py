@@ -79,8 +79,10 @@ def gradients(out: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad((out**2).sum(), leaves)
 
 
-@pytest.mark.parametrize("fullgraph", [True, False])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fullgraph", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", *(pytest.param(b, marks=pytest.mark.slow) for b in ("eager", "inductor"))]
+)
 def test_a_model_with_a_layer(fullgraph: bool, backend: str) -> None:
     model = Box()
     compiled = torch.compile(model, fullgraph=fullgraph, backend=backend)
@@ -203,7 +205,9 @@ TRANSFORMS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("grad", "jvp") else pytest.mark.slow) for name in TRANSFORMS]
+)
 def test_transforms_inside_of_a_compiled_region(name: str) -> None:
     """Right, outside of the graph; with fullgraph=True torch says that there is no whole graph, and dcl says why."""
     f, transform, c = loss(cvxpy_ball()), TRANSFORMS[name], torch.tensor([1.0, -2.0, 0.5], **F64)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq, minimize
+from scipy.optimize import brentq, minimize, nnls
 
 FOLDER = Path(__file__).parent.parent / "docs" / "examples"
 Array = np.ndarray
@@ -173,3 +173,83 @@ def test_figure_6_reaches_the_optimum_in_under_100_iterations(tmp_path: Path, ca
 def test_figures_are_drawn(name: str, tmp_path: Path) -> None:
     load(name).main(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+# The open questions
+
+
+def test_gradients_at_inexact_points_are_the_formula() -> None:
+    """-M'H^-1 w with H and M of logistic regression written in NumPy, at a point that is not optimal."""
+    example = load("open_questions")
+    X = example.breast_cancer()[0].numpy()
+    rng = np.random.default_rng(0)
+    y, theta, w = 0.3 * rng.normal(size=30), rng.normal(size=30), rng.normal(size=(2, 30))
+    p = 1.0 / (1.0 + np.exp(X @ y))
+    H = (X.T * (p * (1.0 - p))) @ X / len(X) + np.diag(np.exp(theta))
+    known = -np.linalg.solve(H, w.T).T * np.exp(theta) * y
+    found = example.implicit_gradients(*(torch.from_numpy(a) for a in (y, theta, X, w)))
+    np.testing.assert_allclose(found, known, rtol=1e-8, atol=1e-10)
+
+
+def test_conjugate_gradients_and_neumann_series_converge_to_the_inverse() -> None:
+    example = load("open_questions")
+    rng = np.random.default_rng(1)
+    F, w = rng.normal(size=(6, 6)), rng.normal(size=(3, 6))
+    H = F @ F.T / 6.0 + np.eye(6)
+    known = np.linalg.solve(H, w.T).T
+    H, w = torch.from_numpy(H), torch.from_numpy(w)
+    np.testing.assert_allclose(example.conjugate_gradients(H, w, 6), known, atol=1e-9)
+    np.testing.assert_allclose(example.conjugate_gradients(H, w, 6, H.diag()), known, atol=1e-9)
+    np.testing.assert_allclose(example.neumann(H, w, 300), known, atol=1e-9)
+
+
+def test_one_sided_derivatives_at_kinks_are_those_of_nonnegative_least_squares() -> None:
+    example = load("kinks")
+    rng = np.random.default_rng(2)
+    F = rng.normal(size=(10, 10))
+    H = F @ F.T / 10.0 + 0.1 * np.eye(10)
+    x, z = np.zeros(10), np.zeros(10)
+    x[example.FREE], z[example.ZERO] = 1.0, 1.0
+    root, w, theta = np.linalg.cholesky(H), rng.normal(size=10), H @ x - z
+    for d in rng.normal(size=(5, 10)):
+        moved = nnls(root.T, np.linalg.solve(root, theta + 1e-4 * d), maxiter=1000)[0]
+        found = example.slopes(*(torch.from_numpy(a).unsqueeze(0) for a in (H, w, d)))
+        assert float(found) == pytest.approx(w @ (moved - x) / 1e-4, abs=1e-8)
+
+
+@pytest.mark.slow
+def test_what_the_page_on_the_open_questions_says(tmp_path: Path, capsys: Any) -> None:
+    starts, left, diagonal, cheap, training = load("open_questions").main(tmp_path / "figure.png", quick=True)
+    cold, warm, predicted = (np.array(row) for row in starts.free.values())
+    assert bool((2.0 * warm < cold).all())
+    assert bool((predicted <= warm).all())
+    cold, warm = (np.array(row) for row in starts.constrained.values())
+    assert bool((2.0 * warm < cold).all())
+    gap = 1.0 - np.array(left.median)
+    assert left.tolerances[4] == pytest.approx(1e-3)
+    assert left.median[4] > 0.98
+    assert left.least[4] > 0.9
+    assert np.polyfit(np.log10(left.tolerances[4:]), np.log10(gap[4:]), 1)[0] == pytest.approx(2.0, abs=0.3)
+    for size in (3, 30):
+        assert diagonal.median[size][0] == pytest.approx(1.0)  # H is a multiple of the identity
+        assert diagonal.median[size][-1] < 0.6
+    assert diagonal.descent[3][-1] < 0.9
+    plain, scaled, neumann = cheap.cosine.values()
+    assert min(plain[5], scaled[5]) > 0.99 > neumann[-1]
+    assert cheap.stale[0] > 0.999 > 0.9 > cheap.stale[-1]
+    for row in training.loss.values():
+        assert row[-1] < row[0]
+    assert training.loss["H^-1 (exact)"][-1] == min(row[-1] for row in training.loss.values())
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+    assert "breast cancer" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_the_page_says_of_kinks(tmp_path: Path, capsys: Any) -> None:
+    found = load("kinks").main(tmp_path / "figure.png", trials=60)
+    for size in range(3):
+        one, few, many, barrier = (found.rate[name][size] for name in found.rate)
+        assert one < few < many
+        assert one < min(barrier, found.half[1])
+        assert found.descent["barrier"][size] > 0.9
+    assert "barrier" in capsys.readouterr().out

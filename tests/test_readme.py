@@ -25,6 +25,7 @@ def test_every_python_block_shows_what_it_prints() -> None:
     assert len(EXAMPLES) == README.count("```python") >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=range(len(EXAMPLES)))
 def test_examples_print_what_is_shown(code: str, printed: str) -> None:
     done = subprocess.run(

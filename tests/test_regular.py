@@ -56,7 +56,7 @@ def mistakes(kind: str, n: int, seed: int, **settings) -> list[str]:
     return [f"{label(kind, n, seed, known)}: {text}" for text in found]
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", [pytest.param(n, marks=[] if n < 100 else pytest.mark.slow) for n in SIZES])
 @pytest.mark.parametrize("kind", KINDS)
 def test_solution_and_gradients(kind, n):
     assert not [text for seed in QUICK for text in mistakes(kind, n, seed)]
@@ -150,12 +150,17 @@ def small(kind: str, n: int):
     return f, tuple(leaves.values())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+quick_for_some = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in ("qp", "lp") else pytest.mark.slow) for kind in KINDS]
+)
+
+
+@quick_for_some
 def test_gradcheck(kind):
     assert torch.autograd.gradcheck(*small(kind, 3), check_forward_ad=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@quick_for_some
 def test_gradgradcheck(kind):
     assert torch.autograd.gradgradcheck(*small(kind, 2), check_fwd_over_rev=True)
 

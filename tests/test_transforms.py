@@ -117,9 +117,8 @@ KINDS: dict[str, Callable[[float], Case]] = {
     "cvxpy": portfolio,
 }
 CASES = {f"{kind}, mu={mu}": make(mu) for (kind, make), mu in itertools.product(KINDS.items(), (0.0, 0.1))}
-each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-QUICK = ("qp, mu=0.0", "second-order, mu=0.1")
-slow_but_for_some = pytest.mark.parametrize(
+QUICK = ("qp, mu=0.0", "lp, mu=0.0", "second-order, mu=0.1", "semidefinite, mu=0.0")
+each_case = pytest.mark.parametrize(
     "case", [pytest.param(c, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, c in CASES.items()]
 )
 
@@ -153,7 +152,7 @@ def jacobian(case: Case, data: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
 
-@slow_but_for_some
+@each_case
 def test_vmap_is_the_loop(case: Case) -> None:
     data = batch(case, 4)
     want = torch.stack([case.f(*one) for one in zip(*data, strict=True)])
@@ -210,7 +209,7 @@ def test_jacobians_in_both_modes(case: Case) -> None:
     close(func.vmap(func.jacrev(case.f))(*many)[0], want[0], IDENTITY)
 
 
-@slow_but_for_some
+@each_case
 def test_hessians(case: Case) -> None:
     """Against central differences of the gradient: the error of these is about 1e-8 of the third derivative."""
     data, loss = case.draw(1), scalar(case)
@@ -235,7 +234,7 @@ def test_hessians(case: Case) -> None:
         close(torch.stack(rows).reshape(t.shape + t.shape), forward_over_reverse, IDENTITY)
 
 
-@slow_but_for_some
+@each_case
 def test_vmap_of_hessian(case: Case) -> None:
     data = batch(case, 2)
     got = func.vmap(func.hessian(scalar(case)))(*data)

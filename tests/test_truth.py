@@ -77,6 +77,7 @@ def test_a_degenerate_semidefinite_program_is_solved(solver):
 
 
 @pytest.mark.skipif(data_folder() is None, reason="no ../shared/data beside the repository, no DCL_DATA")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hinf1", "hinf3", "hinf11", "hinf13"])
 def test_optimal_values_that_are_not_attained_are_not_answers(name):
     """Small residuals and a small gap, values wrong by up to a half: the bound on the error of the value tells."""
