@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -173,6 +174,55 @@ def test_figure_6_reaches_the_optimum_in_under_100_iterations(tmp_path: Path, ca
 def test_figures_are_drawn(name: str, tmp_path: Path) -> None:
     load(name).main(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+# The thread
+
+
+@pytest.mark.slow
+def test_the_scripts_of_the_thread(tmp_path: Path, capsys: Any) -> None:
+    example = load("thread")
+    for seed, is_stabilized, entry in ((2023, False, (1, 0)), (456, True, (1, 0)), (123, True, (0, 0))):
+        found = example.script(seed, is_stabilized=is_stabilized)
+        network = example.Network(seed, is_stabilized=is_stabilized)
+        W, b, v = (p.detach().numpy() for p in network.parameters())
+
+        def f(y: Array, W: Array = W, b: Array = b, v: Array = v, c: float = network.stabilizer) -> float:
+            return float(v[0] @ np.tanh(W @ y + b) + c * y @ y)
+
+        def slope(y: Array, W: Array = W, b: Array = b, v: Array = v, c: float = network.stabilizer) -> Array:
+            return np.asarray(W.T @ (v[0] * (1.0 - np.tanh(W @ y + b) ** 2)) + 2.0 * c * y)
+
+        y = minimize(f, np.zeros(network.n), jac=slope, method="BFGS", options={"gtol": 1e-11}).x
+        np.testing.assert_allclose(found.y, y, atol=1e-7)
+        measured = example.difference(seed, entry, is_stabilized=is_stabilized)
+        np.testing.assert_allclose(found.slope[:, *entry], measured, rtol=1e-6)
+        if seed != 123:  # the thread's numbers, printed there from float32
+            printed = [2.8206, -8.8939, -0.0791] if seed == 2023 else [-2.1014, -0.4498, 0.9942]
+            np.testing.assert_allclose(found.slope[0, :, 0], printed, atol=1e-4)
+    example.main(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+    printed_out = capsys.readouterr().out
+    assert printed_out.count("differences:") == 3
+    assert printed_out.count("RUNS_OFF") == printed_out.count("stabilizing term") == 2  # 456 and 123 as they are
+
+
+def test_the_page_of_the_report_names_tests_and_files_that_exist() -> None:
+    page = (FOLDER.parent / "report.md").read_text(encoding="utf-8")
+    default = "test_argmin_report.py"
+    sources = {path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")}
+    count = 0
+    for row in (line for line in page.splitlines() if line.startswith("|")):
+        for cell in row.split("; "):
+            files = re.findall(r"`tests/(test_\w+\.py)`", cell) or [default]
+            for name in re.findall(r"`(test_\w+)`", cell):
+                count += 1
+                assert any(f"def {name}(" in sources[file] for file in files), f"{name} is not in {files}"
+        for name in re.findall(r"`(\w+\.py)`", row):
+            assert (FOLDER / name).exists()
+        for name in re.findall(r"\(figures/(\w+\.png)\)", row):
+            assert (FOLDER.parent / "figures" / name).exists()
+    assert count > 30
 
 
 # The open questions

@@ -318,7 +318,7 @@ def curves(axes: Axes, x: list[float], lines: dict[str, list[float]], **labels: 
 
 def table(head: str, x: list[float], lines: dict[str, list[float]], digits: str = ".3f") -> None:
     """Print lines as a table in Markdown."""
-    print(f"\n| {head} | {' | '.join(f'{value:.0e}' for value in x)} |\n|---|{'---|' * len(x)}")
+    print(f"\n| {head} | {' | '.join(f'{value:g}' for value in x)} |\n|---|{'---|' * len(x)}")
     for name, y in lines.items():
         print(f"| {name} | {' | '.join(format(value, digits) for value in y)} |")
 
