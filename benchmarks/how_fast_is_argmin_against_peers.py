@@ -2,10 +2,10 @@
 
 python benchmarks/how_fast_is_argmin_against_peers.py [--turns T] [--threads N] [--only NAME ...]
 
-For the networks of the thread and the penalties of a logistic regression on breast-cancer data: y = argmin f and the gradient of
-w'y in theta.  The ways take turns on one problem, so that a busy machine slows all alike; medians.  Errors are relative, against 40
-digits (argmin_problems.py).  Memory is what a call adds to the resident size at its peak, in a process of its own after a call on a
-smaller problem.  At the end, what each says of the thread's seeds that have no minimum.
+For the networks of the thread and the penalties of a logistic regression on breast-cancer data: y = argmin f, the gradient of w'y
+in theta.  The ways take turns on one problem, so that a busy machine slows all alike; medians.  Errors are relative, against 40
+digits (argmin_problems.py).  Memory is what a call adds to the resident size at its peak, in a process of its own after a call on
+a smaller problem.  At the end, what each says of the thread's seeds that have no minimum.
 """
 
 from __future__ import annotations

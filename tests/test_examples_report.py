@@ -303,3 +303,18 @@ def test_what_the_page_says_of_kinks(tmp_path: Path, capsys: Any) -> None:
         assert one < min(barrier, found.half[1])
         assert found.descent["barrier"][size] > 0.9
     assert "barrier" in capsys.readouterr().out
+
+
+# The benchmark
+
+
+@pytest.mark.slow
+def test_the_problems_of_the_benchmark_in_40_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER.parent.parent / "benchmarks"))
+    peers, problems = importlib.import_module("argmin_peers"), importlib.import_module("argmin_problems")
+    for problem in problems.problems():
+        known = problem.oracle()
+        for way, limits in ((peers.dcl_layer, (1e-12, 1e-11)), (peers.by_hand, (1e-5, 1e-5))):
+            errors = [peers.error(found, right) for found, right in zip(way(problem), known, strict=True)]
+            assert errors[0] < limits[0], problem.name
+            assert errors[1] < limits[1], problem.name
