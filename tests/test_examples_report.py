@@ -290,6 +290,8 @@ def test_what_the_page_on_the_open_questions_says(tmp_path: Path, capsys: Any) -
     for row in training.loss.values():
         assert row[-1] < row[0]
     assert training.loss["H^-1 (exact)"][-1] == min(row[-1] for row in training.loss.values())
+    assert min(training.cosine["H^-1 (exact)"]) == pytest.approx(1.0)
+    assert 0.8 < training.cosine["5 steps of conjugate gradients"][0] < 0.99
     assert (tmp_path / "figure.png").stat().st_size > 20_000
     assert "breast cancer" in capsys.readouterr().out
 

@@ -277,9 +277,11 @@ def cheap(counts: tuple[int, ...] = (0, 1, 2, 3, 5, 8, 12, 20), count: int = 500
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Validation loss over the steps, by how the gradient was made."""
+    """Over the steps, by how the gradient was made: validation loss, cosine with the exact gradient, condition of H."""
 
     loss: dict[str, list[float]]
+    cosine: dict[str, list[float]]
+    condition: dict[str, list[float]]
 
 
 def training(steps: int = 40, length: float = 1.0) -> Training:
@@ -291,17 +293,20 @@ def training(steps: int = 40, length: float = 1.0) -> Training:
         "diagonal": lambda H, w: w / H.diag(),
         "identity": lambda H, w: w / torch.linalg.matrix_norm(H, 2),
     }
-    layer, curves = dcl.ArgminLayer(objective), {}
+    layer, found = dcl.ArgminLayer(objective), Training({}, {}, {})
     for name, solve in ways.items():
-        theta, y, curve = torch.full((30,), START, **F64), torch.zeros(30, **F64), []
+        theta, y = torch.full((30,), START, **F64), torch.zeros(30, **F64)
+        loss, cosine, condition = (table.setdefault(name, []) for table in (found.loss, found.cosine, found.condition))
         for _ in range(steps + 1):
             y = layer(y, theta, X)
-            curve.append(float(logistic(y, V)))
             H, M = second_derivatives(y, theta, X)
-            direction = solve(H, grad(logistic)(y, V)) @ M
+            w = grad(logistic)(y, V)
+            direction = solve(H, w) @ M
+            loss.append(float(logistic(y, V)))
+            cosine.append(float(cosines(direction, torch.linalg.solve(H, w) @ M)))
+            condition.append(float(torch.linalg.cond(H)))
             theta = theta + length * direction / direction.norm()
-        curves[name] = curve
-    return Training(curves)
+    return found
 
 
 # The figure and the tables
@@ -361,7 +366,12 @@ def main(path: Path, quick: bool = False) -> Found:
     curves(axes[3], [float(count) for count in products.counts], lines, title="cheap directions")
     axes[3].set(xlabel="Hessian-vector products", ylabel="1 - median cosine", yscale="log", ylim=(1e-14, 1.0))
     trained = training(steps=3 if quick else 40)
-    print({name: f"least {min(row):.4f}, last {row[-1]:.4f}" for name, row in trained.loss.items()})
+    print(
+        "\n| gradient | least loss | last loss | first cosine | least cosine | last condition of H |\n|---|---|---|---|---|---|"
+    )
+    for name, loss in trained.loss.items():
+        cosine, condition = trained.cosine[name], trained.condition[name][-1]
+        print(f"| {name} | {min(loss):.4f} | {loss[-1]:.4f} | {cosine[0]:.2f} | {min(cosine):.2f} | {condition:.1e} |")
     curves(axes[4], list(map(float, range(len(next(iter(trained.loss.values())))))), {}, title="learning the penalties")
     for (name, row), color in zip(trained.loss.items(), ("#1f5fa8", "#b5402a", "#2f8f5b", "#8a6fb0"), strict=True):
         axes[4].plot(row, color=color, linewidth=1.3, label=name)
