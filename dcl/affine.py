@@ -38,7 +38,8 @@ def _times(t: Tensor, weights: Tensor | None) -> Tensor:
 class AffineMap:
     """c + sum_p M_p theta_p. Law: the linear part and its transpose agree, <M theta, y> = <theta, M' y>.
 
-    offset: c, (size,).  touching: positions of the parameters with M_p != 0.  The others: see above; weights None: 1.
+    offset: c, (size,).  touching: positions of the parameters with M_p != 0.  varying: entries with M != 0, (size,).
+    The others: see above; weights None: 1.
     """
 
     offset: Tensor
@@ -49,6 +50,7 @@ class AffineMap:
     rest_rows: Tensor
     rest_cols: Tensor
     rest_weights: Tensor | None
+    varying: Tensor
 
     @property
     def size(self) -> int:
@@ -95,6 +97,7 @@ def affine_map(offset: NDArray[np.float64], linear: sp.sparray, sizes: Sequence[
     cols = cols + moved[owner]
     constants, index = np.unique(offset, return_inverse=True)
     index, weights = index.astype(np.int64) + widths.sum(), np.ones(len(offset))
+    varying = np.bincount(rows, minlength=len(offset)) > 0
     alone = (np.bincount(rows, minlength=len(offset)) == 1)[rows] & (offset[rows] == 0.0)
     index[rows[alone]], weights[rows[alone]] = cols[alone], values[alone]
     rows, cols, values = rows[~alone], cols[~alone], values[~alone]
@@ -107,4 +110,5 @@ def affine_map(offset: NDArray[np.float64], linear: sp.sparray, sizes: Sequence[
         rest_rows=torch.from_numpy(rows),
         rest_cols=torch.from_numpy(cols),
         rest_weights=_weights(values),
+        varying=torch.from_numpy(varying),
     )

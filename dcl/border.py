@@ -121,11 +121,17 @@ def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]]) 
 
 
 def raise_failures(
-    border: AbstractBorder, status: Tensor, residuals: Tensor, certificate: Tensor | None, weights: Tensor | None
+    border: AbstractBorder,
+    status: Tensor,
+    residuals: Tensor,
+    certificate: Tensor | None,
+    weights: Tensor | None,
+    on_path: bool,
 ) -> None:
     """Raise SolveError if an instance is not OPTIMAL.
 
     certificate (B, n + m) or None: what the error carries.  weights (B, m) or None: its multipliers, for rows of size one.
+    on_path: was x(mu) asked for?
     """
     failed = torch.nonzero(status != Status.OPTIMAL).flatten().tolist()
     if not failed:
@@ -138,6 +144,8 @@ def raise_failures(
         found = f" (relative residual reached: {worst:.1e})" if np.isfinite(worst) else ""
         if kind == Status.PRIMAL_INFEASIBLE and weights is not None:
             found = _conflict(border, weights[those[0]])
+        if kind == Status.NUMERICAL_ERROR and on_path:
+            found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
         lines.append(f"{_subject(border, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
         "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + "\n"
@@ -160,7 +168,9 @@ def _conflict(border: AbstractBorder, weights: Tensor) -> str:
     """The rows with the largest of the weights (m,), in words."""
     size, order = weights.abs().sort(descending=True)
     # a constraint of many entries is named once
-    names = list(dict.fromkeys(border.describe_row(row).split(", entry ")[0] for row in order[size > 1e-3 * size[0]].tolist()))
+    names = list(
+        dict.fromkeys(border.describe_row(row).split(", entry ")[0] for row in order[size > 1e-3 * size[0]].tolist())
+    )
     return "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
@@ -190,6 +200,8 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
     if how == "raise":
         raise DegenerateError(message, indices=[border.index(i) for i in doubtful])
     warnings.warn(
-        message + '\n  (said once per layer; on_degenerate="ignore" silences it)', DegenerateWarning, stacklevel=_level()
+        message + '\n  (said once per layer; on_degenerate="ignore" silences it)',
+        DegenerateWarning,
+        stacklevel=_level(),
     )
     return True

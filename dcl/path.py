@@ -25,7 +25,7 @@ from dcl.pattern import DensePattern
 from dcl.polish import TARGET, Polished
 from dcl.program import ConeProgram, magnitude
 from dcl.ties import kinks
-from dcl.truth import OPTIMAL_TOLERANCE, absolutes, check, worst
+from dcl.truth import PATH_TOLERANCE, absolutes, check, worst
 
 _STEPS = 60
 _HALVINGS = 40
@@ -42,7 +42,7 @@ _ENOUGH = 1e-11
 def follow(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
     """The point of the central path at mu (B or 1, 1) for each instance, from the exact x (B, n), v (B, m)."""
     first = _newton(program, *_approach(program, x, v, mu), mu)
-    lost = worst(first.residuals) > OPTIMAL_TOLERANCE
+    lost = worst(first.residuals) > PATH_TOLERANCE
     if not bool(lost.any()):
         return first
     center = v.clone()

@@ -12,10 +12,12 @@ from torch.utils import _pytree
 
 from dcl.cones.base import Barrier
 from dcl.degeneracy import Degeneracy, Requested, classify, resolve_kinks
+from dcl.errors import UnsupportedError
 from dcl.kkt import factorize
 from dcl.pattern import DensePattern
 from dcl.program import ConeProgram
 from dcl.status import Status
+from dcl.transforms import is_readable
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,10 @@ class Solution:
     def _degeneracy(self) -> Degeneracy:
         if self.known_degeneracy is not None:
             return self.known_degeneracy
+        if not is_readable(self.v):
+            raise UnsupportedError(
+                "the kind of derivative is not known inside of torch.func.vmap: return the Solution and ask it outside"
+            )
         x = self.x.reshape(-1, self.x.shape[-1])
         program, v, mu = self._in_one_batch()
         at_kink = resolve_kinks(program, x, v, mu)
@@ -100,6 +106,8 @@ class Solution:
         return self._shaped(self._degeneracy.condition)
 
     def __repr__(self) -> str:
+        if not is_readable(self.v):
+            return "Solution(of one instance inside of torch.func.vmap)"
         counts = {s.name: int((self.status == s).sum()) for s in Status}
         shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         worst = torch.stack([self.primal_residual, self.dual_residual, self.gap])

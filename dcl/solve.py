@@ -27,7 +27,15 @@ from dcl.solvers.choose import after_claims
 from dcl.solvers.pool import run
 from dcl.status import Status
 from dcl.ties import kinks
-from dcl.truth import INACCURATE_TOLERANCE, OPTIMAL_TOLERANCE, acceptable, dual_infeasible, primal_infeasible, worst
+from dcl.truth import (
+    INACCURATE_TOLERANCE,
+    OPTIMAL_TOLERANCE,
+    PATH_TOLERANCE,
+    acceptable,
+    dual_infeasible,
+    primal_infeasible,
+    worst,
+)
 
 # Where a KKT system is well conditioned, polishing reaches 1e-15; above this, an answer gets a second opinion.
 DOUBTFUL = 1e-11
@@ -151,7 +159,7 @@ def answer(
     if isinstance(mu, Tensor):
         polished = follow(program, x, v, mu)
         x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt
-        off = worst(residuals).cpu().numpy() > OPTIMAL_TOLERANCE
+        off = worst(residuals).cpu().numpy() > PATH_TOLERANCE
         status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
 
     def to(array: np.ndarray) -> Tensor:

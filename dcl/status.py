@@ -32,8 +32,8 @@ _STATUS_MESSAGES = {
     Status.INACCURATE: "the best point found misses the tolerance 1e-8 (but not 1e-5): the data may be badly scaled; "
     "rescale them, or try another solver",
     Status.PRIMAL_INFEASIBLE: "no point satisfies the constraints (certificate checked): relax or penalize one of them",
-    Status.DUAL_INFEASIBLE: "the objective is unbounded below on the constraints (certificate checked): add bounds or "
-    "a regularizing term",
+    Status.DUAL_INFEASIBLE: "the objective is unbounded below if any point satisfies the constraints (certificate "
+    "checked): add bounds or a regularizing term",
     Status.MAX_ITERATIONS: "the solver stopped at its iteration limit: raise max_iters, or rescale the data",
     Status.TIME_LIMIT: "the solver stopped at its time limit: raise time_limit",
     Status.NUMERICAL_ERROR: "no solver found a point that passes the check, nor a certificate: the problem may be "

@@ -61,7 +61,11 @@ def _row_width(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
     primal = absolute.Ax(x.abs()) + program.b.abs()
     size = magnitude(x).clamp(max=1.0).unsqueeze(-1)
     width = TIE_TOLERANCE * torch.where(v > 0.0, dual.clamp(_FLOOR, 1.0), torch.maximum(primal, size).clamp(max=1.0))
-    rounding = _ROUNDING * torch.where(v > 0.0, 0.1 * magnitude(z).unsqueeze(-1), primal)
+    # what rounding leaves of x where it is zero: stationarity is solved to the rounding of its terms, P and q up to size one
+    noise = 0.1 * _ROUNDING * magnitude(columns).clamp(min=1e-2).unsqueeze(-1)
+    rounding = torch.where(
+        v > 0.0, 0.1 * _ROUNDING * magnitude(z).unsqueeze(-1), torch.maximum(_ROUNDING * primal, noise)
+    )
     blocks = structure.cone.blocks
     orthant = torch.cat([v.new_full((b.rows * b.count,), b.is_orthant, dtype=torch.bool) for b in blocks])
     return torch.where(orthant, torch.maximum(width, rounding), torch.inf)

@@ -106,16 +106,20 @@ def apply(function: type[Function], *args: Any) -> Any:
 def is_differentiated() -> bool:
     """While a graph is traced: in forward mode, or inside of a transform of torch.func that differentiates?"""
     # the level is read by the traced code itself, which then is guarded against its change
-    return forward_ad._current_level >= 0 or _is_transformed()
+    return forward_ad._current_level >= 0 or "Grad" in _transforms() or "Jvp" in _transforms()
 
 
-def _is_transformed() -> bool:
-    kinds = {i.key() for i in _functorch.get_interpreter_stack() or ()}
-    return bool(kinds & {_functorch.TransformType.Grad, _functorch.TransformType.Jvp})
+def is_mapped() -> bool:
+    """While a graph is traced: inside of torch.func.vmap?"""
+    return "Vmap" in _transforms()
+
+
+def _transforms() -> str:
+    return ", ".join(i.key().name for i in _functorch.get_interpreter_stack() or ())
 
 
 # what torch.compiler.assume_constant_result does, without the import; see `uncompiled`
-_is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_transforms._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def uncompiled(reason: str) -> Callable[[F], F]:

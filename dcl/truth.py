@@ -37,6 +37,8 @@ from dcl.factor import AbstractFactor
 from dcl.program import ConeProgram, magnitude
 
 OPTIMAL_TOLERANCE = 1e-8
+# x(mu) is reached by Newton's method on a smooth F; where there is no x(mu) (no interior) residuals can come near 1e-9.
+PATH_TOLERANCE = 1e-10
 INACCURATE_TOLERANCE = 1e-5
 FLOOR = 1e-5
 ERROR_BOUND = 1e-3

@@ -291,3 +291,11 @@ def test_the_path_on_another_device_is_that_of_the_cpu(key):
         values = [fetch(t) for t in (elsewhere, *found)]
     for a, b in zip(values, (x.detach(), *known), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("mu", [1e-3, 0.1, 10.0])
+def test_without_an_interior_there_is_no_path(mu):
+    """x_0 = 2 by two inequalities: residuals come near 1e-9 with multipliers of 1e7, and that is no x(mu)."""
+    G, h = number([[1.0, 0.0], [-1.0, 0.0]]), number([2.0, -2.0])
+    with pytest.raises(dcl.SolveError, match="exists only where a point satisfies all inequalities strictly"):
+        dcl.solve_qp(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64), G=G, h=h, mu=mu)

@@ -271,3 +271,23 @@ def test_the_compiler_is_imported_by_those_who_compile() -> None:
     code = "import dcl, sys, torch; dcl.solve_qp(None, torch.ones(1), lb=torch.ones(1)); print('torch._dynamo' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout == "False\n"
+
+
+def test_mu_that_requires_a_gradient_is_refused() -> None:
+    layer, mu = dcl.QPLayer(), torch.tensor(0.1, **F64, requires_grad=True)
+    compiled = torch.compile(
+        lambda q: layer(None, q, lb=-torch.ones(2, **F64), ub=torch.ones(2, **F64), mu=mu).x, backend="aot_eager"
+    )
+    with pytest.raises(dcl.UnsupportedError, match="mu requires a gradient"):
+        compiled(torch.ones(2, **F64))
+
+
+def test_no_doubt_where_no_derivative_is_asked_for() -> None:
+    layer = dcl.QPLayer(on_degenerate="raise")
+    compiled = torch.compile(
+        lambda q: layer(torch.eye(2, **F64), q, lb=torch.zeros(2, **F64)).x, fullgraph=True, backend="aot_eager"
+    )
+    q = torch.tensor([0.0, -1.0], **F64)
+    close(compiled(q), torch.relu(-q), ROUNDING)
+    with pytest.raises(dcl.DegenerateError):
+        compiled(q.requires_grad_())

@@ -134,3 +134,85 @@ def test_a_small_eigenvalue_beside_a_large_one_is_no_kink():
         else:
             expected = -0.5 * torch.ones(2, 2, dtype=torch.float64)
         torch.testing.assert_close(jacobian, expected, rtol=0.0, atol=1e-6)
+
+
+# The optimal value: its slopes are x and z, so it is as doubtful as those that belong to parameters
+
+
+def value_layer(problem, parameters, extra=()):
+    return dcl.CvxpyLayer(problem, parameters, [*extra, problem.objective], on_degenerate="raise")
+
+
+def test_the_value_at_a_kink_of_a_linear_program():
+    """-|c|_1: x is not unique where c has a zero."""
+    x, c = cp.Variable(2), cp.Parameter(2)
+    layer = value_layer(cp.Problem(cp.Minimize(c @ x), [x >= -1, x <= 1]), [c])
+    with pytest.raises(dcl.DegenerateError, match="NONUNIQUE"):
+        layer(torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True))
+    c0 = torch.tensor([0.5, -1.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(layer(c0)[0], c0)
+    torch.testing.assert_close(slope, -torch.sign(c0.detach()), rtol=0, atol=1e-12)
+
+
+def test_the_value_where_multipliers_are_not_unique():
+    """max(b): two multipliers share the slope where the entries are equal."""
+    x, y, b = cp.Variable(), cp.Variable(), cp.Parameter(2)
+    layer = value_layer(cp.Problem(cp.Minimize(x + cp.square(y)), [x >= b[0], x >= b[1]]), [b], [y])
+    with pytest.raises(dcl.DegenerateError):
+        layer(torch.ones(2, dtype=torch.float64, requires_grad=True))
+    layer(torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True))
+
+
+def test_the_value_does_not_mind_what_no_parameter_touches():
+    """Epigraph variables that are not unique leave the value's slope alone."""
+    problem, p, _ = norm_below(100.0)
+    value = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(value_layer(problem, [p])(value)[0], value)
+    assert float(slope.abs().max()) < 1e-10
+
+
+# A kink where x is zero but for rounding
+
+
+def kink_at_zero_of_a_quadratic():
+    """x = (t, t), minimize t^2 / 2 - d t over t <= 0 (twice): t = min(d, 0)."""
+    P, A = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[-1.0, 1.0]])
+    G = torch.tensor([[-2.0, 2.0], [1.0, 0.0]])
+    q = torch.tensor([2.0, -2.0]).double().requires_grad_()
+    return q, lambda layer: layer(
+        P.double(), q, A.double(), torch.zeros(1).double(), G.double(), torch.tensor([1.0, 0.0]).double()
+    )
+
+
+def test_a_kink_at_zero_is_seen_in_spite_of_rounding():
+    q, call = kink_at_zero_of_a_quadratic()
+    with pytest.raises(dcl.DegenerateError, match="WEAKLY_ACTIVE"):
+        call(dcl.QPLayer(on_degenerate="raise"))
+    (gradient,) = torch.autograd.grad(call(dcl.QPLayer(on_degenerate="ignore")).x[0], q)
+    assert -1.0 < float(gradient[0]) < 0.0
+
+
+def test_a_kink_at_the_apex_of_a_cone_is_seen_in_spite_of_rounding():
+    layer = dcl.ConeLayer({"l": 1, "q": [2]}, on_degenerate="raise")
+    A = torch.tensor([[1.0], [0.0], [-1.0]], dtype=torch.float64)
+    b = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)  # x <= 0 and |x| <= 1, minimize x^2 / 2
+    with pytest.raises(dcl.DegenerateError, match="WEAKLY_ACTIVE"):
+        layer(torch.eye(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64, requires_grad=True), A, b)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_programs_whose_solution_is_zero(seed):
+    """Homogeneous constraints, q in the polar of nothing: EXACT only where two-sided differences agree."""
+    rng = np.random.default_rng(seed)
+    R, A, G = (torch.tensor(rng.integers(-2, 3, shape).astype(float)) for shape in ((3, 3), (1, 3), (3, 3)))
+    P, q = R @ R.mT + torch.eye(3).double(), torch.zeros(3).double()
+    layer = dcl.QPLayer(on_degenerate="ignore")
+
+    def x(q):
+        return layer(P, q, A, torch.zeros(1).double(), G, torch.zeros(3).double(), return_solution=True)
+
+    out, solution = x(q.clone().requires_grad_())
+    step = 1e-5 * torch.tensor(rng.normal(size=3))
+    ahead, behind = (x(s * step)[0].x for s in (1.0, -1.0))
+    kink = float((ahead + behind - 2.0 * out.x.detach()).abs().max()) / 1e-5
+    assert int(solution.gradient_kind) != dcl.GradientKind.EXACT or kink < 1e-6

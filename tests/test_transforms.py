@@ -6,7 +6,10 @@ precision in other files; here they are the reference of the transforms, and sec
 
 from __future__ import annotations
 
+import ast
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -385,3 +388,83 @@ def test_a_solution_of_nested_vmap(mu: float) -> None:
     alone = layer.solve(case_mean[5], root[1], gamma[0])
     close(got.margin[1, 2], alone.margin, 1e-6)
     assert 0.3 < float(got.condition[1, 2] / alone.condition) < 3.0
+
+
+# Found by an adversary: under vmap of a derivative the ties were not looked at, so that D was 0 or 1 there without a word.
+
+
+@pytest.mark.parametrize(
+    "how", ["vmap of grad", "vmap of jacrev", "vmap of jacfwd", "grad of vmap", "vmap of vmap of grad"]
+)
+def test_doubt_about_a_derivative_is_told_inside_of_vmap(how: str) -> None:
+    q = torch.tensor([[0.0, -1.0], [1.0, -1.0]], **F64)  # relu(-q), with a kink in the first instance
+
+    def call(on_degenerate: str) -> Tensor:
+        layer = dcl.QPLayer(on_degenerate=on_degenerate)
+
+        def x(q: Tensor) -> Tensor:
+            return layer(torch.eye(2, **F64), q, lb=torch.zeros(2, **F64)).x
+
+        def total(q: Tensor) -> Tensor:
+            return x(q).sum()
+
+        return {
+            "vmap of grad": lambda: func.vmap(func.grad(total))(q),
+            "vmap of jacrev": lambda: func.vmap(func.jacrev(x))(q).sum(-2),
+            "vmap of jacfwd": lambda: func.vmap(func.jacfwd(x))(q).sum(-2),
+            "grad of vmap": lambda: func.grad(lambda q: func.vmap(total)(q).sum())(q),
+            "vmap of vmap of grad": lambda: func.vmap(func.vmap(func.grad(total)))(q.unsqueeze(0))[0],
+        }[how]()
+
+    close(call("ignore"), torch.tensor([[-0.5, -1.0], [0.0, -1.0]], **F64), ROUNDING)
+    with pytest.raises(dcl.DegenerateError, match="WEAKLY_ACTIVE"):
+        call("raise")
+    with pytest.warns(dcl.DegenerateWarning, match="1 of 2 instances"):
+        call("warn")
+
+
+def test_no_doubt_where_no_derivative_is_asked_for() -> None:
+    layer = dcl.QPLayer(on_degenerate="raise")
+    q = torch.tensor([[0.0, -1.0]], **F64)
+    close(func.vmap(lambda q: layer(torch.eye(2, **F64), q, lb=torch.zeros(2, **F64)).x)(q), torch.relu(-q), ROUNDING)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.1])
+def test_third_derivatives_of_a_semidefinite_program(mu: float) -> None:
+    """Against differences of the second ones."""
+    X, C = cp.Variable((2, 2), symmetric=True), cp.Parameter((2, 2))
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(X - C)), [X >> 0]), [C], [X], mu=mu)
+    weights = torch.tensor([[1.0, 2.0], [0.5, -1.0]], **F64)
+
+    def f(a: Tensor) -> Tensor:
+        return (layer(torch.stack([torch.stack([a[0], a[1]]), torch.stack([a[1], 0.3 - a[0]])]))[0] * weights).sum()
+
+    a, step = torch.tensor([0.7, 0.4], **F64), 1e-4
+    hessian = func.hessian(f)
+    columns = [(hessian(a + step * e) - hessian(a - step * e)) / (2.0 * step) for e in torch.eye(2, **F64)]
+    for third in (func.jacrev(func.jacrev(func.jacrev(f))), func.jacfwd(func.jacrev(func.jacrev(f)))):
+        close(third(a), torch.stack(columns, -1), 1e-6)
+
+
+def test_a_solution_inside_of_vmap_says_what_it_cannot() -> None:
+    data = batch(CASES["qp, mu=0.0"], 2)
+
+    def f(*t: Tensor) -> Tensor:
+        solution = dcl.QPLayer().solve(*t)
+        assert "inside of torch.func.vmap" in repr(solution)
+        return solution.gradient_kind
+
+    with pytest.raises(dcl.UnsupportedError, match="ask it outside"):
+        func.vmap(f)(*data)
+
+
+def test_forward_mode_of_the_older_vmap_in_a_fresh_process() -> None:
+    """Nothing that is computed once may be computed by torch's random numbers inside of vmap."""
+    code = """
+import torch, dcl
+f = lambda q: dcl.QPLayer()(torch.eye(3).double(), q, lb=torch.zeros(3).double()).x
+q = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+print(torch.autograd.functional.jacobian(f, q, vectorize=True, strategy="forward-mode").tolist())
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert torch.equal(torch.tensor(ast.literal_eval(found.stdout)), torch.diag(torch.tensor([0.0, -1.0, 0.0])))

@@ -85,6 +85,8 @@ def compare_gradients(
     if not call.wanted:
         raise InputError("there is no tensor to differentiate")
     generator = torch.Generator().manual_seed(seed)
+    if any(t is not None and t.numel() == 0 and t.shape[0] == 0 for t in call.tensors):
+        raise InputError("the batch is empty: there is no gradient to compare")
     (result, solution), _ = _timed(lambda: call(0.0), 1)
     x = primal(result).detach().cpu()
     weights = torch.randn(x.numel(), generator=generator, dtype=torch.float64) / max(x.numel(), 1) ** 0.5

@@ -164,6 +164,8 @@ class _Bend(Function):
     d/dv <g, z(v; x_1, ..., x_n)> = z(v; g, x_1, ..., x_n)        d/dx_1 <g, z(v; x_1, ..., x_n)> = z(v; g, x_2, ..., x_n)
     """
 
+    generate_vmap_rule = True  # every rule is made of torch operations
+
     @staticmethod
     def forward(cone: Semidefinite, mu: Barrier, v: Tensor, *directions: Tensor) -> Tensor:
         values, U = _eigh(cone.matrices(v))

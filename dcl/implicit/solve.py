@@ -30,7 +30,6 @@ from dcl.scaling import Units
 from dcl.solve import answer
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.status import Status
-from dcl.transforms import is_recorded
 
 # Columns of the report that `solve` returns beside x and v.
 STATUS, SOLVER, ITERATIONS, SECONDS, PRIMAL, DUAL, GAP = range(7)
@@ -81,12 +80,11 @@ class Call:
     known: Known | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
-    def mapped(self, V: int, tensors: Sequence[Tensor]) -> Call:
-        """The same call for V times as many instances, a new batch dimension in front; tensors: its data, to be solved for."""
+    def mapped(self, V: int) -> Call:
+        """The same call for V times as many instances, a new batch dimension in front."""
         return replace(
             self,
             border=replace(self.border, batch_shape=(V, *self.border.batch_shape)),
-            record=is_recorded(tensors),
             start=None if self.start is None else self.start.repeated(V),
         )
 
@@ -136,7 +134,8 @@ class Solve(Function):
         outcome.certificate = units.certificate(out.certificate)
         if call.on_failure == "raise":
             weights = None if out.certificate is None else out.certificate[:, call.structure.n :]
-            raise_failures(call.border, out.status, out.residuals, outcome.certificate, weights)
+            on_path = isinstance(mu, Tensor)
+            raise_failures(call.border, out.status, out.residuals, outcome.certificate, weights, on_path)
         at_kink = torch.full_like(out.v, torch.nan)
         if call.record:
             at_kink = resolve_kinks(program, out.x, out.v, mu)
@@ -216,7 +215,7 @@ class Solve(Function):
         folded = [fold.data(t, dim) for t, dim in zip(tensors, in_dims[4:], strict=True)]
         # q says how many instances there are
         folded[1] = folded[1].expand(fold.V * fold.B, -1)
-        out = Solve.apply(call.mapped(fold.V, folded[:4]), c, E, mu, *folded)
+        out = Solve.apply(call.mapped(fold.V), c, E, mu, *folded)
         return tuple(fold.unfold(t, 0) for t in out), (0, 0, 0, 0)
 
 

@@ -103,9 +103,8 @@ class AbstractLayer(nn.Module):
         options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu, "straight_through": straight_through}
         if torch.compiler.is_compiling():
             straight = self._engine.settings.straight_through if straight_through is None else straight_through
-            plain = (
-                solver_args is None and not isinstance(warm_start, Solution) and not straight and not return_solution
-            )
+            plain = not (straight or return_solution or isinstance(warm_start, Solution) or solver_args is not None)
+            plain = plain and not (isinstance(mu, Tensor) and mu.requires_grad)  # an error, which is told outside
             if plain and not is_differentiated():
                 return compiled.call(self._handle, arguments, mu), None
         return self._evaluate(arguments, options, return_solution)

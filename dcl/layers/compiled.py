@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dcl.implicit import Known
 from dcl.implicit.folding import in_front
+from dcl.transforms import is_mapped
 
 if TYPE_CHECKING:
     from dcl.layers.base import AbstractLayer
@@ -43,7 +44,8 @@ def call(handle: int, arguments: Mapping[str, Tensor], mu: float | Tensor | None
     names, tensors = list(arguments), list(arguments.values())
     if isinstance(mu, Tensor):
         names, tensors, mu = [*names, "mu"], [*tensors, mu], None
-    record = torch.is_grad_enabled()  # inside of vmap the tensors do not tell whether they are differentiated
+    # inside of vmap tensors do not tell whether they are differentiated
+    record = torch.is_grad_enabled() and (is_mapped() or any(t.requires_grad for t in tensors))
     return tuple(layer_op(handle, ",".join(names), tensors, mu, record)[:-_KNOWN])
 
 

@@ -49,12 +49,19 @@ class _Border(AbstractBorder):
         return self.form.describe_row(row)
 
 
-def _requested(form: CanonicalForm) -> Requested:
-    """Which entries of x (n,) and z (m,) the outputs of the form read."""
+def _requested(form: CanonicalForm, with_value: bool) -> Requested:
+    """Which entries of x (n,) and z (m,) the outputs read; the value by its slopes, x x' in P, x in q, z x' in A, z in b."""
     x, z = (torch.zeros(size, dtype=torch.bool, device="cpu") for size in (form.structure.n, form.structure.m))
     for output in form.outputs:
         place = slice(output.start, output.start + math.prod(output.shape)) if output.index is None else output.index
         (z if output.dual else x)[place] = True
+    if with_value:
+        structure = form.structure
+        x |= form.map_q.varying
+        z |= form.map_b.varying
+        for entries, pattern, rows in ((form.map_P.varying, structure.P, x), (form.map_A.varying, structure.A, z)):
+            i, j = (torch.from_numpy(place)[entries] for place in pattern.coordinates())
+            rows[i], x[j] = True, True
     return x, z
 
 
@@ -120,7 +127,7 @@ class CvxpyLayer(AbstractLayer):
         self._values = tuple(i for i, v in enumerate(variables) if v is getattr(problem, "objective", None))
         others = [v for i, v in enumerate(variables) if i not in self._values]
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
-        self._requested = _requested(self._form)
+        self._requested = _requested(self._form, bool(self._values))
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
         self._engine.check_cones(self._form.structure.cone)
