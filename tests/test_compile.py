@@ -291,3 +291,16 @@ def test_no_doubt_where_no_derivative_is_asked_for() -> None:
     close(compiled(q), torch.relu(-q), ROUNDING)
     with pytest.raises(dcl.DegenerateError):
         compiled(q.requires_grad_())
+
+
+def test_an_argmin_layer_runs_beside_the_graph() -> None:
+    layer = dcl.ArgminLayer(lambda y, a: ((y - a) ** 2).sum(), inequality=lambda y, a: y - 1.0)
+    a = torch.tensor([0.3, 3.0], **F64, requires_grad=True)
+
+    def f(a: Tensor) -> Tensor:
+        return layer(torch.zeros(2, **F64), 2.0 * a)
+
+    close(torch.compile(f, backend="aot_eager")(a), (2.0 * a).clamp(max=1.0), 1e-8)
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="ArgminLayer is not part of a compiled graph"):
+        torch.compile(f, fullgraph=True, backend="aot_eager")(a)

@@ -224,7 +224,7 @@ def plan(
         begin = first + sum(owned[:k])
         return parts[k].call(y, values, theta[begin : begin + owned[k]])
 
-    rows = _try(parts, evaluate, start, theta)
+    rows = _try(parts, evaluate, start, theta, tuple(flags))
     groups = [i for i in range(1, len(parts)) if rows[i][1]]
 
     def f(x: Tensor, *theta: Tensor) -> Tensor:
@@ -272,7 +272,11 @@ def _flags(in_dims: Sequence[int | None] | None, count: int) -> list[bool]:
 
 
 def _try(
-    parts: Sequence[Part], evaluate: Callable[..., Any], start: Tensor, theta: Sequence[Tensor]
+    parts: Sequence[Part],
+    evaluate: Callable[..., Any],
+    start: Tensor,
+    theta: Sequence[Tensor],
+    mapped: tuple[bool, ...],
 ) -> list[tuple[str, int]]:
     """(name, number of rows) of each part, after one instance was evaluated and everything that can be wrong looked for."""
     if start.shape[0] == 0:
@@ -289,9 +293,15 @@ def _try(
         for k, one in enumerate(parts):
             try:
                 out, again = (evaluate(k, x, *leaves) for _ in range(2))
-            except RuntimeError as error:
+            except (RuntimeError, TypeError) as error:
+                alone = (
+                    ""
+                    if any(mapped)
+                    else "; without in_dims, y0 and the parameters are ONE instance: see in_dims for a batch"
+                )
                 raise InputError(
-                    f"{one.name} fails on one instance, y0 and the parameters: {error}", argument=one.name
+                    f"{one.name}(y, *params), with {len(mapped) - 1} parameter(s), fails on one instance: {error}{alone}",
+                    argument=one.name,
                 ) from error
             rows.append((one.name, _check_result(one, x, out, again, scalar=k == 0)))
             if record and out.numel():

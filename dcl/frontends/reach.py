@@ -134,7 +134,7 @@ def check_graph(argument: str, function: Callable[..., Any], out: Tensor, passed
 
 def _lost(argument: str, what: str) -> InputError:
     return InputError(
-        f"{argument} reaches {what} that was not passed to the layer: its gradient would be lost. Pass it as a parameter, "
+        f"{argument} reaches {what} not passed to the layer: the gradient there would be lost. Pass it as a parameter, "
         f"{argument}(y, *params); pass a network as the {argument} itself, or its parameters with torch.func.functional_call; "
         "or detach it",
         argument=argument,

@@ -195,12 +195,15 @@ class ArgminLayer(nn.Module):
             InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, RunsOffError, FlatError,
             SaddleError, LocallyInfeasibleError where all failed instances are alike.  DegenerateError: as set.
         """
+        return self._uncompiled(y0, params, mu, warm_start, return_solution)
+
+    @uncompiled("ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside of one")
+    def _uncompiled(self, *call: Any) -> Any:
         if torch.is_inference_mode_enabled():  # finding y takes derivatives in y
             with torch.inference_mode(False), torch.no_grad():
-                return self._evaluate(y0, params, mu, warm_start, return_solution)
-        return self._evaluate(y0, params, mu, warm_start, return_solution)
+                return self._evaluate(*call)
+        return self._evaluate(*call)
 
-    @uncompiled("ArgminLayer runs uncompiled")
     def _evaluate(
         self,
         y0: Any,
