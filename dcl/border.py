@@ -148,12 +148,16 @@ def raise_failures(
             found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
         lines.append(f"{_subject(border, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
-        "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + "\n"
-        '  (on_failure="nan" or "last" returns the other instances)',
+        "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(border),
         indices=[border.index(i) for i in failed],
         statuses=statuses,
         certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
     )
+
+
+def others(border: AbstractBorder) -> str:
+    """What an error about instances ends with, where there are several."""
+    return '\n  (on_failure="nan" or "last" returns the other instances)' if border.batch_shape else ""
 
 
 def _level() -> int:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder
+from dcl.border import AbstractBorder, others
 from dcl.errors import (
     FlatError,
     LocallyInfeasibleError,
@@ -58,9 +58,7 @@ def raise_failures(border: AbstractBorder, facts: Facts, x: Tensor, start: Tenso
     error = _ERRORS.get(kinds[0], NoMinimumError) if len(kinds) == 1 else NoMinimumError
     what = "argmin" if sign > 0.0 else "argmax"
     raise error(
-        f"no {what} was found.\n  "
-        + "\n  ".join(lines)
-        + '\n  (on_failure="nan" or "last" returns the other instances)',
+        f"no {what} was found.\n  " + "\n  ".join(lines) + others(border),
         indices=[border.index(i) for i in failed],
         statuses=statuses,
         certificates=[None] * len(failed),
