@@ -169,7 +169,12 @@ def test_at_mu_nothing_is_weakly_active():
         dcl.QPLayer(), torch.eye(1).double(), number([0.0]), None, None, None, None, number([0.0]), mu=1e-4
     )[0]
     assert point.healthy
-    assert point.weakly_active == ()
+    assert point.weakly_active == point.active == ()  # x = 0.01 is inside
+    assert "x(mu) is inside of all of them" in str(point)
+    assert (point.unique_x, point.unique_z, point.rows, point.margin) == (True, True, 0, float("inf"))
+    on_path = dcl.diagnose(portfolio(), number([0.9, 0.2, -0.4]), number(0.6), mu=1e-2)[0]
+    assert [name for name in on_path.active if "epigraph" not in name] == ["constraint 0 (budget: sum(w) == 1.0)"]
+    assert on_path.licq
     assert point.value == pytest.approx(0.5e-4, rel=1e-9)  # x = sqrt(mu)
 
 
@@ -203,15 +208,91 @@ def test_what_it_does_not_take():
         dcl.diagnose(torch.nn.Linear(1, 1), torch.zeros(1))
 
 
-def test_advised_mu_moves_x_by_about_a_hundredth():
-    """At a kink x(mu) - x = sqrt(mu / curvature); the advice is the power of ten that makes it about 1e-2 of 1 + |x|."""
-    for scale in (1e-3, 1.0, 1e4):
-        P, q, lb = scale * torch.eye(2).double(), scale * number([0.0, -1.0]), torch.zeros(2).double()
-        advice = of_qp(P=P, q=q, lb=lb)[0].advice
-        mu = float(advice.split("use mu = ")[1].split()[0])
-        x = dcl.QPLayer()(P, q, lb=lb, mu=mu).x
-        assert 2e-3 < x[0].item() < 5e-2
-        np.testing.assert_allclose(x[0].item(), np.sqrt(mu / scale), rtol=1e-9)
+@pytest.mark.parametrize(("scale", "known"), [(1e-3, 1e-8), (1.0, 1e-5), (1e4, 1e-1)])
+def test_advised_mu_is_the_largest_that_keeps_x_within_a_hundredth_and_that_of_the_comparison(scale, known):
+    """At a kink x_0(mu) = sqrt(mu / scale), and x_1(mu) = 1 + mu / scale to first order: |x(mu) - x| <= 0.01 |x| = 0.01.
+
+    scale 1: sqrt(1e-4) is 0.01, but x_1 moves too.
+    """
+    P, q, lb = scale * torch.eye(2).double(), scale * number([0.0, -1.0]), torch.zeros(2).double()
+    advice = dcl.diagnose(dcl.QPLayer(), P, q, lb=lb)[0].advice
+    mu = float(advice.split("use mu = ")[1].split()[0])
+    assert mu == known
+    found = dcl.compare_gradients(dcl.QPLayer(), P, q.requires_grad_(), lb=lb, engines=[], repeats=1)
+    assert found.recommended_mu == mu
+
+
+def simplex():
+    x, c = cp.Variable(3), cp.Parameter(3, name="c")
+    return dcl.CvxpyLayer(cp.Problem(cp.Maximize(c @ x), [x >= 0, cp.sum(x) <= 1]), [c], [x])
+
+
+def test_a_vertex_that_teaches_nothing():
+    """x = e_1 for every c near (1, 2, 1/2)."""
+    point = dcl.diagnose(simplex(), number([1.0, 2.0, 0.5]))[0]
+    assert point.healthy
+    assert point.vertex
+    assert point.zero_in == ("c",)
+    assert point.advice.startswith("the derivative is exact, and zero in c: x is a vertex that does not move with it")
+    assert "take mu > 0" in point.advice
+    batch = str(dcl.diagnose(simplex(), number([[1.0, 2.0, 0.5], [3.0, 1.0, 0.0], [-1.0, -1.0, -2.0]])))
+    assert "zero in c for 3 of 3 instances" in batch
+    assert "nothing is learned through it at mu = 0" in batch
+
+
+def test_only_the_arguments_that_a_vertex_does_not_move_with_are_named():
+    """x = (h, 0) by x_0 <= h and x_1 >= lb_1: dx_0/dh = 1, dx_0/dG = -h x', dx_1/dlb_1 = 1; q, P and ub change nothing."""
+    data = {"P": 0.1 * torch.eye(2).double(), "q": number([-1.0, 1.0]), "G": number([[1.0, 0.0]]), "h": number([0.5])}
+    data |= {"lb": number([0.0, 0.0]), "ub": number([2.0, torch.inf])}
+    assert of_qp(**data)[0].zero_in == ("P", "q", "ub")
+    # data shared by a batch in which one instance is a vertex and one is not: x = (0.5, 0) and x = (0.2, 0)
+    found = of_qp(**{**data, "q": number([[-1.0, 1.0], [-0.02, 1.0]])})
+    assert [p.zero_in for p in found.points] == [("P", "q", "ub"), ()]
+    assert [p.vertex for p in found.points] == [True, False]
+    assert "zero in P, q, ub for 1 of 2 instances" in str(found)
+
+
+def test_no_vertex():
+    """A saturated projection does not move with its target; one inside of a face does; nor are ball and entropy vertices."""
+    x, t = cp.Variable(2), cp.Parameter(2, name="t")
+    box = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x <= 1]), [t], [x])
+    found = dcl.diagnose(box, number([[2.0, 3.0], [2.0, 0.5], [0.1, 0.2]]))
+    assert [p.zero_in for p in found.points] == [("t",), (), ()]
+    ball = dcl.CvxpyLayer(cp.Problem(cp.Minimize(t @ x), [cp.SOC(cp.Constant(1.0), x)]), [t], [x])
+    assert dcl.diagnose(ball, number([3.0, 4.0]))[0].vertex is False
+    # the apex of a cone is one: x = 0 for every t inside of its dual
+    y = cp.Variable(3)
+    apex = dcl.CvxpyLayer(cp.Problem(cp.Minimize(y[2] + t @ y[:2]), [cp.SOC(y[2], y[:2])]), [t], [y])
+    assert dcl.diagnose(apex, number([0.3, 0.2]))[0].zero_in == ("t",)
+
+
+def test_a_vertex_with_a_redundant_row():
+    """x_0 = 1/2 given twice and x_1 >= 0: multipliers are not unique, and nothing is learned through q all the same."""
+    data = {"q": number([-1.0, 1.0]), "A": number([[1.0, 0.0], [2.0, 0.0]]), "b": number([0.5, 1.0])}
+    point = of_qp(**data, lb=torch.zeros(2).double())[0]
+    assert point.gradient_kind == GradientKind.RANK_DEFICIENT
+    assert point.zero_in == ("q",)
+    assert "zero in q: x is a vertex that does not move with it" in point.advice
+
+
+def test_without_an_interior_no_mu_is_advised_and_the_failure_is_explained():
+    data = {"P": torch.eye(2).double(), "q": number([-1.0, -2.0]), "G": number([[1.0, 1.0]]), "h": number([0.0])}
+    data |= {"lb": torch.zeros(2).double()}
+    advice = of_qp(**data)[0].advice
+    assert "use mu" not in advice
+    assert "no interior" in advice
+    asked = dcl.diagnose(dcl.QPLayer(), *(data.get(name) for name in ARGUMENTS), mu=0.01)[0]
+    assert asked.status == Status.NUMERICAL_ERROR
+    assert "exists only where a point satisfies all inequalities strictly" in asked.advice
+
+
+def test_ties_that_do_not_matter_for_what_was_asked():
+    """min |x - t|^2 with y <= 0 and y unconstrained otherwise but for y >= 0: y = 0, and x does not see it."""
+    x, y, t = cp.Variable(2), cp.Variable(), cp.Parameter(2, name="t")
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - t) + cp.square(y)), [y >= 0]), [t], [x])
+    found = dcl.diagnose(layer, number([[1.0, 2.0], [3.0, 4.0]]))
+    assert all(p.healthy and p.weakly_active for p in found.points)
+    assert "which does not matter for what was asked" in str(found)
 
 
 @pytest.mark.slow

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import math
-
-from torch import Tensor
-
-from dcl.compare.points import PointDiagnosis, listed
-from dcl.program import ConeProgram, magnitude
+from dcl.compare.points import PointDiagnosis, listed, take_mu
 from dcl.status import GradientKind, Status
 
-# The mu that is advised at a kink moves x by about this, relative.
-_ADVISED_MOVE = 1e-2
+_EXISTS = "x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
 
 
-def suggested_mu(program: ConeProgram, x: Tensor) -> float:
-    """A power of ten that moves x by about _ADVISED_MOVE: x(mu) - x ~ sqrt(mu / curvature) at a kink, mu / slope in an LP."""
-    move = _ADVISED_MOVE * max(1.0, float(magnitude(x)))
-    curvature = float(program.P.abs().max()) if program.P.numel() else 0.0
-    mu = curvature * move**2 if curvature > 0.0 else float(magnitude(program.q).max()) * move
-    return 10.0 ** round(math.log10(mu)) if mu > 0.0 else _ADVISED_MOVE
-
-
-def advise(point: PointDiagnosis, mu: float) -> str:
-    """The sentence; mu: what to use where a barrier helps."""
-    smooth = f"use mu = {mu:.0e} for the gradient of a smooth path, or `dcl.compare_gradients` to choose"
+def advise(point: PointDiagnosis, mu: float | None) -> str:
+    """The sentence; mu: what to use where a barrier helps, None where x(mu) exists for no mu."""
+    if mu is None:
+        smooth = "no barrier helps, since x(mu) was found for no mu: the constraints leave no interior"
+    else:
+        smooth = f"use mu = {mu:.0e} for the gradient of a smooth path (`dcl.compare_gradients` weighs other mu)"
+    either = f"{'or ' if mu is not None else ''}{smooth}"
+    if point.status == Status.NUMERICAL_ERROR and point.on_path:
+        return f"{point.status.message}; {_EXISTS}"
     if point.status != Status.OPTIMAL:
         if point.conflict:
             return f"{listed(point.conflict)} cannot hold together: relax or penalize one of them"
         return point.status.message
     if point.unique_x is False:
-        return f"x is not unique: add a small quadratic term, or {smooth} (its x is the center of the optimal face)"
+        center = "" if mu is None else "; x(mu) tends to the center of the optimal face"
+        return f"x is not unique: add a small quadratic term, {either}{center}"
     match point.gradient_kind:
         case GradientKind.WEAKLY_ACTIVE:
             names = listed(point.weakly_active) or str(point.weakest)
@@ -41,11 +34,17 @@ def advise(point: PointDiagnosis, mu: float) -> str:
             return (
                 f"{dependent} active rows depend on the others, so multipliers are not unique: "
                 "drop what is redundant if multipliers are used; x has one derivative as long as such rows move together"
-            )
+            ) + (f"; it is {_zero(point)}" if point.zero_in else "")
         case GradientKind.NONUNIQUE:
-            return f"a flat direction of the optimal face moves what was asked for: add a small quadratic term, or {smooth}"
+            return (
+                f"a flat direction of the optimal face moves what was asked for: add a small quadratic term, {either}"
+            )
         case GradientKind.ILL_CONDITIONED:
-            return f"the KKT system has condition {point.condition:.0e}: rescale the data, or {smooth}"
+            return f"the KKT system has condition {point.condition:.0e}: rescale the data, {either}"
+    if point.on_path:
+        return "the derivative of x(mu) is exact, and x(mu) is smooth in the data: nothing to do"
+    if point.zero_in:
+        return f"the derivative is exact, and {_zero(point)}"
     if point.weakly_active:
         return f"the derivative is exact for what was asked, though {listed(point.weakly_active)} holds with multiplier zero"
     if point.margin < 1e-4:
@@ -53,3 +52,9 @@ def advise(point: PointDiagnosis, mu: float) -> str:
             f"the derivative is exact for changes of the data below about {point.margin:.0e}: {point.weakest} is near"
         )
     return "the derivative is exact: nothing to do"
+
+
+def _zero(point: PointDiagnosis) -> str:
+    """What a vertex means for the arguments that it does not move with."""
+    it = "it" if len(point.zero_in) == 1 else "them"
+    return f"zero in {listed(point.zero_in)}: x is a vertex that does not move with {it}; {take_mu(it)}"

@@ -11,6 +11,7 @@ from textwrap import fill
 from typing import Any
 
 HELP = "exact, barrier and other gradients of one program side by side, and which one to use"
+_PICTURES = (".png", ".pdf", ".svg")
 _DEFINES = ("problem", "parameters", "variables", "values")
 _EPILOG = """\
 FILE is a Python file that defines
@@ -57,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--csv", type=_writable, metavar="OUT", help="also write the rows to a CSV file")
     parser.add_argument(
-        "--plot", type=_writable, metavar="OUT", help="also draw gap, error and time against mu (.png, .pdf, .svg)"
+        "--plot",
+        type=_picture,
+        metavar="OUT",
+        help=f"also draw gap, error and time against mu ({', '.join(_PICTURES)})",
     )
 
 
@@ -91,6 +95,13 @@ def _writable(text: str) -> Path:
     return path
 
 
+def _picture(text: str) -> Path:
+    path = _writable(text)
+    if path.suffix.lower() not in _PICTURES:
+        raise argparse.ArgumentTypeError(f"cannot draw {text!r}: the name must end in {', '.join(_PICTURES)}")
+    return path
+
+
 def run(args: argparse.Namespace) -> int:
     """Compare, print the table, write what was asked for. Returns the exit status."""
     if args.plot is not None and find_spec("matplotlib") is None:
@@ -99,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from dcl.compare.families import draw
-    from dcl.compare.gradients import MUS, compare_gradients
+    from dcl.compare.gradients import compare_gradients
+    from dcl.compare.probes import MUS
     from dcl.errors import DclError
 
     torch.set_num_threads(1)
@@ -117,10 +129,7 @@ def run(args: argparse.Namespace) -> int:
         found.to_csv(args.csv)
         print(f"\nrows: {args.csv}")
     if args.plot is not None:
-        try:
-            found.plot(args.plot)
-        except ValueError as error:  # matplotlib names the kinds of picture that it can write
-            return _complain(f"--plot {args.plot}: {error}")
+        found.plot(args.plot)
         print(f"figure: {args.plot}")
     return 0
 

@@ -5,22 +5,22 @@ weakly active   rows with slack and multiplier both zero: the kinks of the solut
 LICQ            the gradients of the active and weakly active rows are independent: rank = number
 x unique        no direction d with Pd = 0, A_active d = 0 and A_weak d <= 0         (`dcl.compare.unique`)
 z unique        no direction w with A'w = 0 on active rows, w >= 0 on weakly active ones
+zero            at a vertex (active rows alone fix x): the arguments in which the derivative vanishes (`dcl.compare.probes`)
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dcl.border import AbstractBorder
-from dcl.compare.advice import advise, suggested_mu
+from dcl.compare.advice import advise
 from dcl.compare.points import Diagnosis, PointDiagnosis
-from dcl.compare.subject import Layer, has_engine, with_engine
+from dcl.compare.probes import nearby_mu, zero_in
+from dcl.compare.subject import Layer, bind, has_engine, with_engine, with_settings
 from dcl.compare.unique import uniqueness
 from dcl.degeneracy import resolve_kinks
 from dcl.errors import InputError
@@ -35,17 +35,21 @@ from dcl.ties import kinks
 _PART = 1e-3
 
 
-def diagnose(layer: Layer, *tensors: Tensor | None, mu: float | None = None) -> Diagnosis:
+def diagnose(
+    layer: Layer, *tensors: Tensor | None, mu: float | Tensor | None = None, **named: Tensor | None
+) -> Diagnosis:
     """Explain what a layer answers for these tensors, instance by instance; failed instances are explained too.
 
     For each: status and residuals, the active constraints by the caller's names, the strict-complementarity margin and whose it
     is, rank of the active rows (LICQ), condition of the KKT system, whether x and the multipliers are unique, what the
-    derivative is worth, and advice.  Settings of the layer stay as they are, but nothing is raised and nothing warned of.
+    derivative is worth, in which arguments it is zero at a vertex, and advice.  Settings of the layer stay as they are, but
+    nothing is raised and nothing warned of.
 
     Args:
         layer: a `CvxpyLayer`, `QPLayer`, `ConeLayer` or `ArgminLayer`.
         tensors: as in the call, with batch dimensions; None where a block is absent.
         mu: barrier parameter for this call (default: the layer's).
+        named: tensors by the names of the call, for a `QPLayer` or a `ConeLayer`: `diagnose(layer, P, q, G=G, h=h)`.
 
     Raises:
         InputError, DtypeError: the tensors cannot be used.
@@ -53,31 +57,35 @@ def diagnose(layer: Layer, *tensors: Tensor | None, mu: float | None = None) -> 
     Example:
         >>> import torch, dcl
         >>> q, lb = torch.tensor([-1.0, 0.0], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-        >>> point = dcl.diagnose(dcl.QPLayer(), torch.eye(2).double(), q, None, None, None, None, lb)[0]
+        >>> point = dcl.diagnose(dcl.QPLayer(), torch.eye(2).double(), q, lb=lb)[0]
         >>> point.gradient_kind.name, point.weakly_active
         ('WEAKLY_ACTIVE', ('lb[1]',))
     """
+    tensors = bind(layer, tensors, named)
+    twin: Layer
     if isinstance(layer, ArgminLayer):
-        solution, border, program = _of_function(layer, tensors, mu)
+        twin = with_settings(layer, on_failure="last", on_degenerate="ignore")
+        solution, border = _of_function(twin, tensors, mu)
     elif has_engine(layer):
-        solution, border, program = _of_cones(layer, tensors, mu)
+        twin, _ = with_engine(layer, on_failure="last", on_degenerate="ignore", straight_through=False)
+        solution, border = _of_cones(twin, tensors, mu)
     else:
         raise InputError(f"diagnose takes a layer of dcl, got {type(layer).__name__}", argument="layer")
     if not solution.status.numel():
         return Diagnosis((), border.batch_shape)
-    return Diagnosis(tuple(_points(solution, border, program)), border.batch_shape)
+    return Diagnosis(tuple(_advised(_points(solution, border), twin, tensors, border.batch_shape)), border.batch_shape)
 
 
-Found = tuple[Solution, AbstractBorder, ConeProgram]
+Found = tuple[Solution, AbstractBorder]
 
 
-def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | None) -> Found:
-    twin, spy = with_engine(layer, on_failure="last", on_degenerate="ignore", straight_through=False)
+def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | Tensor | None) -> Found:
+    twin, spy = with_engine(layer)
     with torch.no_grad():
         _, solution = twin(*tensors, mu=mu, return_solution=True)
-    if spy.border is None or spy.program is None:
+    if spy.border is None:
         raise InputError("the layer did not ask for a solution", argument="layer")
-    return solution, spy.border, spy.program.detach()
+    return solution, spy.border
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,28 +101,47 @@ class _FunctionBorder(AbstractBorder):
         return f"equality[{row}]" if row < self.zeros else f"inequality[{row - self.zeros}]"
 
 
-def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float | None) -> Found:
+def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float | Tensor | None) -> Found:
     """At the solution, the quadratic program that agrees with the function there to second order."""
-    twin: Any = copy.copy(layer)
-    if twin._linear_solve != "direct":
+    if layer._linear_solve != "direct":
         raise InputError('diagnose needs matrices, which linear_solve="cg" is there to avoid', argument="layer")
-    twin._settings = replace(twin._settings, on_failure="last", on_degenerate="ignore")
     with torch.no_grad():
-        _, solution = twin(*tensors, mu=mu, return_solution=True)
+        _, solution = layer(*tensors, mu=mu, return_solution=True)
     zeros = solution.program.structure.cone.zeros
-    return solution, _FunctionBorder(tuple(solution.status.shape), zeros), solution.program
+    return solution, _FunctionBorder(tuple(solution.status.shape), zeros)
 
 
-def _points(solution: Solution, border: AbstractBorder, given: ConeProgram) -> list[PointDiagnosis]:
-    """given: the program in the caller's units; that of the solution is scaled."""
+# What a barrier may replace.
+_ROUGH = (GradientKind.WEAKLY_ACTIVE, GradientKind.NONUNIQUE, GradientKind.ILL_CONDITIONED)
+
+
+def _advised(
+    points: list[PointDiagnosis], layer: Layer, tensors: Sequence[Tensor | None], batch_shape: tuple[int, ...]
+) -> list[PointDiagnosis]:
+    """The points with what further calls of the layer tell about them, and advice."""
+    still = [
+        p.vertex is True and p.gradient_kind in (GradientKind.EXACT, GradientKind.RANK_DEFICIENT) and not p.on_path
+        for p in points
+    ]
+    zero = zero_in(layer, tensors, batch_shape) if any(still) else []
+    points = [replace(p, zero_in=zero[i]) if still[i] else p for i, p in enumerate(points)]
+    rough = [i for i, p in enumerate(points) if p.unique_x is False or p.gradient_kind in _ROUGH]
+    mus = nearby_mu(layer, tensors, rough, len(points)) if rough else [None] * len(points)
+    return [replace(p, advice=advise(p, mu)) for p, mu in zip(points, mus, strict=True)]
+
+
+def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
     program, v, mu = solution.program, solution.v, solution.mu
     batch = v.shape[0]
-    x = solution.x.reshape(batch, -1)
+    x, on_path = solution.x.reshape(batch, -1), isinstance(mu, Tensor)
     ok = solution.ok.reshape(-1)
     at_kink = resolve_kinks(program, x, v, mu)
     kkt = factorize(program, v, mu, at_kink)
     ties = ~torch.isnan(kinks(program, v, mu, x))
     strong = (kkt.D.d > 0.5) & ~ties
+    if on_path:
+        strong = torch.zeros_like(strong)
+        strong[:, : program.structure.cone.zeros] = True
     certificate = (
         None if solution.certificate is None else solution.certificate.reshape(batch, -1)[:, program.structure.n :]
     )
@@ -142,18 +169,20 @@ def _points(solution: Solution, border: AbstractBorder, given: ConeProgram) -> l
             active=_named(border, rows),
             weakly_active=_named(border, weak),
             conflict=_conflict(border, certificate, i),
-            margin=float(margins[i]),
-            weakest=border.describe_row(row) if row >= 0 else None,
+            margin=float("inf") if on_path else float(margins[i]),
+            weakest=border.describe_row(row) if row >= 0 and not on_path else None,
             rows=unique.rows if unique else 0,
             rank=unique.rank if unique else 0,
             condition=float(conditions[i]),
             unique_x=unique.x if unique else None,
             unique_z=unique.z if unique else None,
             gradient_kind=GradientKind(int(kinds[i])) if good else None,
+            vertex=unique.vertex if unique else None,
+            zero_in=(),
+            on_path=on_path,
             advice="",
         )
-        mine = given.rows(torch.tensor([i], device=v.device))
-        points.append(replace(point, advice=advise(point, suggested_mu(mine, x[i]))))
+        points.append(point)
     return points
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from dcl.compare.differences import Differences, differences
 from dcl.compare.engines import ENGINES, Unavailable, engine
-from dcl.compare.subject import Layer, Loss, Result, Spy, Subject, has_engine, names, primal, subject, with_engine
+from dcl.compare.probes import MUS, NOTHING
+from dcl.compare.subject import Layer, Loss, Result, Spy, Subject, bind, has_engine, names, primal, subject, with_engine
 from dcl.compare.table import Comparison, Row
 from dcl.compare.verdict import Evidence, decide
 from dcl.errors import InputError, OptionError, SolveError
@@ -26,11 +27,9 @@ from dcl.program import ConeProgram
 from dcl.status import GradientKind
 from dcl.truth import check, worst
 
-MUS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 # Slopes below this part of the loss's own size are what rounding leaves of zero, for steps of `dcl.compare.differences`.
 _ZERO = 1e-7
-# An x of this length is zero: its gaps are absolute.
-_NOTHING = 1e-9
+_SHOWN = 5
 T = TypeVar("T")
 
 
@@ -43,6 +42,7 @@ def compare_gradients(
     entries: int = 200,
     repeats: int = 3,
     seed: int = 0,
+    **named: Tensor | None,
 ) -> Comparison:
     """The gradient of a loss through `layer` by every way there is, side by side, and which one to use here.
 
@@ -62,9 +62,10 @@ def compare_gradients(
             cosines of all rows are over these.
         repeats: timings are medians over this many runs.
         seed: of the random weighting and the random entries.
+        named: tensors by the names of the call, for a `QPLayer` or a `ConeLayer`: `compare_gradients(layer, P, q, G=G, h=h)`.
 
     Returns:
-        A `Comparison`: prints as a table and ends in a sentence; `to_frame()`, `plot(path)`, `recommended_mu`.
+        A `Comparison`: prints as a table and ends in a sentence; `to_frame()`, `plot(path)`, `recommended_mu`, `mu_range`.
 
     Raises:
         SolveError: an instance has no solution (`dcl.diagnose` says what conflicts).  InputError, OptionError: bad arguments.
@@ -73,7 +74,7 @@ def compare_gradients(
         >>> import torch, dcl
         >>> q, h = torch.tensor([-1.0, -3.0], dtype=torch.float64), torch.ones(1).double()
         >>> P, G = torch.eye(2).double(), torch.ones(1, 2).double()
-        >>> found = dcl.compare_gradients(dcl.QPLayer(), P, q, None, None, G, h, mu=[1e-4], engines=[])
+        >>> found = dcl.compare_gradients(dcl.QPLayer(), P, q, G=G, h=h, mu=[1e-4], engines=[])
         >>> [row.method for row in found.rows], found.recommended_mu
         (['exact', 'barrier', 'straight-through', 'differences'], 0.0)
     """
@@ -81,13 +82,13 @@ def compare_gradients(
     for name in engines:
         if name not in ENGINES:
             raise OptionError(f"unknown engine {name!r}; valid: {', '.join(ENGINES)}", argument="engines")
-    call = subject(layer, tensors)
+    call = subject(layer, bind(layer, tensors, named))
     if not call.wanted:
         raise InputError("there is no tensor to differentiate")
     generator = torch.Generator().manual_seed(seed)
     if any(t is not None and t.numel() == 0 and t.shape[0] == 0 for t in call.tensors):
         raise InputError("the batch is empty: there is no gradient to compare")
-    (result, solution), _ = _timed(lambda: call(0.0), 1)
+    result, solution = _exact(call)
     x = primal(result).detach().cpu()
     weights = torch.randn(x.numel(), generator=generator, dtype=torch.float64) / max(x.numel(), 1) ** 0.5
     measure: Loss = loss if loss is not None else lambda r: primal(r).to(torch.float64) @ weights.to(primal(r).device)
@@ -109,6 +110,7 @@ def compare_gradients(
             kink=reference.kink,
             slope=bench.size,
             known=int(reference.known.sum()),
+            pathless=bool(mus) and all(row.note for row in rows[1:]),
         )
     )
     there = [row.mu for row in rows[1:] if row.mu is not None and not row.note]
@@ -122,6 +124,7 @@ def compare_gradients(
         rows=tuple(rows),
         verdict=verdict.text,
         recommended_mu=verdict.mu,
+        mu_range=(verdict.mu, verdict.mu if verdict.end is None else verdict.end),
         kinds=tuple(kinds),
         subject=_describe(call, layer, x, reference),
     )
@@ -132,6 +135,23 @@ def _barriers(mu: Sequence[float]) -> list[float]:
     if any(not 0.0 < m < float("inf") for m in mus):
         raise InputError(f"mu must be positive numbers, got {mus}", argument="mu")
     return sorted(set(mus), reverse=True)
+
+
+def _exact(call: Subject) -> tuple[Result, Any]:
+    """(result, solution) at mu = 0. Raises SolveError in words that fit: here every instance is needed."""
+    try:
+        return call(0.0)
+    except SolveError as error:
+        at = ", ".join(str(index) for index in error.indices[:_SHOWN] if index)
+        more = ", ..." if len(error.indices) > _SHOWN else ""
+        failed = "; ".join(f"{s.name}: {s.message}" for s in dict.fromkeys(error.statuses)) or str(error)
+        raise type(error)(
+            f"a comparison needs the solution of every instance, and {f'batch indices {at}{more} have' if at else 'there is'} "
+            f"none.\n  {failed}\n  (dcl.diagnose names the constraints{', leave these instances out' if at else ''})",
+            indices=error.indices,
+            statuses=error.statuses,
+            certificates=error.certificates,
+        ) from error
 
 
 def _timed(f: Callable[[], T], repeats: int) -> tuple[T, float]:
@@ -211,7 +231,7 @@ class _Bench:
         return Row(
             method,
             mu,
-            gap=float((x - self._x).norm()) / (size if size > _NOTHING else 1.0),
+            gap=float((x - self._x).norm()) / (size if size > NOTHING else 1.0),
             error=miss / (length or 1.0),
             cosine=cosine,
             norm=float(g.norm()),

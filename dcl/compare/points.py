@@ -17,9 +17,13 @@ class PointDiagnosis:
 
     index: batch index.  status; primal_residual, dual_residual, gap: relative, measured by dcl.  value: of the objective.
     active, weakly_active, conflict: names of the caller's constraints (conflict: of an infeasible instance).
+    On the central path (mu > 0) x(mu) is inside of all inequalities: active are the equalities, the margin is infinite.
     margin, weakest: the strict-complementarity margin in the units of `dcl.scaling`, and the constraint that has it.
     rows, rank: number of active and weakly active rows, and their rank (LICQ: equal).  condition: of the KKT matrix.
-    rank, unique_x, unique_z: None where it is not decided.  gradient_kind.  advice: what to do, in a sentence.
+    rank, unique_x, unique_z: None where it is not decided.  gradient_kind.
+    vertex: active constraints alone fix x, whatever the objective is.  zero_in: names of the arguments in which the
+    derivative of what the layer returns (x, of a matrix layer) vanishes at a vertex: nothing is learned through those.
+    on_path: was x(mu) asked for?  advice: what to do, in a sentence.
     """
 
     index: tuple[int, ...]
@@ -39,6 +43,9 @@ class PointDiagnosis:
     unique_x: bool | None
     unique_z: bool | None
     gradient_kind: GradientKind | None
+    vertex: bool | None
+    zero_in: tuple[str, ...]
+    on_path: bool
     advice: str
 
     @property
@@ -68,15 +75,20 @@ class PointDiagnosis:
                 line("conflict", listed(self.conflict))
         else:
             line("value", f"{self.value:.6g}")
-            line("active", listed(self.active) or "none")
+            if self.on_path:
+                line("equalities", listed(self.active) or "none")
+                line("inequalities", "x(mu) is inside of all of them")
+            else:
+                line("active", listed(self.active) or "none")
             if self.weakly_active:
                 line("weakly active", listed(self.weakly_active))
             if self.weakest is not None:
                 line("margin", f"{self.margin:.1e}, {self.weakest}")
+            of_what = "equalities" if self.on_path else "active rows"
             line(
                 "LICQ",
                 f"{_yes(self.licq)}"
-                + (f": {self.rows} active rows of rank {self.rank}" if self.rank is not None else ""),
+                + (f": {self.rows} {of_what} of rank {self.rank}" if self.rank is not None else ""),
             )
             line("condition", f"{self.condition:.1e}")
             line("unique", f"x {_yes(self.unique_x)}, multipliers {_yes(self.unique_z)}")
@@ -88,6 +100,11 @@ class PointDiagnosis:
 
 def _yes(answer: bool | None) -> str:
     return "not decided" if answer is None else "yes" if answer else "no"
+
+
+def take_mu(it: str) -> str:
+    """What to do about a derivative that is zero in `it`."""
+    return f"nothing is learned through {it} at mu = 0: take mu > 0, see `dcl.compare_gradients`"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -128,11 +145,21 @@ class Diagnosis:
         if there:
             least = min(there, key=lambda p: p.margin)
             at = f" (instance {least.index}, {least.weakest})" if least.weakest else ""
-            lines.append(
-                f"smallest margin {least.margin:.1e}{at}; largest condition {max(p.condition for p in there):.1e}"
-            )
-        ill = [p for p in self.worst() if not p.healthy]
-        lines += ["", *(["the worst:"] if ill else ["all of them are solved, with exact derivatives"]), *map(str, ill)]
+            idle = least.weakly_active and least.gradient_kind == GradientKind.EXACT
+            harmless = ", which does not matter for what was asked" if idle else ""
+            margin = f"smallest margin {least.margin:.1e}{at}{harmless}; " if math.isfinite(least.margin) else ""
+            lines.append(f"{margin}largest condition {max(p.condition for p in there):.1e}")
+        ill, still = [p for p in self.worst() if not p.healthy], [p for p in self.points if p.zero_in]
+        if not ill:
+            lines += ["", "all of them are solved, with exact derivatives"]
+        if still:
+            zero = list(dict.fromkeys(name for p in still for name in p.zero_in))
+            it = "it" if len(zero) == 1 else "them"
+            lines += [
+                f"zero in {listed(zero)} for {len(still)} of {len(self.points)} instances: x is a vertex that does not move "
+                f"with {it}; {take_mu(it)}"
+            ]
+        lines += ["", "the worst:", *map(str, ill)] if ill else []
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -92,6 +92,13 @@ def with_engine(
     return twin, spy
 
 
+def with_settings(layer: ArgminLayer, **settings: Any) -> ArgminLayer:
+    """A copy of an ArgminLayer with these settings over its own."""
+    twin = copy.copy(layer)
+    twin._settings = replace(twin._settings, **settings)
+    return twin
+
+
 def core_dimensions(layer: Layer, tensors: Sequence[Tensor | None]) -> list[int] | None:
     """How many dimensions of each argument are no batch dimensions; None if the layer is not one of dcl's."""
     if isinstance(layer, CvxpyLayer):
@@ -111,6 +118,27 @@ def names(layer: Layer, count: int) -> list[str]:
         matrix.CORE if isinstance(layer, QPLayer) else cone.CORE if isinstance(layer, ConeLayer) else {}
     )
     return (list(known) + [f"tensor {i}" for i in range(len(known), count)])[:count]
+
+
+def bind(
+    layer: Layer, tensors: Sequence[Tensor | None], named: Mapping[str, Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """The tensors in the order of the call, those given by name in their places, None between. Raises InputError."""
+    if not named:
+        return tuple(tensors)
+    kind = type(layer).__name__
+    if not isinstance(layer, QPLayer | ConeLayer):
+        raise InputError(
+            f"{kind} takes its tensors by position, got the keyword {next(iter(named))!r}", argument=next(iter(named))
+        )
+    order = list(matrix.CORE if isinstance(layer, QPLayer) else cone.CORE)
+    for name in named:
+        if name not in order:
+            raise InputError(f"{name!r} is no argument of {kind}; its tensors: {', '.join(order)}", argument=name)
+        if order.index(name) < len(tensors):
+            raise InputError(f"{name} is given by position and by name", argument=name)
+    last = max(order.index(name) for name in named)
+    return (*tensors, *(named.get(name) for name in order[len(tensors) : last + 1]))
 
 
 def primal(result: Result) -> Tensor:
@@ -161,4 +189,6 @@ def subject(layer: Layer, tensors: Sequence[Tensor | None]) -> Subject:
     ]
     if has_engine(layer):
         layer, _ = with_engine(layer, on_failure="raise", on_degenerate="ignore", straight_through=False)
+    elif isinstance(layer, ArgminLayer):
+        layer = with_settings(layer, on_failure="raise", on_degenerate="ignore")
     return Subject(layer, tuple(leaves), wanted)

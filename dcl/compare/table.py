@@ -63,6 +63,8 @@ class Comparison:
     """What `compare_gradients` found; `print` it.
 
     rows: one for each way, see `Row`.  verdict: which gradient to use here, and why.  recommended_mu: 0.0 for the exact one.
+    mu_range: (start, end), the mu to train with first and last; both recommended_mu where nothing is gained by lowering it.
+    At a vertex, whose exact gradient is zero, they differ, and recommended_mu is the start: a mu held at the end trains slowly.
     kinds: `dcl.GradientKind` of each instance.  subject: what was compared, in a line.
     """
 
@@ -71,6 +73,7 @@ class Comparison:
     recommended_mu: float
     kinds: tuple[GradientKind, ...]
     subject: str
+    mu_range: tuple[float, float] = (0.0, 0.0)
 
     @property
     def relative(self) -> bool:
@@ -88,17 +91,25 @@ class Comparison:
         raise KeyError(f"{method}, mu = {mu}" if mu is not None else method)
 
     def __str__(self) -> str:
-        cells = [list(_COLUMNS), *(row.cells() for row in self.rows)]
-        widths = [max(len(line[k]) for line in cells) for k in range(len(_COLUMNS))]
+        columns = [name if self.relative or name != "error" else "error (absolute)" for name in _COLUMNS]
+        cells = [columns, *(row.cells() for row in self.rows)]
+        noted = any(row.note and not math.isnan(row.gap) for row in self.rows)
+        widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
         lines = [self.subject]
         for number, (line, row) in enumerate(zip(cells, (None, *self.rows), strict=True)):
             first, rest = line[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
             if row is not None and row.note and math.isnan(row.gap):
                 lines.append("  ".join([first, rest[0], row.note]))
             else:
-                lines.append("  ".join([first, *rest]) + (f"  {row.note}" if row is not None and row.note else ""))
+                note = row.note if row is not None else "note" * noted
+                lines.append("  ".join([first, *rest]) + f"  {note}")
             if number == 0:
                 lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+        biased = [row for row in self.rows if row.method == "straight-through"]
+        if biased and self.recommended_mu == 0.0:
+            lines.append(
+                f"straight-through: the exact x with the gradient of x({biased[0].mu:g}); here to compare, not to use"
+            )
         return "\n".join([*(line.rstrip() for line in lines), "", self.verdict])
 
     __repr__ = __str__

@@ -9,6 +9,9 @@ With s the strictly active rows (equalities too), w the weakly active ones, E s 
 Each is a null space where there are no weakly active rows, else a linear program in its coordinates (HiGHS).  For other cones
 the rows are those of Q'A (Q of `dcl.cones`) where D is 1 (and 1/2 at ties); an eigenvalue of D between is curvature, which
 counts like P: x is decided by P, those rows and the curved ones, z by the rows where D is 1.  At ties both stay open there.
+On the central path (mu > 0) every inequality is curved: x(mu) is inside of all of them.
+
+x is a vertex if no d != 0 with A_s d = 0 moves it: it stays where it is whatever the objective does, dx/dq = dx/dP = 0.
 """
 
 from __future__ import annotations
@@ -34,18 +37,22 @@ _MOVES = 1e-7
 
 @dataclass(frozen=True)
 class Uniqueness:
-    """Rows and rank of the active gradients; x, z: unique; None where it is not decided."""
+    """Rows and rank of the active gradients; x, z: unique; vertex: x is fixed by active rows alone; None: not decided."""
 
     rows: int
     rank: int | None
     x: bool | None
     z: bool | None
+    vertex: bool | None = None
 
 
 def uniqueness(
     program: ConeProgram, kkt: KKT, i: int, strong: Tensor, ties: Tensor, requested: Requested | None
 ) -> Uniqueness:
-    """For instance i, which is `program` alone; strong, ties (m,): strictly and weakly active rows in the coordinates of Q."""
+    """For instance i, which is `program` alone; strong, ties (m,): strictly and weakly active rows in the coordinates of Q.
+
+    On the path strong are the equalities, the only rows that x(mu) is on.
+    """
     structure, D = program.structure, kkt.D
     if structure.n > _LARGEST or structure.m > _LARGEST:
         count = int((strong | ties).sum())
@@ -58,17 +65,20 @@ def uniqueness(
         A = D.to_eigen(columns)[:, i].mT
     rows, P = _unit_rows(A.cpu().numpy()), _unit_rows(structure.P.dense(program.P)[0].cpu().numpy())
     weak = ties.cpu().numpy()
-    strict = strong.cpu().numpy() & ((d == 1.0) | D.diagonal)
-    curved = (d > 0.0) & (d < 1.0) & ~weak if not D.diagonal else np.zeros_like(weak)
+    strict = strong.cpu().numpy() & (d == 1.0)
+    curved = (d > 0.0) & ~weak & ~strict
     active = rows[strict | weak]
     rank = _rank(active)
     free = _null_space(np.concatenate([P, rows[strict], rows[curved]]))
-    x: bool | None = _only_zero(-rows[weak] @ free, free, None if requested is None else requested[0].cpu().numpy())
+    shown = None if requested is None else requested[0].cpu().numpy()
+    x: bool | None = _only_zero(-rows[weak] @ free, free, shown)
     S, W = rows[strict], rows[weak]
     z: bool | None = _multipliers_unique(S, W)
     if not structure.cone.is_orthant and weak.any():
         x, z = x or None, None
-    return Uniqueness(len(active), rank, x, z)
+    along = _null_space(rows[strict])
+    vertex = (shown is None or bool(shown.any())) and _only_zero(np.zeros((0, along.shape[1])), along, shown)
+    return Uniqueness(len(active), rank, x, z, vertex)
 
 
 def _only_zero(C: Array, free: Array, requested: NDArray[np.bool_] | None) -> bool:

@@ -1,7 +1,7 @@
 """Which gradient to use here, decided by evidence: the kind of the point, finite differences, and what mu does to x.
 
 exact and agrees with differences   mu = 0
-exact and zero (a vertex)           a barrier gradient: the exact one is right and teaches nothing
+exact and zero (a vertex)           a barrier gradient: the exact one is right and teaches nothing; mu from a start to an end
 kink, or multipliers or x not unique, or differences that disagree        the largest mu with x(mu) near x
 """
 
@@ -18,6 +18,9 @@ AGREES = 1e-5
 KINK = 1e-3
 # How far x(mu) may be from x, relative, where mu replaces a kink's gradient, and where it replaces a gradient of zero.
 NEAR, WITHIN = 1e-2, 1e-1
+# Training through a vertex starts with the largest mu tried that moves x by no more than half: where x(mu) is near the vertex
+# only the constraints next to it have a gradient, where it is far x(mu) hardly depends on the data.
+HALFWAY = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Evidence:
     """kinds and smallest margin over the batch; the exact row and the barrier rows, by falling mu.
 
     kink: by how much one-sided differences differ, relative.  slope: norm of the differences, 0.0 if they are zero.
-    known: how many differences there are.
+    known: how many differences there are.  pathless: mu were tried, and x(mu) exists for none of them.
     """
 
     kinds: tuple[GradientKind, ...]
@@ -35,15 +38,20 @@ class Evidence:
     kink: float
     slope: float
     known: int
+    pathless: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The sentence; the mu to use, 0.0 for the exact gradient; the barrier that comes second, None if none was tried."""
+    """The sentence; the mu to use, 0.0 for the exact gradient; the barrier that comes second, None if none was tried.
+
+    end: the mu to end a training with, that of its start if None.
+    """
 
     text: str
     mu: float
     alternative: float | None
+    end: float | None = None
 
 
 def decide(evidence: Evidence) -> Verdict:
@@ -95,7 +103,8 @@ def _degenerate(evidence: Evidence, doubtful: dict[GradientKind, int], near: Row
     else:
         found = f"the exact row differs from central differences by {exact.error:.0e}"
     if near is None:
-        text = f"No gradient is right here: {_many(doubtful, evidence)} {name} ({says}), and {found}. Try smaller mu."
+        instead = NO_PATH if evidence.pathless else "Try smaller mu."
+        text = f"No gradient is right here: {_many(doubtful, evidence)} {name} ({says}), and {found}. {instead}"
         return Verdict(text, 0.0, None)
     smoothest = "it is the gradient of a smooth map whose x is"
     text = (
@@ -106,15 +115,22 @@ def _degenerate(evidence: Evidence, doubtful: dict[GradientKind, int], near: Row
 
 
 def _vertex(evidence: Evidence) -> Verdict:
-    useful = _largest(evidence.barrier, WITHIN) or (evidence.barrier[-1] if evidence.barrier else None)
+    end = _largest(evidence.barrier, WITHIN) or (evidence.barrier[-1] if evidence.barrier else None)
+    first = _largest(evidence.barrier, HALFWAY) or end
     start = "The exact gradient is right, and zero: the solution is a vertex that does not move with small changes of the data."
-    if useful is None or not useful.norm > 0.0:
-        return Verdict(start + " A larger mu, or a quadratic term, gives one that is not.", 0.0, _mu(useful))
-    text = (
-        f"{start} To train through it use the barrier with mu = {useful.mu:g} (gradient of norm {useful.norm:.0e}, x "
-        f"{useful.gap:.0e} from the vertex), and lower mu as training goes on."
-    )
-    return Verdict(text, useful.mu or 0.0, useful.mu)
+    if evidence.pathless:
+        return Verdict(f"{start} {NO_PATH}", 0.0, None)
+    if first is None or end is None or not first.norm > 0.0:
+        return Verdict(start + " A larger mu, or a quadratic term, gives one that is not.", 0.0, _mu(first))
+    of_first = f"gradient of norm {first.norm:.0e}, x {first.gap:.0e} from the vertex"
+    if first is end:
+        lowering = f"use the barrier with mu = {first.mu:g} ({of_first}), and lower mu as training goes on."
+    else:
+        lowering = (
+            f"use the barrier: start at mu = {first.mu:g} ({of_first}), lower it to {end.mu:g} while training (x "
+            f"{end.gap:.0e} from the vertex)."
+        )
+    return Verdict(f"{start} To train through it {lowering}", first.mu or 0.0, first.mu, end.mu)
 
 
 def _without_differences(evidence: Evidence, doubtful: dict[GradientKind, int], near: Row | None) -> Verdict:
@@ -143,6 +159,10 @@ def _many(doubtful: dict[GradientKind, int], evidence: Evidence) -> str:
     return "the point is" if total == 1 else f"{sum(doubtful.values())} of {total} instances are"
 
 
+NO_PATH = (
+    "There is no x(mu) for any mu tried: the constraints leave no interior, or solutions are unbounded; the exact gradient "
+    "(mu = 0) is what there is."
+)
 _REASONS = {
     GradientKind.WEAKLY_ACTIVE: "a constraint holds with multiplier zero: the derivative is one-sided",
     GradientKind.RANK_DEFICIENT: "active constraints are dependent: multipliers are not unique",
@@ -154,9 +174,7 @@ _REASONS = {
 def _cost_of(near: Row | None) -> str:
     if near is None:
         return ""
-    return (
-        f" The barrier at mu = {near.mu:g} moves x by {near.gap:.0e} and the gradient by {near.error:.0e} for nothing."
-    )
+    return f" No barrier is needed: at mu = {near.mu:g} it would move x by {near.gap:.0e} and the gradient by {near.error:.0e}."
 
 
 def _instead(near: Row | None) -> str:
