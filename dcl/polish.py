@@ -30,8 +30,9 @@ from dcl.truth import OPTIMAL_TOLERANCE, absolutes, check, worst
 
 # Below this relative residual a point is as good as the solver can be asked to make it.
 TARGET = 1e-13
-# Above this a point is left to the next solver; with other cones than orthants, what proximal steps have left above this.
-_HOPELESS, _HOPELESS_PROXIMAL = 1e-1, 1e-6
+# Above this a point is left to the next solver.  In programs with other cones than orthants and n + m above _LARGE, where the
+# factorization of a singular K takes seconds, what proximal steps have left above _HOPELESS_LARGE is too.
+_HOPELESS, _HOPELESS_LARGE, _LARGE = 1e-1, 1e-6, 500
 # Steps in extended precision are taken where condition * (largest / smallest of |x| and the multipliers) exceeds this.
 _DELICATE = 1e6
 # The shift l is |F| times a factor that starts here, multiplied by these after a step that was fast or refused; fast: |F|
@@ -62,7 +63,7 @@ def polish(program: ConeProgram, x: Tensor, v: Tensor, steps: int = 10) -> Polis
     hopeless = _HOPELESS
     if not program.structure.cone.is_orthant:
         x, v, residuals = _approach(program, x, v, z, residuals, absolute)
-        hopeless = _HOPELESS_PROXIMAL
+        hopeless = _HOPELESS_LARGE if program.structure.n + program.structure.m > _LARGE else _HOPELESS
     kkt = factorize(program, v, 0.0, kinks(program, v, 0.0, x))
     for _ in range(steps):
         now = worst(residuals)
