@@ -86,6 +86,19 @@ def test_box_linear_program_in_closed_form():
     assert "not to use" not in str(found)
 
 
+def test_arguments_in_which_the_exact_gradient_is_zero_are_named():
+    """x = (h, 0) by x_0 <= h and x_1 >= 0: it moves with h, and not with q."""
+    q, h = number([-1.0, 1.0]).requires_grad_(), number([0.5]).requires_grad_()
+    G, lb = number([[1.0, 0.0]]), number([0.0, 0.0])
+    options = {"loss": lambda r: r.x.sum(), "mu": [1e-1, 1e-2], "engines": [], "repeats": 1}
+    found = dcl.compare_gradients(dcl.QPLayer(), None, q, G=G, h=h, lb=lb, **options)
+    np.testing.assert_allclose(found.row("exact").gradient, [0.0, 0.0, 1.0], atol=1e-12)
+    assert found.recommended_mu == 0.0
+    assert "It is zero in q, with which x does not move" in found.verdict
+    alone = dcl.compare_gradients(dcl.QPLayer(), None, q, G=G, h=h.detach(), lb=lb, **options)
+    assert alone.recommended_mu > 0.0
+
+
 def mean_layer(m=2):
     y, h = cp.Variable(), cp.Parameter(m, name="h")
     return dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(h - y)), [(y >= 0).set_label("sign")]), [h], [y])

@@ -266,6 +266,13 @@ def test_no_vertex():
     assert dcl.diagnose(apex, number([0.3, 0.2]))[0].zero_in == ("t",)
 
 
+def test_a_vertex_of_a_function():
+    """Min a'y over [0, 1]^2: the vertex (0, 1) for every a near (1, -2); y0 is no datum."""
+    layer = dcl.ArgminLayer(lambda y, a: (a * y).sum(), inequality=lambda y, a: torch.cat([-y, y - 1.0]))
+    point = dcl.diagnose(layer, torch.full((2,), 0.5).double(), number([1.0, -2.0]))[0]
+    assert point.zero_in == ("parameter 0",)
+
+
 def test_a_vertex_with_a_redundant_row():
     """x_0 = 1/2 given twice and x_1 >= 0: multipliers are not unique, and nothing is learned through q all the same."""
     data = {"q": number([-1.0, 1.0]), "A": number([[1.0, 0.0], [2.0, 0.0]]), "b": number([0.5, 1.0])}

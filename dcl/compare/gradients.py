@@ -29,6 +29,8 @@ from dcl.truth import check, worst
 
 # Slopes below this part of the loss's own size are what rounding leaves of zero, for steps of `dcl.compare.differences`.
 _ZERO = 1e-7
+# A part of the exact gradient below this, relative to that of a barrier's, is zero.
+_VANISHES = 1e-10
 _SHOWN = 5
 T = TypeVar("T")
 
@@ -111,6 +113,7 @@ def compare_gradients(
             slope=bench.size,
             known=int(reference.known.sum()),
             pathless=bool(mus) and all(row.note for row in rows[1:]),
+            still=_still(call, names(layer, len(call.tensors)), rows),
         )
     )
     there = [row.mu for row in rows[1:] if row.mu is not None and not row.note]
@@ -127,6 +130,18 @@ def compare_gradients(
         mu_range=(verdict.mu, verdict.mu if verdict.end is None else verdict.end),
         kinds=tuple(kinds),
         subject=_describe(call, layer, x, reference),
+    )
+
+
+def _still(call: Subject, labels: list[str], rows: list[Row]) -> tuple[str, ...]:
+    """The arguments, of several, in which the exact gradient is zero and that of the largest mu with an x(mu) is not."""
+    smooth = next((row.gradient for row in rows[1:] if row.gradient is not None), None)
+    exact, sizes = rows[0].gradient, [leaf.numel() for leaf in call.leaves]
+    if smooth is None or exact is None or len(sizes) < 2:
+        return ()
+    parts = zip(call.wanted, exact.split(sizes), smooth.split(sizes), strict=True)
+    return tuple(
+        labels[i] for i, g, g_mu in parts if float(g.norm()) <= _VANISHES * float(g_mu.norm()) and bool(g_mu.any())
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from dcl.compare.subject import Layer, core_dimensions, names, primal
 from dcl.compare.verdict import NEAR
 from dcl.errors import DegenerateWarning, SolveError
+from dcl.layers.argmin import ArgminLayer
 from dcl.layers.cone import ConeResult
 from dcl.layers.qp import QPResult
 from dcl.status import Status
@@ -33,11 +34,12 @@ def zero_in(layer: Layer, tensors: Sequence[Tensor | None], batch_shape: tuple[i
     layer: with settings under which nothing is raised.  Of a layer that is not known to broadcast, over all instances.
     """
     cores, count = core_dimensions(layer, tensors), math.prod(batch_shape)
+    start = int(isinstance(layer, ArgminLayer))  # its y0 is where the search starts
     leaves: dict[int, Tensor] = {}
     with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateWarning)
         for i, t in enumerate(tensors):
-            if isinstance(t, Tensor) and t.dtype.is_floating_point:
+            if i >= start and isinstance(t, Tensor) and t.dtype.is_floating_point:
                 # shared data have one derivative for each instance
                 shape = t.shape if cores is None else (*batch_shape, *t.shape[t.ndim - cores[i] :])
                 leaves[i] = t.detach().expand(shape).clone().requires_grad_()

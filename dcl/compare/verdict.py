@@ -29,6 +29,7 @@ class Evidence:
 
     kink: by how much one-sided differences differ, relative.  slope: norm of the differences, 0.0 if they are zero.
     known: how many differences there are.  pathless: mu were tried, and x(mu) exists for none of them.
+    still: arguments in which the exact gradient is zero and a barrier's is not, of several.
     """
 
     kinds: tuple[GradientKind, ...]
@@ -39,6 +40,7 @@ class Evidence:
     slope: float
     known: int
     pathless: bool = False
+    still: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def decide(evidence: Evidence) -> Verdict:
     if not doubtful and agrees:
         text = (
             f"Use the exact gradient (mu = 0): every instance is {GradientKind.EXACT.name} and it agrees with central "
-            f"differences to {exact.error:.0e}." + _cost_of(near)
+            f"differences to {exact.error:.0e}." + (_still(evidence) or _cost_of(near))
         )
         return Verdict(text, 0.0, _mu(near))
     if evidence.slope == 0.0 and exact.norm <= 1e-12 + 1e-9 * max((row.norm for row in evidence.barrier), default=0.0):
@@ -175,6 +177,16 @@ def _cost_of(near: Row | None) -> str:
     if near is None:
         return ""
     return f" No barrier is needed: at mu = {near.mu:g} it would move x by {near.gap:.0e} and the gradient by {near.error:.0e}."
+
+
+def _still(evidence: Evidence) -> str:
+    end, names = _largest(evidence.barrier, WITHIN), ", ".join(evidence.still)
+    if not names or end is None:
+        return ""
+    return (
+        f" It is zero in {names}, with which x does not move: what is to be learned through {names} needs a barrier "
+        f"(compare in {names} alone for its mu)."
+    )
 
 
 def _instead(near: Row | None) -> str:
