@@ -10,7 +10,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq, minimize
+from scipy.optimize import brentq, minimize, minimize_scalar
 from torch import Tensor
 
 import dcl
@@ -214,3 +214,19 @@ def test_the_ball_of_cvxpy_has_the_same_barrier() -> None:
             torch.autograd.grad(theirs[k], theirs_in, retain_graph=True)[0],
         )
         np.testing.assert_allclose(one, other, atol=1e-9)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_a_saturated_maximum(start: float) -> None:
+    """f is 1e-6 at the optimum; the oracle is SciPy on a function of the angle that is not saturated."""
+    A = np.array([[3.7452449640574716, 6.273072552680016], [-8.528772075035906, -1.0148982679634564],
+                  [5.054650576082353, -4.536063092274194]])  # fmt: skip
+    b = np.array([-0.7099916197280212, 0.10834214580582868, -1.567043683504062])
+    others = lambda t: np.logaddexp(*((A - A[1]) @ [np.cos(t), np.sin(t)] + b)[[0, 2]])  # noqa: E731
+    t = minimize_scalar(others, bounds=(2.0, 4.5), method="bounded", options={"xatol": 1e-12}).x
+    y, solution = dcl.argmin(
+        lambda x, A, b: A[1] @ x + b[1] - torch.logsumexp(A @ x + b, 0), torch.full((2,), start).double(),
+        torch.from_numpy(A), torch.from_numpy(b), maximize=True, inequality=lambda x, A, b: x @ x - 1.0, return_solution=True,
+    )  # fmt: skip
+    np.testing.assert_allclose(y, [np.cos(t), np.sin(t)], atol=1e-6)
+    np.testing.assert_allclose(solution.value, -1.234e-6, rtol=1e-3)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dcl.cones.base import Barrier
 from dcl.program import magnitude
-from dcl.scaling import scaled
+from dcl.scaling import Units, scaled
 from dcl.smooth.judge import Verdict, judge
 from dcl.smooth.newton import MU_FIRST, MU_LAST, minimize
 from dcl.smooth.program import SmoothProgram, Theta, rows
@@ -69,7 +69,16 @@ def answer(
     own_mu = units.barrier(mu)
 
     def finish(x: Tensor, v: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return solve_residual(own, rows(own_theta, index), x, v, _rows(own_mu, index), _FINISH, _REACH)
+        # in units of the point: a saturated f is 1e-9 of what it was at the start, and v = z - s would lose z in s
+        part, at = rows(theta, index), _rows(mu, index)
+        v = _in_units(program, v, _rows(own_mu, index), units, index, back=True)
+        _, there = scaled(program.local(x, v, at, part))
+        everything = torch.arange(x.shape[0], device=x.device)
+        near_x, near_theta = program.in_units(part, there.c, there.E)
+        v = _in_units(program, v, at, there, everything, back=False)
+        near_mu = there.barrier(at)
+        x, v, steps = solve_residual(near_x, near_theta, x, v, near_mu, _FINISH, _REACH)
+        return x, _in_units(program, v, near_mu, there, everything, back=True), steps
 
     def near(name: str, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         part, none = rows(own_theta, index), torch.zeros_like(x[:, 0])
@@ -97,9 +106,7 @@ def answer(
             at = minimize(own, rows(own_theta, index), x, torch.zeros_like(x[:, :1]) + _rows(own_mu, index))
             x, v, steps = at.x, at.v, at.steps
         x, v, more = finish(x, v, index)
-        z = own.structure.cone.project(v, _rows(own_mu, index))
-        E, c = (t if t.shape[0] == 1 else t[index] for t in (units.E, units.c))
-        return x, z * (E / c) - (z - v) / E, steps + more
+        return x, v, steps + more
 
     names = methods(solver, start.shape[1], program.structure.m, minimum=minimum, warm=warm is not None)
     everything = torch.arange(start.shape[0], device=start.device)
@@ -154,6 +161,13 @@ def _replace(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, v = x.index_copy(0, index, part[0]), v.index_copy(0, index, part[1])
     return x, v, steps.index_add(0, index, part[2]), used.index_fill(0, index, k)
+
+
+def _in_units(program: SmoothProgram, v: Tensor, mu: Barrier, units: Units, index: Tensor, *, back: bool) -> Tensor:
+    """v of the caller's program in the units of the instances `index`; back: the other way round. mu: in the units of v."""
+    z = program.structure.cone.project(v, mu)
+    E, c = (t if t.shape[0] == 1 else t[index] for t in (units.E, units.c))
+    return z * (E / c) - (z - v) / E if back else z * (c / E) - (z - v) * E
 
 
 def _center(program: SmoothProgram, x: Tensor) -> Tensor:

@@ -32,6 +32,9 @@ _FEASIBLE = 1e-6
 # relative to grad f) finite.
 _ROUNDING = 1e-10
 _UNBOUNDED = 1e6
+# The rounding of the gradient may not move x by more, relative to 1 + |x|. It is not seen at x, where all digits may be lost
+# alike: it is taken to be that of the gradient at the start, if that is near.
+_BLUR, _UNIT = 1e-7, 2.0**-52
 # Newton's method leaves 1e-17 in place of a zero: what is taken to be the size of such an entry.
 _NOTHING = 1e-6
 # Farther from the start than this, relative to 1 + |x0|, a point that is not stationary is said to run off.
@@ -97,7 +100,6 @@ def judge(
     kkt = factorize(local, vs, mus, kinks(local, vs, mus, seen(x)))
     f1, f2 = _residual(local, x, zs, vs)
     dx, dv, _ = kkt.tangent(-f1, -f2)
-    step = magnitude(dx) / (1.0 + magnitude(x))
     residuals = check(local, x, vs, mus, floor=1.0)
     curvature, smallest, largest, direction, weakest = _curvature(local, kkt.D.d, is_exact(mu))
     size = 1.0 + magnitude(x)
@@ -115,9 +117,16 @@ def judge(
     # nor is a point a solution whose multipliers are beyond bounds: no constraint qualification holds there
     pull = magnitude(local.Px(x) + local.q) + _ROUNDING
     off = off | (singular & ((residuals[:, :2].amax(-1) > _ROUNDING) | (magnitude(zs) > _UNBOUNDED * pull)))
+    # of a saturated f, a difference of terms of the size that they have at the start, rounding is left
+    terms = magnitude(program.first(start, theta)[1]) * units.c.squeeze(-1)
+    blur = _UNIT * terms / smallest.clamp(min=1e-300, max=1.0)
+    blurred = ~flat & (blur > _BLUR * size) & (magnitude(x - start) <= _RUN * size)
+    step = torch.where(blurred, magnitude(dx).maximum(blur), magnitude(dx)) / size
     step = torch.where(off & singular, torch.inf, step)
     moving = off | ~((step <= STATIONARY) & (magnitude(dv) <= STATIONARY * (1.0 + magnitude(vs))))
-    broken = (magnitude(f2) > _FEASIBLE) | (residuals[:, 0] > _FEASIBLE)
+    # a slack that is not its constraint's is an unfinished step, no violation
+    moving = moving | (magnitude(f2) > _FEASIBLE) | (residuals[:, 0] > _FEASIBLE)
+    broken = _violates(program, theta, x, units) & _violates(program, theta, start, units)
     ran = (magnitude(x - start) > _RUN * (1.0 + magnitude(start))) | (magnitude(x) > _FAR)
     status = torch.full_like(x[:, 0], int(Status.OPTIMAL), dtype=torch.int64)
     # the later cause is the graver one
@@ -134,6 +143,12 @@ def judge(
     scale = 1.0 / units.c.squeeze(-1)
     facts = Facts(status, residuals, step, gradient, curvature * scale, largest * scale)
     return Verdict(facts, direction, local, kkt, vs, mus, units)
+
+
+def _violates(program: SmoothProgram, theta: Theta, x: Tensor, units: Units) -> Tensor:
+    """Is a constraint violated at x (B, n)?"""
+    c, p = program.f_and_c(x, theta)[1] * units.E, program.structure.cone.zeros
+    return magnitude(torch.cat([c[:, :p], c[:, p:].clamp(min=0.0)], -1)) > _FEASIBLE
 
 
 def _drift(

@@ -28,6 +28,12 @@ _KEPT = 0.995
 # A relative step below this is left to the last Newton steps on F.
 _SMALL = 1e-9
 _FAR = 1e12
+# A gradient and a Hessian smaller than this, relative to the start's, are rounding.
+_NOISE = 1e-14
+# The gradient of the Lagrangian at the end, relative to that of f.
+_DUAL = 1e-3
+# A slack is set to that of its constraint unless that is smaller by this factor.
+_RESET = 0.1
 # A step that has to be cut below this leads nowhere.
 _SHORTEST = 1e-7
 
@@ -64,10 +70,9 @@ def minimize(program: SmoothProgram, theta: Theta, x: Tensor, target: Tensor, lo
     longest: a longer step, relative to 1 + |x|, is cut: the quadratic model is not valid there.
     """
     p = program.structure.cone.zeros
-    target = target.clamp(min=MU_LAST)
     _, g, c, J = program.first(x, theta)
     slack = -c[:, p:]
-    mu = torch.full_like(target, MU_FIRST).maximum(target) if slack.shape[-1] else target
+    mu = torch.full_like(target, MU_FIRST).maximum(target) if slack.shape[-1] else target.clamp(min=MU_LAST)
     s = slack.clamp(min=0.1)
     z = mu / s
     eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], -1, -1)
@@ -93,11 +98,14 @@ def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor, 
     H, J = (torch.where(finite[:, None, None], t, 0.0) for t in (H, J))
     g = torch.where(finite.unsqueeze(-1), g, 0.0)
     h, r, Jh, Jg = c[:, :p], c[:, p:] + at.s, J[:, :p], J[:, p:]
+    size = magnitude(g).maximum(magnitude(H.flatten(1))).clamp(min=_NOISE, max=1.0).unsqueeze(-1)
+    target = torch.where(target > 0.0, target, MU_LAST * size)
     while True:
-        error = torch.stack([
+        error_of = torch.stack([
             magnitude(g + (J.mT @ torch.cat([at.y, at.z], -1).unsqueeze(-1)).squeeze(-1)),
             magnitude(h), magnitude(r), magnitude(at.s * at.z - at.mu),
-        ]).amax(0, keepdim=True).mT  # fmt: skip
+        ])  # fmt: skip
+        error = error_of.amax(0, keepdim=True).mT
         lower = (error <= 10.0 * at.mu) & (at.mu > target)
         if not bool(lower.any()):
             break
@@ -121,7 +129,7 @@ def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor, 
     at.s = at.s + step.unsqueeze(-1) * ds
     # a slack larger than it needs to be lowers the merit when the constraint is evaluated anew
     if at.s.shape[-1]:
-        at.s = torch.maximum(at.s, -program.f_and_c(at.x, theta)[1][:, p:])
+        at.s = _slack(at.s, -program.f_and_c(at.x, theta)[1][:, p:])
         at.z = at.z + _to_boundary(at.z, dz).unsqueeze(-1) * dz
         at.z = at.z.clamp(min=at.mu / at.s * 1e-10, max=at.mu / at.s * 1e10)
     at.y = torch.where(moved.unsqueeze(-1), y, at.y)
@@ -129,8 +137,17 @@ def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor, 
     full = magnitude(dx) / (1.0 + magnitude(at.x))
     final = ~(at.mu > target).squeeze(-1)
     done: Tensor = final & (full <= _SMALL) & (magnitude(h) <= _SMALL**0.5) & (magnitude(r) <= _SMALL**0.5)
+    if at.s.shape[-1]:
+        # x may be right before the multipliers are: their sizes beside the slacks tell which rows are active
+        dual, product = error_of[0].unsqueeze(-1) <= _DUAL * size, error_of[3].unsqueeze(-1) <= 10.0 * at.mu
+        done = done & (dual & product).squeeze(-1)
     goes_on: Tensor = moved & finite & ~done & (magnitude(at.x) < _FAR)
     return goes_on
+
+
+def _slack(s: Tensor, slack: Tensor) -> Tensor:
+    """s, or the constraint's own slack where that is not much smaller: r = 0, and a curved row costs the merit nothing."""
+    return torch.where(slack >= _RESET * s, slack, s)
 
 
 def _to_boundary(t: Tensor, dt: Tensor) -> Tensor:
@@ -154,7 +171,7 @@ def _line_search(
     nu = torch.where(
         violation > 0.0, (slope + 0.5 * curvature.clamp(min=0.0)) / (0.7 * violation.clamp(min=1e-300)), 0.0
     )
-    nu = nu.clamp(min=0.0, max=1e12) + magnitude(torch.cat([at.y, at.z], -1)) + 1.0
+    nu = nu.clamp(min=0.0, max=1e12) + magnitude(torch.cat([at.y, at.z], -1)) + (magnitude(g) + mu).clamp(max=1.0)
     descent = slope - nu * violation
 
     def merit(f: Tensor, s: Tensor, violation: Tensor) -> Tensor:
@@ -169,7 +186,7 @@ def _line_search(
     for _ in range(_HALVINGS):
         x, s = at.x + step.unsqueeze(-1) * dx, at.s + step.unsqueeze(-1) * ds
         f_new, c_new = program.f_and_c(x, theta)
-        s = torch.maximum(s, -c_new[:, p:])
+        s = _slack(s, -c_new[:, p:])
         broken = c_new[:, :p].abs().sum(-1) + (c_new[:, p:] + s).abs().sum(-1)
         there = merit(f_new, s, broken)
         good = open_ & (there <= now + 1e-4 * step * descent.clamp(max=0.0) + noise)

@@ -83,7 +83,7 @@ def main(path: Path) -> None:
             axes.set(
                 title=f"class {i + 1}, {title}: x_1 = {step.x[i, 0]:.3f}", aspect="equal", xlabel="x_1", ylabel="x_2"
             )
-        row[1].legend(loc="lower left", fontsize=8, framealpha=0.9, edgecolor="none")
+        row[1].legend(loc="upper left" if i == SHOWN[0] else "lower left", fontsize=8, framealpha=0.9, edgecolor="none")
     figure.savefig(path, dpi=80)
 
 
