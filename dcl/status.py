@@ -39,8 +39,8 @@ _STATUS_MESSAGES = {
     Status.NUMERICAL_ERROR: "no solver found a point that passes the check, nor a certificate: the problem may be "
     "nearly infeasible or unbounded, or badly scaled",
     Status.NOT_STATIONARY: "the point reached is not stationary, its Newton step is not small: start nearer, try another "
-    "solver, or look for a kink (|y|, ReLU) in the objective or the constraints, or for constraints so dependent that no "
-    "multipliers exist",
+    "solver, or look for a kink (|y|, ReLU) in the objective or the constraints, for constraints so dependent that no "
+    "multipliers exist, or for an objective so saturated that its gradient is mostly rounding (take its log)",
     Status.RUNS_OFF: "no minimum was reached from this start, the iterates run off to infinity while the objective flattens "
     "out or falls without end: bound y, or add a stabilizing term such as |y|^2 / 16",
     Status.FLAT: "the Hessian is singular where the search ended, so that the minimizer is not unique or has no derivative: "
