@@ -80,6 +80,7 @@ HOCK_SCHITTKOWSKI: dict[str, tuple[Any, Function, Function, list[float], float]]
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1e-6, 1e6))])
 @pytest.mark.parametrize("name", HOCK_SCHITTKOWSKI)
 def test_published_optima(name: str, scale: float) -> None:
@@ -172,6 +173,7 @@ def test_any_stationary_point_between_bounds(start: float, any_: float, minimum:
         np.testing.assert_allclose(y, known, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, 0.02])
 def test_warm_starts_take_a_step_or_two_and_change_nothing(mu: float) -> None:
     f, h, g, start, _ = HOCK_SCHITTKOWSKI["71"]

@@ -197,6 +197,7 @@ def test_infeasible_constraints() -> None:
         assert "constraints violated by" in str(error)
 
 
+@pytest.mark.slow
 def test_on_failure_and_mixed_batches() -> None:
     a = torch.tensor([1.0, -1.0, 0.5, 0.0]).double().requires_grad_()
     objective = lambda y, a: a * y * y - y  # noqa: E731

@@ -275,6 +275,7 @@ def test_residual_of_every_instance_of_a_batch(kind, mu):
     torch.testing.assert_close(r.x[3], alone, rtol=0, atol=1e-9 * float(alone.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["z", "q", "s", pytest.param("ep", marks=pytest.mark.slow), pytest.param("p", marks=pytest.mark.slow)]
 )

@@ -252,6 +252,7 @@ def test_double_backward_of_a_compiled_region_is_an_error() -> None:
         torch.autograd.grad(g.sum(), c)
 
 
+@pytest.mark.slow
 def test_options_that_no_graph_holds_run_uncompiled() -> None:
     layer, c, r = cvxpy_ball(), torch.tensor([1.0, -2.0, 0.5], **F64), torch.tensor(0.5, **F64)
     for options in ({"return_solution": True}, {"solver_args": {"eps": 1e-9}}, {"mu": 0.1, "straight_through": True}):
@@ -266,6 +267,7 @@ def test_options_that_no_graph_holds_run_uncompiled() -> None:
             torch.compile(f, fullgraph=True, backend="aot_eager")(c)
 
 
+@pytest.mark.slow
 def test_the_compiler_is_imported_by_those_who_compile() -> None:
     """It takes more than a second."""
     code = "import dcl, sys, torch; dcl.solve_qp(None, torch.ones(1), lb=torch.ones(1)); print('torch._dynamo' in sys.modules)"

@@ -288,6 +288,7 @@ def test_sparse_kkt_is_the_dense_one(name):
             torch.testing.assert_close(got, wanted, atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONES)
 def test_on_the_central_path(name):
     data, _ = moreau(CONES[name], 2)

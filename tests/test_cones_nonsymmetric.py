@@ -357,6 +357,7 @@ def test_curvature_is_symmetric_in_all_three(name, mu):
         assert float(((form - forms[0]).abs() / (1.0 + forms[0].abs())).max()) <= TOLERANCE["symmetric"] * 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [1e-9, 1e-2, 7.0, 1e6])
 @each_cone
 def test_projection_is_homogeneous(name, t):
@@ -441,6 +442,7 @@ def test_what_the_cones_say_of_themselves():
             Power((wrong,))
 
 
+@pytest.mark.slow
 @each_mu
 @pytest.mark.parametrize("cone", [Exponential(2), Power((0.3, 0.6))], ids=["exponential", "power"])
 def test_two_derivatives_through_autograd_and_no_third(cone, mu):
@@ -458,6 +460,7 @@ def test_two_derivatives_through_autograd_and_no_third(cone, mu):
         torch.autograd.grad(second.sum(), v)
 
 
+@pytest.mark.slow
 @each_mu
 def test_kkt_systems_of_a_product(mu):
     rng = np.random.default_rng(3)

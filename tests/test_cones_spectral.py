@@ -528,6 +528,7 @@ def leaf(t):
     return t.clone().requires_grad_()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 @symmetric
 def test_projection_twice_differentiable(name, mu):
@@ -542,6 +543,7 @@ def test_projection_twice_differentiable(name, mu):
     assert torch.autograd.gradgradcheck(function, (leaf(v),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 @symmetric
 def test_curvature_differentiable_in_all(name, mu):
@@ -609,6 +611,7 @@ def test_tangent_and_adjoint_are_those_of_the_plain_matrix(mu):
         assert float(out[2].max()) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", [False, True])
 @pytest.mark.parametrize("mu", [0.0, 0.3])
 def test_kkt_solve_twice_differentiable(mu, adjoint):

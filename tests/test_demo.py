@@ -82,6 +82,7 @@ def test_learning_lowers_the_validation_loss(data: regression.Data) -> None:
     assert all(40.0 < float(e) < 77.0 for errors in outcome.errors.values() for e in errors)  # 77: predict the mean
 
 
+@pytest.mark.slow
 def test_demo_writes_table_figure_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure, errors = tmp_path / "demo.png", tmp_path / "errors.csv"
     assert main(["demo", "--steps", "3", "--seed", "1", "--output", str(figure), "--csv", str(errors)]) == 0

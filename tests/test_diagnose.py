@@ -28,6 +28,7 @@ def portfolio():
     return dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(w - mean)), constraints), [mean, limit], [w])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 45), marks=pytest.mark.slow)], ids=["few", "more"])
 @pytest.mark.parametrize("kind", [None, *DEGENERATE])
 def test_uniqueness_and_rank_in_exact_rationals(kind, seeds):

@@ -156,6 +156,7 @@ def gradients(layer, data, loss):
     return result, dict(zip(given, found, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", SHARED, ids=str)
 @pytest.mark.parametrize("loss", ["sum", "nan_to_num"])
 @pytest.mark.parametrize("mu", [0.0, 0.01])

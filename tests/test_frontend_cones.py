@@ -282,6 +282,7 @@ def test_solution_duals_and_violation(family):
         assert np.max(constraint.violation()) <= VIOLATION
 
 
+@pytest.mark.slow
 @families
 def test_gradient_against_differences(family):
     problem, parameters, variables, values = build(family)

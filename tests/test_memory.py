@@ -51,6 +51,7 @@ def everything(mu=0.0):
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_a_pass_leaves_nothing(mu, no_collector):
     pairs = everything(mu)
@@ -86,6 +87,7 @@ def test_a_solution_keeps_no_graph(no_collector):
         assert node() is None
 
 
+@pytest.mark.slow
 def test_a_failed_call_leaves_nothing(no_collector):
     pairs = everything()
     before = alive()

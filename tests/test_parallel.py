@@ -43,6 +43,7 @@ def large(seed, solver="CLARABEL", n=50, m=260):
 # Threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, pytest.param(0.05, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_shared_by_eight_threads(name, mu):

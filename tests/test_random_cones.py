@@ -140,6 +140,7 @@ def test_gradients_of_diffcp(start):
     assert not bad, "\n".join(map(str, bad))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["projected", "all entries"])
 @pytest.mark.parametrize("cones", [{"z": 2}, {"l": 3}, {"q": [4]}, {"s": [2]}, {"ep": 1}, {"p": [0.3]}], ids=str)
 def test_gradcheck(cones, fast):
@@ -165,6 +166,7 @@ def test_svec_is_the_lower_triangle_by_columns():
     assert np.allclose(svec(matrix), [1.0, 2 * r, 3 * r, 4.0, 5 * r, 6.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e-6, 1e-4, 1e4])
 def test_small_and_large_points(size):
     """b and, beside a quadratic cost, q times `size`: x, and s, are those of size one times `size`."""

@@ -69,6 +69,7 @@ def test_solution_and_gradients_of_all(kind, n):
     assert not [text for seed in ALL for text in mistakes(kind, n, seed)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_solver_gives_the_same(kind, solver):

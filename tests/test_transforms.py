@@ -458,6 +458,7 @@ def test_a_solution_inside_of_vmap_says_what_it_cannot() -> None:
         func.vmap(f)(*data)
 
 
+@pytest.mark.slow
 def test_forward_mode_of_the_older_vmap_in_a_fresh_process() -> None:
     """Nothing that is computed once may be computed by torch's random numbers inside of vmap."""
     code = """
