@@ -469,3 +469,29 @@ print(torch.autograd.functional.jacobian(f, q, vectorize=True, strategy="forward
 """
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert torch.equal(torch.tensor(ast.literal_eval(found.stdout)), torch.diag(torch.tensor([0.0, -1.0, 0.0])))
+
+
+@pytest.mark.parametrize("how", ["vmap of grad", "vmap of jacrev", "vmap of jacfwd"])
+def test_doubt_about_an_argmin_is_told_inside_of_vmap(how: str) -> None:
+    """The same for torch functions: relu(a), with a kink in the first instance."""
+    a = torch.tensor([[0.0, 1.0], [1.0, -1.0]], **F64)
+
+    def call(on_degenerate: str) -> Tensor:
+        layer = dcl.ArgminLayer(
+            lambda y, a: ((y - a) ** 2).sum(), inequality=lambda y, a: -y, on_degenerate=on_degenerate
+        )
+
+        def y(a: Tensor) -> Tensor:
+            return layer(torch.ones(2, **F64), a)
+
+        return {
+            "vmap of grad": lambda: func.vmap(func.grad(lambda a: y(a).sum()))(a),
+            "vmap of jacrev": lambda: func.vmap(func.jacrev(y))(a).sum(-2),
+            "vmap of jacfwd": lambda: func.vmap(func.jacfwd(y))(a).sum(-2),
+        }[how]()
+
+    close(call("ignore"), torch.tensor([[0.5, 1.0], [1.0, 0.0]], **F64), IDENTITY)
+    with pytest.raises(dcl.DegenerateError, match="WEAKLY_ACTIVE"):
+        call("raise")
+    with pytest.warns(dcl.DegenerateWarning, match="1 of 2 instances"):
+        call("warn")

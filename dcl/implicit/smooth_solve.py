@@ -84,11 +84,11 @@ class SmoothCall:
         structure = self.program.structure
         return methods(self.solver, structure.n, structure.m, minimum=self.minimum, warm=self.warm is not None)
 
-    def mapped(self, V: int, theta: Theta) -> SmoothCall:
+    def mapped(self, V: int) -> SmoothCall:
         """The same call for V times as many instances, a new batch dimension in front."""
         border = replace(self.border, batch_shape=(V, *self.border.batch_shape))
         warm = None if self.warm is None else self.warm.repeat(V, 1)
-        return replace(self, border=border, record=is_recorded(theta), warm=warm, outcome=SmoothOutcome())
+        return replace(self, border=border, warm=warm, outcome=SmoothOutcome())
 
     def inverse(
         self, mu: Barrier, x: Tensor, v: Tensor, at_kink: Tensor, theta: Theta, r1: Tensor, r2: Tensor, *, adjoint: bool
@@ -215,7 +215,9 @@ class SmoothSolve(Function):
         mu = fold.barrier(mu, in_dims[1])
         start, *folded = (fold.data(t, dim) for t, dim in zip((start, *theta), in_dims[2:], strict=True))
         start = start.expand(fold.V * fold.B, -1)
-        out = SmoothSolve.apply(call.mapped(fold.V, folded), mu, start, *folded)
+        mapped = call.mapped(fold.V)
+        out = SmoothSolve.apply(mapped, mu, start, *folded)
+        call.outcome.has_warned = call.outcome.has_warned or mapped.outcome.has_warned
         return tuple(fold.unfold(t, 0) for t in out), (0, 0, 0, 0)
 
 
