@@ -13,11 +13,12 @@ Signs are those of Clarabel and SCS.  Batch dimensions lead: every tensor is flo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from torch import Tensor
 
 from dcl.cones.base import AbstractCone
-from dcl.pattern import AbstractPattern
+from dcl.pattern import AbstractPattern, DensePattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,12 @@ class Structure:
     def m(self) -> int:
         """Number of rows of A."""
         return self.A.shape[0]
+
+
+@lru_cache(maxsize=1024)
+def dense_structure(cone: AbstractCone, n: int) -> Structure:
+    """The structure of dense programs with n variables and rows in the cone, one object for equal arguments."""
+    return Structure(DensePattern((n, n)), DensePattern((cone.dim, n)), cone)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -32,8 +31,7 @@ from dcl.cones.named import named
 from dcl.cones.semidefinite import lower_from_upper
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching, batching
-from dcl.pattern import DensePattern
-from dcl.program import ConeProgram, Structure
+from dcl.program import ConeProgram, dense_structure
 
 CORE = {"P": 2, "q": 1, "A": 2, "b": 1}
 
@@ -184,11 +182,6 @@ class ConeBorder(AbstractBorder):
         return self.cones.describe_row(row)
 
 
-@lru_cache(maxsize=1024)
-def _structure(cone: AbstractCone, n: int) -> Structure:
-    return Structure(DensePattern((n, n)), DensePattern((cone.dim, n)), cone)
-
-
 def present(arguments: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     """The arguments that are given; only P may be absent. Raises InputError."""
     for name in ("q", "A", "b"):
@@ -222,7 +215,7 @@ def assemble(
     flat = {name: t.to(torch.float64) for name, t in given.items()}
     n = int(flat["q"].shape[-1])
     program = ConeProgram(
-        _structure(cones.cone, n),
+        dense_structure(cones.cone, n),
         P=_symmetric(flat["P"]) if "P" in flat else flat["q"].new_zeros(1, n, n),
         q=flat["q"],
         A=cones.to_waist(flat["A"], -2),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,19 +20,11 @@ from dcl.cones import orthant
 from dcl.errors import DtypeError, InputError
 from dcl.frontends.batching import Batching
 from dcl.frontends.reach import check_graph, check_layers
-from dcl.pattern import DensePattern
-from dcl.program import Structure
+from dcl.program import dense_structure
 from dcl.smooth.program import SmoothProgram
 from dcl.transforms import first_instance, outside_of_transforms
 
 Function = Callable[..., Tensor]
-
-
-@lru_cache(maxsize=1024)
-def structure_of(n: int, equalities: int, inequalities: int) -> Structure:
-    """The structure of the waist for these sizes."""
-    m = equalities + inequalities
-    return Structure(DensePattern((n, n)), DensePattern((m, n)), orthant(equalities, inequalities))
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +228,7 @@ def plan(
         return torch.cat([evaluate(i, x, *theta).reshape(-1) for i in groups])
 
     by_name = dict(rows[1:])
-    structure = structure_of(start.shape[-1], by_name.get("equality", 0), by_name.get("inequality", 0))
+    structure = dense_structure(orthant(by_name.get("equality", 0), by_name.get("inequality", 0)), start.shape[-1])
 
     def pack(y: Any) -> Tensor:
         found, leaves = take_apart(y)

@@ -20,8 +20,7 @@ from dcl.border import AbstractBorder, check_finite, check_psd
 from dcl.cones import orthant
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
-from dcl.pattern import DensePattern
-from dcl.program import ConeProgram, Structure
+from dcl.program import ConeProgram, Structure, dense_structure
 from dcl.transforms import is_readable
 
 # Core dimensions of each argument, in the order of the public signatures.
@@ -55,9 +54,7 @@ class Blocks:
 @lru_cache(maxsize=1024)
 def structure_of(blocks: Blocks) -> Structure:
     """The structure of the waist for these blocks, a pure function of the plan."""
-    m = blocks.A + blocks.G + blocks.lb + blocks.ub
-    cone = orthant(blocks.A, m - blocks.A)
-    return Structure(DensePattern((blocks.n, blocks.n)), DensePattern((m, blocks.n)), cone)
+    return dense_structure(orthant(blocks.A, blocks.G + blocks.lb + blocks.ub), blocks.n)
 
 
 @dataclass(frozen=True, eq=False)

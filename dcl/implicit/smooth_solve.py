@@ -27,6 +27,7 @@ from dcl.implicit.folding import Fold
 from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
+from dcl.implicit.solve import STATUS
 from dcl.implicit.stationary_failures import AbstractSmoothBorder, raise_failures
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram
@@ -37,9 +38,6 @@ from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import Solver
 from dcl.status import GradientKind, Status
 from dcl.transforms import is_recorded
-
-# Columns of the report that `smooth_solve` returns beside x and v.
-STATUS, SOLVER, ITERATIONS, SECONDS, PRIMAL, DUAL, GAP = range(7)
 
 
 @dataclass(eq=False)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dcl.border import check_finite, where
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends import function
-from dcl.implicit.projection import project
-from dcl.implicit.smooth_solve import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, SmoothCall, smooth_solve
+from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, project
+from dcl.implicit.smooth_solve import SmoothCall, smooth_solve
 from dcl.implicit.stationary_failures import AbstractSmoothBorder
 from dcl.layers.engine import Settings, barrier
 from dcl.program import ConeProgram

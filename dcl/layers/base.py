@@ -100,27 +100,24 @@ class AbstractLayer(nn.Module):
         return_solution: bool = False,
     ) -> tuple[tuple[Tensor, ...], Solution | None]:
         """The outputs, (*batch, ...) each, and the `Solution` if it was asked for."""
-        options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu, "straight_through": straight_through}
+        straight = self._engine.settings.straight_through if straight_through is None else straight_through
         if torch.compiler.is_compiling():
-            straight = self._engine.settings.straight_through if straight_through is None else straight_through
             plain = not (straight or return_solution or isinstance(warm_start, Solution) or solver_args is not None)
             plain = plain and not (isinstance(mu, Tensor) and mu.requires_grad)  # an error, which is told outside
             if plain and not is_differentiated():
                 return compiled.call(self._handle, arguments, mu), None
-        return self._evaluate(arguments, options, return_solution)
+        options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
+        return self._evaluate(arguments, options, straight, return_solution)
 
     @uncompiled(
         "inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, "
         "and no transform of torch.func that differentiates it: with fullgraph=False such calls run uncompiled"
     )
     def _evaluate(
-        self, arguments: Arguments, options: Mapping[str, Any], return_solution: bool
+        self, arguments: Arguments, options: dict[str, Any], straight: bool, return_solution: bool
     ) -> tuple[tuple[Tensor, ...], Solution | None]:
         plan = self._plan(arguments)
-        options = dict(options)
-        straight_through = options.pop("straight_through")
-        straight_through = self._engine.settings.straight_through if straight_through is None else straight_through
-        if not straight_through:
+        if not straight:
             outputs, stated, point = self._solved(arguments, plan, **options)
         else:
             smooth, _, at = self._solved(arguments, plan, **options)
