@@ -127,11 +127,12 @@ def raise_failures(
     certificate: Tensor | None,
     weights: Tensor | None,
     on_path: bool,
+    eps: float | None = None,
 ) -> None:
     """Raise SolveError if an instance is not OPTIMAL.
 
     certificate (B, n + m) or None: what the error carries.  weights (B, m) or None: its multipliers, for rows of size one.
-    on_path: was x(mu) asked for?
+    on_path: was x(mu) asked for?  eps: the tolerance that the caller set, None if he set none.
     """
     failed = torch.nonzero(status != Status.OPTIMAL).flatten().tolist()
     if not failed:
@@ -146,6 +147,8 @@ def raise_failures(
             found = _conflict(border, weights[those[0]])
         if kind == Status.NUMERICAL_ERROR and on_path:
             found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
+        if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and eps is not None:
+            found += f"; your eps={eps:g} was tried first, then dcl's own tolerance"
         lines.append(f"{_subject(border, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
         "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(border),

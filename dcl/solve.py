@@ -15,15 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcl.attainment import LOOSE, runs_off
 from dcl.basis import basic_multipliers
+from dcl.certificates import direction, multipliers
 from dcl.cones.base import Barrier
 from dcl.kkt import KKT, factorize
 from dcl.path import follow
-from dcl.pattern import SparsePattern
 from dcl.polish import Polished, polish
 from dcl.program import ConeProgram
-from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates
+from dcl.solvers.base import AbstractSolver, Claim, Iterates
 from dcl.solvers.choose import after_claims
+from dcl.solvers.clarabel import Clarabel
+from dcl.solvers.host import to_host
 from dcl.solvers.pool import run
 from dcl.status import Status
 from dcl.ties import kinks
@@ -31,14 +34,12 @@ from dcl.truth import (
     INACCURATE_TOLERANCE,
     OPTIMAL_TOLERANCE,
     PATH_TOLERANCE,
+    ROUNDED,
     acceptable,
     dual_infeasible,
     primal_infeasible,
     worst,
 )
-
-# Where a KKT system is well conditioned, polishing reaches 1e-15; above this, an answer gets a second opinion.
-DOUBTFUL = 1e-11
 
 _LIMITS = {int(Claim.MAX_ITERATIONS): Status.MAX_ITERATIONS, int(Claim.TIME_LIMIT): Status.TIME_LIMIT}
 
@@ -64,25 +65,6 @@ class Answer:
     kkt: KKT | None
 
 
-def to_host(program: ConeProgram) -> HostProgram:
-    """The program as NumPy arrays on the host, without a copy where it already is there."""
-    structure = program.structure
-    P, A = structure.P, structure.A
-    return HostProgram(
-        n=structure.n,
-        m=structure.m,
-        zeros=structure.cone.zeros,
-        batch=program.batch,
-        P=program.P.detach().cpu().numpy(),
-        q=program.q.detach().cpu().numpy(),
-        A=program.A.detach().cpu().numpy(),
-        b=program.b.detach().cpu().numpy(),
-        P_index=P.coordinates() if isinstance(P, SparsePattern) else None,
-        A_index=A.coordinates() if isinstance(A, SparsePattern) else None,
-        cones=tuple(block for block in structure.cone.blocks if not block.is_orthant),
-    )
-
-
 def answer(
     program: ConeProgram,
     mu: Barrier,
@@ -103,6 +85,9 @@ def answer(
     kkt: KKT | None = None
     pending = np.arange(batch)
     position, rest = {solver: k for k, solver in enumerate(solvers)}, tuple(solvers)
+    own = solvers[0].at_own_tolerance()
+    if own not in position:  # the caller's tolerance may be too loose for polishing: the same solver again, before others
+        position[own], rest = 0, (solvers[0], own, *solvers[1:])
     while rest and pending.size:
         solver, rest = rest[0], rest[1:]
         k = position[solver]
@@ -124,7 +109,8 @@ def answer(
             if not (solver.gives_basic_duals or host.cones):
                 polished = _basic(part, polished, host.zeros)
             measured = acceptable(part, polished.x, polished.v, polished.residuals, polished.kkt.factor)
-            if everything and k == 0:
+            measured = _attained(part, polished, measured, solver.time_limit)
+            if everything and solver is solvers[0]:
                 x, v, residuals, kkt = polished.x, polished.v, measured, polished.kkt
             else:
                 better = (worst(measured) < worst(residuals[index])).unsqueeze(-1)
@@ -134,8 +120,8 @@ def answer(
                 used[points[better.squeeze(-1).cpu().numpy()]] = k
                 kkt = None
         quality = worst(residuals).cpu().numpy()
-        # a point that polishing left above DOUBTFUL may sit on a wrong active set: one more solver is asked
-        accepted = OPTIMAL_TOLERANCE if k > 0 or not rest else DOUBTFUL
+        # a point that polishing left above ROUNDED may sit on a wrong active set: one more solver is asked
+        accepted = OPTIMAL_TOLERANCE if k > 0 or not rest else ROUNDED
         status[pending[quality[pending] <= accepted]] = int(Status.OPTIMAL)
         limited = solver.max_iters is not None or solver.time_limit is not None
         for j in np.flatnonzero((claim != Claim.SOLVED) & (status[pending] != Status.OPTIMAL)):
@@ -145,14 +131,17 @@ def answer(
             elif said in (Claim.PRIMAL_INFEASIBLE, Claim.DUAL_INFEASIBLE):
                 proof = _proof(program, int(i), int(said), out)
                 if proof is not None:
-                    if certificate is None:
-                        certificate = torch.full(
-                            (batch, host.n + host.m), torch.nan, dtype=torch.float64, device=device
-                        )
+                    certificate = _no_certificates(program, batch) if certificate is None else certificate
                     status[i], certificate[i], used[i] = int(proof[0]), proof[1], k
         pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
         if pending.size:
             rest = after_claims(rest, out.claim[pending])
+    for i in pending:
+        proof = _searched(program, int(i), solvers) if quality[i] > OPTIMAL_TOLERANCE else None
+        if proof is not None:
+            certificate = _no_certificates(program, batch) if certificate is None else certificate
+            status[i], certificate[i] = int(proof[0]), proof[1]
+    pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
     if pending.size:
         status[pending[quality[pending] <= INACCURATE_TOLERANCE]] = int(Status.INACCURATE)
         status[pending[quality[pending] <= OPTIMAL_TOLERANCE]] = int(Status.OPTIMAL)
@@ -184,6 +173,31 @@ def _basic(program: ConeProgram, polished: Polished, zeros: int) -> Polished:
 
 def _take(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(array if rows.size == len(array) else array[rows]).to(device)
+
+
+def _attained(program: ConeProgram, polished: Polished, residuals: Tensor, time_limit: float | None) -> Tensor:
+    """The residuals (B, 3); infinite where the point is on its way to a minimum that is not attained (`dcl.attainment`)."""
+    good = (worst(residuals) <= OPTIMAL_TOLERANCE).unsqueeze(-1)
+    if program.structure.cone.is_orthant or not bool(good.any()):
+        return residuals
+    off = runs_off(program, polished.v, polished.kkt.conditioning, Clarabel(eps=LOOSE, time_limit=time_limit))
+    return torch.where(good & off.unsqueeze(-1), torch.inf, residuals)
+
+
+def _no_certificates(program: ConeProgram, batch: int) -> Tensor:
+    """Certificates (B, n + m) of which none is known."""
+    return program.q.new_full((batch, program.structure.n + program.structure.m), torch.nan)
+
+
+def _searched(program: ConeProgram, i: int, solvers: Sequence[AbstractSolver]) -> tuple[Status, Tensor] | None:
+    """The status and certificate (n + m,) of instance i if `dcl.certificates` finds one."""
+    one = program.rows(torch.tensor([i], device=program.q.device)).detach()
+    solver = Clarabel(time_limit=solvers[0].time_limit)
+    z = multipliers(one, solver)
+    if z is not None:
+        return Status.PRIMAL_INFEASIBLE, torch.cat([torch.full_like(one.q[0], torch.nan), z])
+    x = direction(one, solver)
+    return None if x is None else (Status.DUAL_INFEASIBLE, torch.cat([x, torch.full_like(one.b[0], torch.nan)]))
 
 
 def _proof(program: ConeProgram, i: int, claim: int, out: Iterates) -> tuple[Status, Tensor] | None:

@@ -7,16 +7,31 @@ elsewhere.  FLOOR = 1e-5 stands for terms that are rounding themselves, in the u
     primal  |Ax + s - b|_i / (FLOOR + |A||x| + |s| + |b|)_i        dual  |Px + q + A'z|_j / (FLOOR + |P||x| + |q| + |A|'|z|)_j
     gap     |x'Px + q'x + b'z - mu nu| / (FLOOR + |x|'|P||x| + |q|'|x| + |b|'|z|)
 
-The strict residuals above cannot be had where the data themselves are inconsistent by their rounding, nor along rows of a
-block whose other rows are large.  With a floor of 1 they are an answer's if moreover the error of x is bounded,
+Terms that cancel excuse too much where x or z is large: at |x| = 1e13 every program is "solved" up to the rounding of |P||x|,
+an unbounded one too.  So the same three are also measured against what is left after cancelling (the net measure), and
+the larger one counts,
+
+    primal  |Ax + s - b|_i / (1 + |Ax|_max + |s_i| + |b_i|)        dual  |Px + q + A'z|_max / (1 + max(|Px|, |q|, |A'z|)_max)
+    gap     |x'Px + q'x + b'z - mu nu| / (1 + max(|x'Px|, |q'x|, |b'z|))
+
+and where the rounding of the uncancelled terms alone is above 1e-8 of these denominators, nothing is known: a residual
+that is zero there is luck, and the rounding is what is reported.  A slack or a right-hand side excuses its own row only,
+a bound of 1e10 nothing else.
+
+Row by row, 1e-8 cannot be had where the data themselves are inconsistent by their rounding, nor along rows of a block whose
+other rows are large.  With a floor of 1 the residuals are an answer's if moreover the error of x is bounded,
 
     across    condition of S * residual <= ERROR_BOUND |x|, |x| up to 1
-    along     directions d with S (d, 0) = 0 (the solution is not unique):   |r_x'd| / (t'|d|) <= FLAT_TOLERANCE,
-              t = FLOOR + |P||x| + |q| + |A|'|z|:  1e-7 for truss3 of SDPLIB, where digits of the data are missing
+    along     directions d with S (d, 0) = 0 (the solution is not unique), the slope |r_x'd| / (t'|d|), where
+              t = FLOOR + max(|Px|, |q|, |A'z|):  at most 1e-8 / FLAT_WEIGHT, for other cones than orthants FLAT_TOLERANCE
+              (1e-7 for truss3 of SDPLIB, where digits of the data are missing)
     value     |x|'|r_x| + |z|'|r_z|, which bounds the error of the value without cancellation, unlike the gap: 1e-8, relative
 
-the last two for other cones than orthants, whose degenerate programs (optimal values that are not attained: hinf* and qap6
+the value for other cones than orthants, whose degenerate programs (optimal values that are not attained: hinf* and qap6
 of SDPLIB) have points with residuals of 4e-9, a gap of 1e-9, and a value that is off by 1e-5.
+
+Along a flat direction nothing holds x back, so a slope of 5e-9 beside costs of size one is an unbounded program, or a point
+far from the solution.  Where polishing leaves a residual above ROUNDED, the slope counts FLAT_WEIGHT times.
 
 Certificates, of free length:   primal infeasible  z in K*, A'z = 0, b'z < 0       dual infeasible  Px = 0, -Ax in K, q'x < 0
 A certificate is accepted if what should vanish is below CERTIFICATE_TOLERANCE of the terms that cancel in it, and if
@@ -43,8 +58,12 @@ INACCURATE_TOLERANCE = 1e-5
 FLOOR = 1e-5
 ERROR_BOUND = 1e-3
 FLAT_TOLERANCE = 1e-6
+FLAT_WEIGHT = 100.0
+# Where a KKT system is well conditioned, polishing reaches 1e-15; above this, an answer is doubtful.
+ROUNDED = 1e-11
 CERTIFICATE_TOLERANCE = 1e-7
 NOISE = 1e-7
+_EPSILON = torch.finfo(torch.float64).eps
 
 
 def worst(residuals: Tensor) -> Tensor:
@@ -61,33 +80,71 @@ def check(
     floor: float = FLOOR,
     z: Tensor | None = None,
 ) -> Tensor:
-    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3).
+    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3), the larger of both measures.
 
     absolute: `absolutes(program)`, and z: Pi_mu*(v), if at hand.
     """
+    return torch.maximum(*measures(program, x, v, mu, absolute, floor, z))
+
+
+def measures(
+    program: ConeProgram,
+    x: Tensor,
+    v: Tensor,
+    mu: Barrier,
+    absolute: ConeProgram | None = None,
+    floor: float = FLOOR,
+    z: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The two measures of the header, row by row and net, (B, 3) each; arguments as in `check`."""
     z = program.structure.cone.project(v, mu) if z is None else z
     s = z - v
+    q, b = program.q, program.b
     Px, Ax, ATz = program.Px(x), program.Ax(x), program.ATz(z)
     absolute, x_abs, z_abs = absolute or absolutes(program), x.abs(), z.abs()
-    Px_abs = absolute.Px(x_abs)
-    primal = magnitude((Ax + s - program.b) / (floor + absolute.Ax(x_abs) + s.abs() + program.b.abs()))
-    dual = magnitude((Px + program.q + ATz) / (floor + Px_abs + program.q.abs() + absolute.ATz(z_abs)))
-    terms = (Px * x).sum(-1), (program.q * x).sum(-1), (program.b * z).sum(-1)
-    sizes = (Px_abs * x_abs).sum(-1) + ((program.q * x).abs()).sum(-1) + (program.b * z).abs().sum(-1)
+    Px_abs, Ax_abs = absolute.Px(x_abs), absolute.Ax(x_abs)
+    own = s.abs() + b.abs()
+    primal, primal_terms = (Ax + s - b).abs(), Ax_abs + own
+    dual, dual_terms = (Px + q + ATz).abs(), Px_abs + q.abs() + absolute.ATz(z_abs)
+    xPx, qx, bz = (Px * x).sum(-1), (q * x).sum(-1), (b * z).sum(-1)
     smoothing = mu.squeeze(-1) * program.structure.cone.degree if isinstance(mu, Tensor) else mu
-    gap = (terms[0] + terms[1] + terms[2] - smoothing).abs() / (floor + sizes)
-    return torch.stack(torch.broadcast_tensors(primal, dual, gap), -1)
+    gap = (xPx + qx + bz - smoothing).abs()
+    gap_terms = (Px_abs * x_abs).sum(-1) + (q * x).abs().sum(-1) + (b * z).abs().sum(-1)
+    strict = primal / (floor + primal_terms), dual / (floor + dual_terms), gap / (floor + gap_terms)
+    left = _largest(magnitude(Px), magnitude(q), magnitude(ATz)).unsqueeze(-1)
+    net = (
+        _at_least_rounding(primal, primal_terms, 1.0 + magnitude(Ax).unsqueeze(-1) + own),
+        _at_least_rounding(dual, dual_terms, 1.0 + left),
+        _at_least_rounding(gap, gap_terms, 1.0 + _largest(xPx.abs(), qx.abs(), bz.abs())),
+    )
+    columns = [(magnitude(p), magnitude(d), g) for p, d, g in (strict, net)]
+    by_row, after_cancelling = (torch.stack(torch.broadcast_tensors(*column), -1) for column in columns)
+    return by_row, after_cancelling
+
+
+def _at_least_rounding(residual: Tensor, terms: Tensor, size: Tensor) -> Tensor:
+    """Residual / size, or what rounding leaves of the terms if that alone misses the tolerance."""
+    rounding = _EPSILON * terms
+    return torch.where(rounding > OPTIMAL_TOLERANCE * size, torch.maximum(residual, rounding), residual) / size
+
+
+def _largest(*sizes: Tensor) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(*sizes)).amax(0)
 
 
 def acceptable(program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, factor: AbstractFactor) -> Tensor:
-    """The residuals (B, 3), measured with a floor of 1 where that is below 1e-8 and the point is right all the same.
+    """The residuals (B, 3) by which a point is judged: those of `check`, but for two cases of the header.
 
-    Degenerate programs on which polishing stalls are accepted so; a program whose objective has terms of size 1e-9 beside one
-    of size 1 is not.  factor: of S at the point.
+    Points of degenerate programs on which polishing stalls are measured with a floor of 1 where that is below 1e-8 and the
+    point is right all the same; a program whose objective has terms of size 1e-9 beside one of size 1 is not.  Points that
+    polishing left above ROUNDED with a slope along a flat direction have that slope as their dual residual.
+    factor: of S at the point.
     """
     strict = worst(residuals)
-    if bool((strict <= OPTIMAL_TOLERANCE).all()):
+    if bool((strict <= ROUNDED).all()):
         return residuals
+    residuals = _with_slopes(program, x, v, residuals, factor)
+    strict = worst(residuals)
     wide = check(program, x, v, 0.0, floor=1.0)
     good = (worst(wide) <= OPTIMAL_TOLERANCE) & (strict > OPTIMAL_TOLERANCE)
     if not bool(good.any()):
@@ -95,12 +152,24 @@ def acceptable(program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, fa
     size = magnitude(x).clamp(max=1.0)
     good = good & (factor.conditioning.condition * wide[:, :2].amax(-1) <= ERROR_BOUND * size)
     unique = factor.conditioning.null_a == 0
+    limit = FLAT_TOLERANCE
     if not program.structure.cone.is_orthant:
         good = good & (_value_error(program, x, v) <= OPTIMAL_TOLERANCE)
-        for i in torch.nonzero(good & ~unique).flatten().tolist():
-            one = program.rows(torch.tensor([i], device=x.device))
-            unique[i] = _slope(one, x[[i]], v[[i]], factor.flat_directions(i)) <= FLAT_TOLERANCE
+    else:
+        limit = OPTIMAL_TOLERANCE / FLAT_WEIGHT
+    for i in torch.nonzero(good & ~unique).flatten().tolist():
+        unique[i] = _slope(program, x, v, factor, i) <= limit
     return torch.where((good & unique).unsqueeze(-1), wide, residuals)
+
+
+def _with_slopes(program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, factor: AbstractFactor) -> Tensor:
+    """The residuals with FLAT_WEIGHT times the slope along flat directions, of the points above ROUNDED that have some."""
+    doubtful = (worst(residuals) > ROUNDED) & (worst(residuals) <= OPTIMAL_TOLERANCE)
+    for i in torch.nonzero(doubtful).flatten().tolist():
+        if float(factor.conditioning.null_a[i]) > 0.0 and program.structure.cone.is_orthant:
+            residuals = residuals.clone()
+            residuals[i, 1] = max(float(residuals[i, 1]), FLAT_WEIGHT * _slope(program, x, v, factor, i))
+    return residuals
 
 
 def _value_error(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
@@ -112,13 +181,15 @@ def _value_error(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
     return error / (1.0 + sizes)
 
 
-def _slope(program: ConeProgram, x: Tensor, v: Tensor, N: Tensor) -> float:
-    """At least the largest |r_x'd| / (t'|d|) for d in the span of N (n, k), t the terms of the strict dual residual."""
-    z, absolute = program.structure.cone.project(v, 0.0), absolutes(program)
-    r = (program.Px(x) + program.q + program.ATz(z))[0]
-    t = FLOOR + (absolute.Px(x.abs()) + program.q.abs() + absolute.ATz(z.abs()))[0]
+def _slope(program: ConeProgram, x: Tensor, v: Tensor, factor: AbstractFactor, i: int) -> float:
+    """Of instance i, at least the largest |r_x'd| / (t'|d|) for d with S (d, 0) = 0, t the net terms of the dual residual."""
+    index = torch.tensor([i], device=x.device)
+    program, x, z = program.rows(index), x[index], program.structure.cone.project(v[index], 0.0)
+    Px, ATz = program.Px(x), program.ATz(z)
+    r = (Px + program.q + ATz)[0]
+    t = FLOOR + _largest(Px.abs(), program.q.abs(), ATz.abs())[0]
     # t'|d| >= |T d|, and r'd / |T d| is largest where it is |r / t projected onto the span of T N|
-    basis, _ = torch.linalg.qr(t.unsqueeze(-1) * N)
+    basis, _ = torch.linalg.qr(t.unsqueeze(-1) * factor.flat_directions(i))
     return float((basis.mT @ (r / t)).norm())
 
 

@@ -135,7 +135,8 @@ class Solve(Function):
         if call.on_failure == "raise":
             weights = None if out.certificate is None else out.certificate[:, call.structure.n :]
             on_path = isinstance(mu, Tensor)
-            raise_failures(call.border, out.status, out.residuals, outcome.certificate, weights, on_path)
+            eps = outcome.solvers[0].eps
+            raise_failures(call.border, out.status, out.residuals, outcome.certificate, weights, on_path, eps)
         at_kink = torch.full_like(out.v, torch.nan)
         if call.record:
             at_kink = resolve_kinks(program, out.x, out.v, mu)

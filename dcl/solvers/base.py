@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from numbers import Integral, Real
 from typing import ClassVar
@@ -114,6 +114,7 @@ class AbstractSolver(ABC):
     cones: kinds of `dcl.cones.base.Block` that it takes.  releases_gil: several instances may be solved at once, in
     threads.  warm_starts: `start` is used.
     gives_certificates: claims of infeasibility come with one.  limits_time: `time_limit` is honored.
+    tolerances: names of the options that say how accurate a point has to be.
     """
 
     eps: float | None = None
@@ -128,6 +129,11 @@ class AbstractSolver(ABC):
     gives_certificates: ClassVar[bool]
     gives_basic_duals: ClassVar[bool]  # an active-set method: rows with positive multipliers are independent
     limits_time: ClassVar[bool]
+    tolerances: ClassVar[tuple[str, ...]] = ("eps",)
+
+    def at_own_tolerance(self) -> AbstractSolver:
+        """The same solver with dcl's default in place of the caller's tolerance: what he set is a hint, not a limit."""
+        return replace(self, **dict.fromkeys(self.tolerances))
 
     @abstractmethod
     def solve(

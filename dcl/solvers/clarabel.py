@@ -65,6 +65,7 @@ class Clarabel(AbstractSolver):
     gives_certificates: ClassVar[bool] = True
     gives_basic_duals: ClassVar[bool] = False
     limits_time: ClassVar[bool] = True
+    tolerances: ClassVar[tuple[str, ...]] = ("eps", "tol")
 
     def __post_init__(self) -> None:
         check_options(self)
