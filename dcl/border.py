@@ -5,7 +5,6 @@ A front end describes its program with an `AbstractBorder`; what happened is dec
 
 from __future__ import annotations
 
-import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dcl.degeneracy import Degeneracy
-from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError
+from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
 from dcl.program import ConeProgram
 from dcl.status import GradientKind, Status
 
@@ -160,14 +159,6 @@ def others(border: AbstractBorder) -> str:
     return '\n  (on_failure="nan" or "last" returns the other instances)' if border.batch_shape else ""
 
 
-def _level() -> int:
-    """The stacklevel of the first frame outside of dcl and torch, so that a warning points at the caller's line."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("dcl", "torch"):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
 def _conflict(border: AbstractBorder, weights: Tensor) -> str:
     """The rows with the largest of the weights (m,), in words."""
     size, order = weights.abs().sort(descending=True)
@@ -206,6 +197,6 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
     warnings.warn(
         message + '\n  (said once per layer; on_degenerate="ignore" silences it)',
         DegenerateWarning,
-        stacklevel=_level(),
+        stacklevel=level_of_caller(),
     )
     return True

@@ -261,6 +261,67 @@ def test_positional_signature_and_backends(backend):
     torch.testing.assert_close(layer(A_tch, b_tch)[0], closed_form(A_tch, b_tch), **KKT)
 
 
+# of each back end of cvxpylayers: what is given, and which names the warning has
+FOREIGN = {
+    "MOREAU": (
+        {"tol": 1e-12, "max_iters": 500, "device": "cpu", "ipm_settings": {"tol_gap_abs": 1e-9, "cudss_ir_steps": 3}},
+        ["device", "ipm_settings['cudss_ir_steps']"],
+    ),
+    "DIFFCP": (
+        {
+            "eps_abs": 1e-10,
+            "eps_rel": 1e-9,
+            "use_indirect": True,
+            "scale": 0.1,
+            "mode": "lsqr",
+            "time_limit_secs": 60.0,
+        },
+        ["mode", "scale", "use_indirect"],
+    ),
+    "CUCLARABEL": ({"tol_feas": 1e-9, "max_iter": 90, "direct_solve_method": "qdldl"}, ["direct_solve_method"]),
+    "MPAX": ({"eps_abs": 1e-6, "iteration_limit": 10000, "algorithm": "r2HPDHG"}, ["algorithm"]),
+    "ECOS": ({"abstol": 1e-9, "feastol": 1e-9, "abstol_inacc": 1e-5}, ["abstol_inacc"]),
+    cp.SCS: ({"eps_abs": 1e-9, "normalize": False, "acceleration_interval": 5}, ["acceleration_interval", "normalize"]),
+    None: ({"tol_gap_abs": 1e-9, "ipm_settings": None, "alpha": 1.5, "yolo": False}, ["alpha", "yolo"]),
+}
+
+
+@pytest.mark.parametrize("solver", FOREIGN)
+@pytest.mark.parametrize("where", ["layer", "call"])
+def test_options_of_its_back_ends(solver, where):
+    problem, A, b, x = ridge()
+    A_tch, b_tch = ridge_data()
+    args, named = FOREIGN[solver]
+    found = []
+
+    def use():
+        layer = CvxpyLayer(problem, [A, b], [x], solver=solver, solver_args=args if where == "layer" else None)
+        for _ in range(2):
+            found[:] = layer(A_tch, b_tch, solver_args=args if where == "call" else None)
+
+    (said,) = compatibility_warnings(use)
+    assert said.filename == __file__
+    assert sorted(str(said.message).split(" of cvxpylayers")[0].removeprefix("solver_args ").split(", ")) == named
+    torch.testing.assert_close(found[0], closed_form(A_tch, b_tch), **KKT)
+
+
+def test_limits_and_bad_tolerances():
+    problem, A, b, x = problem_of_readme()
+    layer, data = CvxpyLayer(problem, [A, b], [x], solver="MOREAU"), ridge_data(n=2, m=3)
+    with pytest.raises(dcl.SolveError, match="MAX_ITERATIONS"):
+        layer.solve(*data, solver_args={"solve_method": "Clarabel", "max_iter": 1})
+    for value in (0.0, -1e-6, np.nan, "small", True):
+        with pytest.raises(dcl.OptionError, match=r"ipm_settings\['tol_feas'\] must be a positive number"):
+            layer.solve(*data, solver_args={"ipm_settings": {"tol_feas": value}})
+
+
+def test_misspelled_options_of_others_are_errors():
+    problem, A, b, x = ridge()
+    for solver, args in ((None, {"tol_gap": 1e-9}), ("MOREAU", {"ipm_setting": {}}), ("OSQP", {"use_indirect": True})):
+        with pytest.raises(dcl.OptionError, match=next(iter(args))):
+            CvxpyLayer(problem, [A, b], [x], solver=solver, solver_args=args)
+
+
 def test_unknown_options_are_errors():
     problem, A, b, x = ridge()
     for settings in ({"solver": "SCIPY"}, {"solver_args": {"epsilon": 1e-9}}, {"canon_backend": "RUST"}):

@@ -33,13 +33,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcl.cones.base import AbstractCone
-from dcl.errors import CompatibilityWarning, OptionError
+from dcl.errors import CompatibilityWarning, OptionError, level_of_caller
 from dcl.pattern import DensePattern
 from dcl.program import Structure
 from dcl.solvers.base import AbstractSolver, Claim
 from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.daqp import Daqp
 from dcl.solvers.osqp import Osqp
+from dcl.solvers.peers import translate
 from dcl.solvers.piqp import Piqp
 from dcl.solvers.scs import Scs
 
@@ -53,9 +54,6 @@ _AUTOMATIC = ("AUTO", "DIFFCP", "MOREAU", "MPAX", "ECOS")
 _ALIASES: dict[str, type[AbstractSolver]] = {"CUCLARABEL": Clarabel}
 
 _COMMON = ("eps", "max_iters", "time_limit", "verbose")
-_SYNONYMS = {"max_iter": "max_iters"}
-# Arguments of cvxpylayers for diffcp, which have no counterpart here.
-_IGNORED = ("acceleration_lookback", "mode", "n_jobs_backward")
 _PASSED_ON = ("time_limit", "verbose")
 
 
@@ -111,39 +109,29 @@ def after_claims(rest: Sequence[AbstractSolver], claims: NDArray[np.int8]) -> tu
 def configure(
     solver: str | AbstractSolver | None, solver_args: Mapping[str, object] | None, *, quiet: bool = False
 ) -> Choice:
-    """The choice that `solver` and `solver_args` of a layer mean, those of cvxpylayers included.
+    """The choice that `solver` and `solver_args` of a layer mean, those of cvxpylayers included (`dcl.solvers.peers`).
 
     Example: configure("clarabel", {"eps": 1e-9}) is Choice(Clarabel(eps=1e-9)).
     Warns once (CompatibilityWarning) if arguments of cvxpylayers are ignored, unless quiet; raises OptionError for
     unknown names.
     """
-    args: dict[str, object] = {}
-    for name, value in (solver_args or {}).items():
-        known = _SYNONYMS.get(name, name)
-        if known in args:
-            raise OptionError(f"solver_args has both {known!r} and a synonym of it", argument="solver_args")
-        args[known] = value
-    ignored = tuple(name for name in _IGNORED if args.pop(name, None) is not None)
+    given = dict(solver_args or {})
+    threads = _threads(given.pop("n_jobs_forward", None))
+    kind = type(solver) if isinstance(solver, AbstractSolver) else _kind(solver, "solver")
+    named = None if kind is None else kind.name
+    if not isinstance(solver, AbstractSolver):
+        kind = _method(given.pop("solve_method", None), solver, kind)
+    understood = translate(given, _COMMON if kind is None else kind.options(), named)
+    args, ignored = understood.options, understood.ignored
     if ignored and not quiet:
         warnings.warn(
-            f"solver_args {', '.join(map(repr, ignored))} of cvxpylayers have no counterpart in dcl and are ignored",
+            f"solver_args {', '.join(ignored)} of cvxpylayers have no counterpart in dcl and are ignored",
             CompatibilityWarning,
-            stacklevel=4,
+            stacklevel=level_of_caller(),
         )
-    threads = _threads(args.pop("n_jobs_forward", None))
-    method = args.pop("solve_method", None)
     if isinstance(solver, AbstractSolver):
-        unknown = sorted(set(args) - set(solver.options()))
-        if unknown or method is not None:
-            named = ", ".join(map(repr, unknown or ["solve_method"]))
-            raise OptionError(
-                f"{solver.name} has no option {named}; valid options: {', '.join(solver.options())}",
-                argument="solver_args",
-            )
+        solver.check_names(args)
         return Choice(replace(solver, **args) if args else solver, {}, threads, ignored)  # type: ignore[arg-type]
-    kind = _kind(solver, "solver")
-    if method is not None:
-        kind = _method(method, solver, kind)
     if kind is not None:
         return Choice(kind.configured(args), {}, threads, ignored)
     unknown = sorted(set(args) - set(_COMMON))
@@ -176,6 +164,8 @@ def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
 
 def _method(method: object, solver: str | None, kind: type[AbstractSolver] | None) -> type[AbstractSolver] | None:
     """The solver that solve_method of cvxpylayers names. SCS, its default there, leaves the choice to the rule."""
+    if method is None:
+        return kind
     named = None if isinstance(method, str) and method.upper() == "SCS" else _kind(method, "solver_args")
     if kind is not None and named is not kind:
         raise OptionError(
