@@ -166,6 +166,26 @@ def test_errors_are_value_errors_too():
         CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - b[:4])), [x >= 1, x <= 0]), [b], [x])(b_tch)
 
 
+def test_its_phrases_are_in_the_messages():
+    problem, A, b, x = ridge()
+    layer = CvxpyLayer(problem, [A, b], [x])
+    A_tch, b_tch = ridge_data()
+    Q = cp.Parameter((4, 4), PSD=True)
+    cases = {
+        r"must be a subset of problem\.variables": lambda: CvxpyLayer(problem, [A, b], [x, cp.Variable(2)]),
+        "must be a subset of": lambda: CvxpyLayer(problem, [A, b], [(x >= 1).dual_variables[0]]),
+        "A tensor must be provided for each CVXPY parameter": lambda: layer(A_tch),
+        "Inconsistent batch sizes": lambda: layer(A_tch.expand(3, -1, -1), b_tch.expand(2, -1)),
+        "Invalid parameter shape": lambda: layer(A_tch, torch.ones(5, 8)),
+        "only supported in the objective": lambda: CvxpyLayer(
+            cp.Problem(cp.Minimize(cp.sum(x)), [cp.quad_form(x, Q) <= 1]), [Q], [x], solver="MOREAU"
+        ),
+    }
+    for phrase, call in cases.items():
+        with pytest.raises(ValueError, match=phrase):
+            call()
+
+
 def test_programs_that_are_not_dpp():
     x, a, c = cp.Variable(2), cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
     with pytest.raises(ValueError, match="not DPP"):
