@@ -18,6 +18,7 @@ from dcl.degeneracy import Degeneracy
 from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
 from dcl.program import ConeProgram
 from dcl.status import GradientKind, Status
+from dcl.ties import TIE_TOLERANCE
 
 # How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD; never less than
 # 8 n times the rounding of the caller's dtype, which a covariance computed in float32 misses by.
@@ -175,6 +176,12 @@ def _certificate(row: Tensor) -> Tensor | None:
     return row[there] if bool(there.any()) else None
 
 
+def _weakest(border: AbstractBorder, degeneracy: Degeneracy, those: list[int]) -> str:
+    """The rows nearest to a tie in these instances, in words."""
+    rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
+    return ", ".join(border.describe_row(row) for row in list(rows)[:_SHOWN])
+
+
 def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, status: Tensor) -> bool:
     """Warn or raise about optimal instances whose derivative is not EXACT; False if there are none."""
     doubtful = torch.nonzero((degeneracy.kind != GradientKind.EXACT) & (status == Status.OPTIMAL)).flatten().tolist()
@@ -186,8 +193,10 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
         those = [i for i, k in zip(doubtful, kinds, strict=True) if k == kind]
         line = f"{_subject(border, kind.name, those, doubtful)}: {kind.message}"
         if kind == GradientKind.WEAKLY_ACTIVE:
-            rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
-            line += "; weakly active: " + ", ".join(border.describe_row(row) for row in list(rows)[:_SHOWN])
+            line += f"; weakly active: {_weakest(border, degeneracy, those)}"
+        tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE]
+        if kind == GradientKind.RANK_DEFICIENT and tied:
+            line += f"; weakly active besides, so that x may have one-sided derivatives: {_weakest(border, degeneracy, tied)}"
         if kind == GradientKind.ILL_CONDITIONED:
             line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
         lines.append(line)
