@@ -225,7 +225,9 @@ def test_shared_data_and_float32():
 
 def test_an_unbounded_closest_program_is_an_error():
     A, b = tensor([[1.0, 0.0], [1.0, 0.0]]), tensor([[0.0, 1.0], [0.0, 0.0]])
-    with pytest.raises(dcl.SolveError, match=r"DUAL_INFEASIBLE at batch index \(0,\)") as error:
+    with pytest.raises(
+        dcl.SolveError, match=r"closest feasible program is DUAL_INFEASIBLE at batch index \(0,\)"
+    ) as error:
         proxsuite.QPFunction(structural_feasibility=False)(
             torch.zeros(2, 2).double(), tensor([[0.0, 1.0], [0.0, 0.0]]), A, b, EMPTY, EMPTY, EMPTY
         )

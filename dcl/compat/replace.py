@@ -64,23 +64,27 @@ def replace_infeasible(
         if found.x.requires_grad:
             for i, why in found.doubts(data.A.requires_grad or data.C.requires_grad):
                 doubts[why + where(_index(int(index[i]), batch))] = None
-    _check(status, batch)
+    _check(status, batch, set(index.tolist()))
     x, y, z, s_e, s_i = outputs
     return Replaced(x, y, z, s_e, s_i, tuple(doubts))
 
 
-def _check(status: Tensor, batch: torch.Size) -> None:
-    """Raise SolveError if an instance has no answer."""
+def _check(status: Tensor, batch: torch.Size, replaced: set[int]) -> None:
+    """Raise SolveError if an instance has no answer; the `replaced` ones are infeasible."""
     failed = torch.nonzero(status != int(Status.OPTIMAL)).flatten().tolist()
-    if failed:
-        statuses = [Status(int(status[i])) for i in failed]
-        lines = [f"{s.name}{where(_index(i, batch))}: {s.message}" for i, s in zip(failed, statuses, strict=True)]
-        raise SolveError(
-            "no optimal solution, nor one of the closest feasible program.\n  " + "\n  ".join(lines),
-            indices=[_index(i, batch) for i in failed],
-            statuses=statuses,
-            certificates=[None] * len(failed),
-        )
+    if not failed:
+        return
+    statuses = [Status(int(status[i])) for i in failed]
+    lines = []
+    for i, kind in zip(failed, statuses, strict=True):
+        which = "the closest feasible program is " if i in replaced else ""
+        lines.append(f"{which}{kind.name}{where(_index(i, batch))}: {kind.message}")
+    raise SolveError(
+        "no optimal solution.\n  " + "\n  ".join(lines),
+        indices=[_index(i, batch) for i in failed],
+        statuses=statuses,
+        certificates=[None] * len(failed),
+    )
 
 
 def _index(i: int, batch: torch.Size) -> tuple[int, ...]:
