@@ -396,6 +396,21 @@ def test_configure(solver, args, expected):
 
 
 @pytest.mark.parametrize(
+    ("solver", "args", "over", "expected"),
+    [
+        (None, {"eps": 1e-9, "max_iters": 7}, {"eps": 1e-4}, Choice(options={"eps": 1e-4, "max_iters": 7})),
+        # the call comes first in another spelling too, and with a looser tolerance
+        ("MOREAU", {"max_iters": 7}, {"max_iter": 9}, Choice(options={"max_iters": 9})),
+        ("MOREAU", {"tol": 1e-9}, {"ipm_settings": {"tol_feas": 1e-4}}, Choice(options={"eps": 1e-4})),
+        (None, {"solve_method": "ECOS"}, {"solve_method": "Clarabel"}, Choice(Clarabel())),
+        (None, {"n_jobs_forward": 2}, {"n_jobs_forward": -1}, Choice()),
+    ],
+)
+def test_configure_for_one_call(solver, args, over, expected):
+    assert configure(solver, args, over) == expected
+
+
+@pytest.mark.parametrize(
     ("solver", "args", "words"),
     [
         ("GUROBI", None, "DAQP"),

@@ -107,22 +107,28 @@ def after_claims(rest: Sequence[AbstractSolver], claims: NDArray[np.int8]) -> tu
 
 
 def configure(
-    solver: str | AbstractSolver | None, solver_args: Mapping[str, object] | None, *, quiet: bool = False
+    solver: str | AbstractSolver | None,
+    solver_args: Mapping[str, object] | None,
+    over: Mapping[str, object] | None = None,
+    *,
+    quiet: bool = False,
 ) -> Choice:
     """The choice that `solver` and `solver_args` of a layer mean, those of cvxpylayers included (`dcl.solvers.peers`).
 
+    over: options of one call, which come before those of the layer, also where they are spelled otherwise.
     Example: configure("clarabel", {"eps": 1e-9}) is Choice(Clarabel(eps=1e-9)).
     Warns once (CompatibilityWarning) if arguments of cvxpylayers are ignored, unless quiet; raises OptionError for
     unknown names.
     """
-    given = dict(solver_args or {})
-    threads = _threads(given.pop("n_jobs_forward", None))
+    layers, calls = dict(solver_args or {}), dict(over or {})
+    threads = _threads(_taken("n_jobs_forward", layers, calls))
     kind = type(solver) if isinstance(solver, AbstractSolver) else _kind(solver, "solver")
     named = None if kind is None else kind.name
     if not isinstance(solver, AbstractSolver):
-        kind = _method(given.pop("solve_method", None), solver, kind)
-    understood = translate(given, _COMMON if kind is None else kind.options(), named)
-    args, ignored = understood.options, understood.ignored
+        kind = _method(_taken("solve_method", layers, calls), solver, kind)
+    own = _COMMON if kind is None else kind.options()
+    first, then = (translate(given, own, named) for given in (layers, calls))
+    args, ignored = first.options | then.options, tuple(dict.fromkeys(first.ignored + then.ignored))
     if ignored and not quiet:
         warnings.warn(
             f"solver_args {', '.join(ignored)} of cvxpylayers have no counterpart in dcl and are ignored",
@@ -143,6 +149,12 @@ def configure(
         )
     Daqp.configured(args)  # checks the values now: the solver itself is known only with the program's structure
     return Choice(None, args, threads, ignored)
+
+
+def _taken(name: str, layers: dict[str, object], calls: dict[str, object]) -> object:
+    """The option, out of both; that of the call if it has one."""
+    usual = layers.pop(name, None)
+    return calls.pop(name, usual)
 
 
 def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
