@@ -5,7 +5,6 @@ A front end describes its program with an `AbstractBorder`; what happened is dec
 
 from __future__ import annotations
 
-import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from dcl.degeneracy import Degeneracy
-from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError
+from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
 from dcl.program import ConeProgram
 from dcl.status import GradientKind, Status
+from dcl.ties import TIE_TOLERANCE
 
 # How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD; never less than
 # 8 n times the rounding of the caller's dtype, which a covariance computed in float32 misses by.
@@ -163,14 +163,6 @@ def others(border: AbstractBorder) -> str:
     return '\n  (on_failure="nan" or "last" returns the other instances)' if border.batch_shape else ""
 
 
-def _level() -> int:
-    """The stacklevel of the first frame outside of dcl and torch, so that a warning points at the caller's line."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("dcl", "torch"):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
 def _conflict(border: AbstractBorder, weights: Tensor) -> str:
     """The rows with the largest of the weights (m,), in words."""
     size, order = weights.abs().sort(descending=True)
@@ -187,6 +179,12 @@ def _certificate(row: Tensor) -> Tensor | None:
     return row[there] if bool(there.any()) else None
 
 
+def _weakest(border: AbstractBorder, degeneracy: Degeneracy, those: list[int]) -> str:
+    """The rows nearest to a tie in these instances, in words."""
+    rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
+    return ", ".join(border.describe_row(row) for row in list(rows)[:_SHOWN])
+
+
 def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, status: Tensor) -> bool:
     """Warn or raise about optimal instances whose derivative is not EXACT; False if there are none."""
     doubtful = torch.nonzero((degeneracy.kind != GradientKind.EXACT) & (status == Status.OPTIMAL)).flatten().tolist()
@@ -198,8 +196,10 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
         those = [i for i, k in zip(doubtful, kinds, strict=True) if k == kind]
         line = f"{_subject(border, kind.name, those, doubtful)}: {kind.message}"
         if kind == GradientKind.WEAKLY_ACTIVE:
-            rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
-            line += "; weakly active: " + ", ".join(border.describe_row(row) for row in list(rows)[:_SHOWN])
+            line += f"; weakly active: {_weakest(border, degeneracy, those)}"
+        tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE]
+        if kind == GradientKind.RANK_DEFICIENT and tied:
+            line += f"; weakly active besides, so that x may have one-sided derivatives: {_weakest(border, degeneracy, tied)}"
         if kind == GradientKind.ILL_CONDITIONED:
             line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
         lines.append(line)
@@ -209,6 +209,6 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
     warnings.warn(
         message + '\n  (said once per layer; on_degenerate="ignore" silences it)',
         DegenerateWarning,
-        stacklevel=_level(),
+        stacklevel=level_of_caller(),
     )
     return True

@@ -5,6 +5,9 @@
                combination of those of the active sets that nearby data make optimal.
     rank       the equilibrated S has relative singular values below 1e-10: minimum-norm derivative
                -> RANK_DEFICIENT (dependent active rows, multipliers not unique), NONUNIQUE (flat optimal face)
+               Dependent rows leave dx unique where S (dx, w) = (a, R b) is consistent: for every change of P and q (b = 0),
+               and for changes of A, b with y'R (db - dA x) = 0 for each y with S (0, y) = 0.  The kind says so of x only
+               in words, whatever was requested; of a curved cone D, and with it dx, depends on the multipliers found.
     condition  of S above 1e10, or so large that with the residual reached x may be off by 1e-6 -> ILL_CONDITIONED
 
 The tolerances are stated in `dcl.ties`, `dcl.factor.RANK_TOLERANCE` and CONDITION_LIMIT.

@@ -5,6 +5,7 @@ An outcome of a solve is a value (`dcl.Status`); it becomes one of these only at
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -103,3 +104,11 @@ class DegenerateWarning(UserWarning):
 
 class CompatibilityWarning(UserWarning):
     """An option of another package that has no counterpart here was ignored."""
+
+
+def level_of_caller() -> int:
+    """The stacklevel of the first frame outside of dcl and torch, so that a warning points at the caller's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("dcl", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -54,7 +54,8 @@ class Solution:
     @property
     def ok(self) -> Tensor:
         """(*batch) boolean: OPTIMAL."""
-        return self.status == Status.OPTIMAL
+        # torch.compile takes the comparison of a tensor with an IntEnum for a constant, False (torch 2.13)
+        return self.status == int(Status.OPTIMAL)
 
     @cached_property
     def _degeneracy(self) -> Degeneracy:

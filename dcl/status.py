@@ -71,8 +71,11 @@ _KIND_MESSAGES = {
     GradientKind.EXACT: "the solution map is differentiable here and this is its derivative",
     GradientKind.WEAKLY_ACTIVE: "a constraint holds with equality and zero multiplier: the derivative is one-sided; an "
     "average of the one-sided ones (or one of them) is returned",
-    GradientKind.RANK_DEFICIENT: "active constraints are linearly dependent: multipliers are not unique; the "
-    "minimum-norm derivative is returned",
+    # S (dx, w) = (a, R b) with S (0, y) = 0: dx is unique where y'R b = 0, and a change of P or q has b = 0
+    GradientKind.RANK_DEFICIENT: "active constraints are linearly dependent, so that their multipliers are not unique, and the "
+    "minimum-norm derivative is returned. If they are linear, the derivative of x is not affected: it is exact for every "
+    "change of the objective, and for changes of the constraints that keep the dependent ones consistent (for others x has "
+    "at most one-sided derivatives). The derivative of the multipliers is one of many",
     GradientKind.NONUNIQUE: "the solution is not unique (flat optimal face): the minimum-norm derivative is returned; "
     "a small quadratic term makes it unique",
     GradientKind.ILL_CONDITIONED: "the KKT system is ill-conditioned (above 1e10): expect few correct digits",

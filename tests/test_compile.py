@@ -147,6 +147,58 @@ def test_barrier_in_a_whole_graph(mu: float | Tensor) -> None:
     close(gradients(compiled(q), [q]), gradients(known, [q]))
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "a solver by name": {"solver": "clarabel", "solver_args": {"eps": 1e-9}},
+    "a solver object": {"solver": dcl.solvers.Clarabel(eps=1e-9)},
+    "policies": {"on_failure": "nan", "on_degenerate": "ignore"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_solve_qp_in_a_whole_graph(name: str) -> None:
+    """It makes its layer in each call: once, when the graph is traced."""
+    one, eye = torch.ones(3, **F64), torch.eye(3, **F64)
+    compiled = torch.compile(
+        lambda q: dcl.solve_qp(eye, 2.0 * q, lb=-one, ub=one, **SETTINGS[name]).x, fullgraph=True, backend="aot_eager"
+    )
+    for size in (4, 7):
+        q = torch.randn(size, 3, **F64, requires_grad=True)
+        known = (-2.0 * q).clamp(-1.0, 1.0)
+        close(compiled(q), known)
+        close(gradients(compiled(q), [q]), gradients(known, [q]))
+
+
+@pytest.mark.parametrize("mu", [0.3, torch.tensor([0.1, 0.2, 0.3, 0.4], **F64)], ids=["number", "tensor"])
+def test_solve_qp_with_a_barrier_in_a_whole_graph(mu: float | Tensor) -> None:
+    q, eye = torch.randn(4, 3, **F64, requires_grad=True), torch.eye(3, **F64)
+    m = mu.unsqueeze(-1) if isinstance(mu, Tensor) else mu
+    known = 0.5 * (-q + torch.sqrt(q * q + 4.0 * m))  # x - mu / x + q = 0
+    compiled = torch.compile(
+        lambda q: dcl.solve_qp(eye, q, lb=torch.zeros(3, **F64), mu=mu).x, fullgraph=True, backend="aot_eager"
+    )
+    close(compiled(q), known)
+    close(gradients(compiled(q), [q]), gradients(known, [q]))
+
+
+def test_solve_qp_tells_what_no_graph_holds() -> None:
+    q, eye, zero = torch.tensor([0.5, -1.0], **F64, requires_grad=True), torch.eye(2, **F64), torch.zeros(2, **F64)
+
+    def f(q: Tensor) -> Tensor:
+        result, solution = dcl.solve_qp(eye, q, lb=zero, return_solution=True)
+        return result.x * solution.ok
+
+    close(torch.compile(f, backend="aot_eager")(q), torch.relu(-q))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="a dcl layer takes"):
+        torch.compile(f, fullgraph=True, backend="aot_eager")(q)
+    torch._dynamo.reset()
+    compiled = torch.compile(func.grad(lambda q: (dcl.solve_qp(eye, q, lb=zero).x ** 3).sum()), backend="aot_eager")
+    close(compiled(q.detach()), func.grad(lambda q: (torch.relu(-q) ** 3).sum())(q.detach()))
+    with pytest.raises(torch._dynamo.exc.TorchRuntimeError, match="q must be real floating point"):
+        torch.compile(lambda q: dcl.solve_qp(eye, q).x, fullgraph=True, backend="aot_eager")(torch.ones(2).long())
+
+
 def test_layers_that_share_code_are_not_confused() -> None:
     """Two layers, and a copy of one after it is gone."""
     tight, loose = Box(dcl.QPLayer(mu=1e-3)), Box(dcl.QPLayer())

@@ -136,6 +136,63 @@ def test_a_small_eigenvalue_beside_a_large_one_is_no_kink():
         torch.testing.assert_close(jacobian, expected, rtol=0.0, atol=1e-6)
 
 
+# What RANK_DEFICIENT says of x
+
+
+def jacobians(call, *data):
+    """d call / d each of the data, with the message of the warning."""
+    leaves = [torch.tensor(t, dtype=torch.float64, requires_grad=True) for t in data]
+    with pytest.warns(dcl.DegenerateWarning) as said:
+        x = call(*leaves)
+    rows = [torch.autograd.grad(x[k], leaves, retain_graph=True) for k in range(len(x))]
+    return [torch.stack(parts) for parts in zip(*rows, strict=True)], str(said[0].message)
+
+
+def test_dependent_equalities_leave_x_alone():
+    """The projection of -q onto {x_0 + x_1 = t}, stated by b = (t, 2t), rows (1, 1) and (2, 2)."""
+    A = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0]], dtype=torch.float64)
+    layer = dcl.QPLayer()
+    (dq, db), message = jacobians(
+        lambda q, b: layer(torch.eye(3, dtype=torch.float64), q, A, b).x, [0.3, -1.0, 2.0], [1.0, 2.0]
+    )
+    assert "RANK_DEFICIENT" in message
+    assert "the derivative of x is not affected: it is exact for every change of the objective" in message
+    assert "weakly active" not in message
+    half = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(dq, half - torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-10)
+    # a consistent change of b: exact
+    consistent = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(db @ consistent, torch.tensor([0.5, 0.5, 0.0]).double(), rtol=0, atol=1e-10)
+
+
+def test_dependent_inequalities_leave_x_alone():
+    """A vertex of three rows in the plane, all three with positive multipliers: x is fixed, whatever q is near by."""
+    G = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    P, layer = torch.eye(2, dtype=torch.float64), dcl.QPLayer()
+    h = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)
+
+    def at(q):
+        return layer(P, q, G=G, h=h).x
+
+    q = torch.tensor([-3.0, -3.5], dtype=torch.float64)
+    for sign in (-1e-3, 1e-3):
+        torch.testing.assert_close(at(q + sign), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12)
+    (dq,), message = jacobians(at, q.tolist())
+    torch.testing.assert_close(dq, torch.zeros(2, 2, dtype=torch.float64), rtol=0, atol=1e-10)
+    assert "RANK_DEFICIENT" in message or "WEAKLY_ACTIVE" in message
+
+
+def test_dependent_rows_beside_a_tie():
+    """x_0 = t twice and x_1 >= 0 at its kink: the tie is named too, since it moves x."""
+    A = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    layer, b = dcl.QPLayer(), torch.ones(2, dtype=torch.float64)
+    zero = torch.tensor([-torch.inf, 0.0], dtype=torch.float64)
+    (dq,), message = jacobians(lambda q: layer(torch.eye(2).double(), q, A, b, lb=zero).x, [1.0, 0.0])
+    assert "RANK_DEFICIENT" in message
+    assert "weakly active besides, so that x may have one-sided derivatives: lb[1]" in message
+    torch.testing.assert_close(dq, torch.tensor([[0.0, 0.0], [0.0, -0.5]]).double(), rtol=0, atol=1e-10)
+
+
 # The optimal value: its slopes are x and z, so it is as doubtful as those that belong to parameters
 
 

@@ -166,6 +166,26 @@ def test_errors_are_value_errors_too():
         CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - b[:4])), [x >= 1, x <= 0]), [b], [x])(b_tch)
 
 
+def test_its_phrases_are_in_the_messages():
+    problem, A, b, x = ridge()
+    layer = CvxpyLayer(problem, [A, b], [x])
+    A_tch, b_tch = ridge_data()
+    Q = cp.Parameter((4, 4), PSD=True)
+    cases = {
+        r"must be a subset of problem\.variables": lambda: CvxpyLayer(problem, [A, b], [x, cp.Variable(2)]),
+        "must be a subset of": lambda: CvxpyLayer(problem, [A, b], [(x >= 1).dual_variables[0]]),
+        "A tensor must be provided for each CVXPY parameter": lambda: layer(A_tch),
+        "Inconsistent batch sizes": lambda: layer(A_tch.expand(3, -1, -1), b_tch.expand(2, -1)),
+        "Invalid parameter shape": lambda: layer(A_tch, torch.ones(5, 8)),
+        "only supported in the objective": lambda: CvxpyLayer(
+            cp.Problem(cp.Minimize(cp.sum(x)), [cp.quad_form(x, Q) <= 1]), [Q], [x], solver="MOREAU"
+        ),
+    }
+    for phrase, call in cases.items():
+        with pytest.raises(ValueError, match=phrase):
+            call()
+
+
 def test_programs_that_are_not_dpp():
     x, a, c = cp.Variable(2), cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
     with pytest.raises(ValueError, match="not DPP"):
@@ -259,6 +279,67 @@ def test_positional_signature_and_backends(backend):
     A_tch, b_tch = ridge_data()
     layer = CvxpyLayer(problem, [A, b], [x], "DIFFCP", False, False, backend, {"eps": 1e-9})
     torch.testing.assert_close(layer(A_tch, b_tch)[0], closed_form(A_tch, b_tch), **KKT)
+
+
+# of each back end of cvxpylayers: what is given, and which names the warning has
+FOREIGN = {
+    "MOREAU": (
+        {"tol": 1e-12, "max_iters": 500, "device": "cpu", "ipm_settings": {"tol_gap_abs": 1e-9, "cudss_ir_steps": 3}},
+        ["device", "ipm_settings['cudss_ir_steps']"],
+    ),
+    "DIFFCP": (
+        {
+            "eps_abs": 1e-10,
+            "eps_rel": 1e-9,
+            "use_indirect": True,
+            "scale": 0.1,
+            "mode": "lsqr",
+            "time_limit_secs": 60.0,
+        },
+        ["mode", "scale", "use_indirect"],
+    ),
+    "CUCLARABEL": ({"tol_feas": 1e-9, "max_iter": 90, "direct_solve_method": "qdldl"}, ["direct_solve_method"]),
+    "MPAX": ({"eps_abs": 1e-6, "iteration_limit": 10000, "algorithm": "r2HPDHG"}, ["algorithm"]),
+    "ECOS": ({"abstol": 1e-9, "feastol": 1e-9, "abstol_inacc": 1e-5}, ["abstol_inacc"]),
+    cp.SCS: ({"eps_abs": 1e-9, "normalize": False, "acceleration_interval": 5}, ["acceleration_interval", "normalize"]),
+    None: ({"tol_gap_abs": 1e-9, "ipm_settings": None, "alpha": 1.5, "yolo": False}, ["alpha", "yolo"]),
+}
+
+
+@pytest.mark.parametrize("solver", FOREIGN)
+@pytest.mark.parametrize("where", ["layer", "call"])
+def test_options_of_its_back_ends(solver, where):
+    problem, A, b, x = ridge()
+    A_tch, b_tch = ridge_data()
+    args, named = FOREIGN[solver]
+    found = []
+
+    def use():
+        layer = CvxpyLayer(problem, [A, b], [x], solver=solver, solver_args=args if where == "layer" else None)
+        for _ in range(2):
+            found[:] = layer(A_tch, b_tch, solver_args=args if where == "call" else None)
+
+    (said,) = compatibility_warnings(use)
+    assert said.filename == __file__
+    assert sorted(str(said.message).split(" of cvxpylayers")[0].removeprefix("solver_args ").split(", ")) == named
+    torch.testing.assert_close(found[0], closed_form(A_tch, b_tch), **KKT)
+
+
+def test_limits_and_bad_tolerances():
+    problem, A, b, x = problem_of_readme()
+    layer, data = CvxpyLayer(problem, [A, b], [x], solver="MOREAU"), ridge_data(n=2, m=3)
+    with pytest.raises(dcl.SolveError, match="MAX_ITERATIONS"):
+        layer.solve(*data, solver_args={"solve_method": "Clarabel", "max_iter": 1})
+    for value in (0.0, -1e-6, np.nan, "small", True):
+        with pytest.raises(dcl.OptionError, match=r"ipm_settings\['tol_feas'\] must be a positive number"):
+            layer.solve(*data, solver_args={"ipm_settings": {"tol_feas": value}})
+
+
+def test_misspelled_options_of_others_are_errors():
+    problem, A, b, x = ridge()
+    for solver, args in ((None, {"tol_gap": 1e-9}), ("MOREAU", {"ipm_setting": {}}), ("OSQP", {"use_indirect": True})):
+        with pytest.raises(dcl.OptionError, match=next(iter(args))):
+            CvxpyLayer(problem, [A, b], [x], solver=solver, solver_args=args)
 
 
 def test_unknown_options_are_errors():

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+import dcl
 from dcl.errors import DppError, InputError, OptionError, UnsupportedError
 from dcl.frontends.cvxpy import CanonicalForm, canonicalize
 
@@ -466,6 +467,40 @@ def test_problem_that_is_not_dpp_shows_the_expression(problem, fragments):
         canonicalize(problem, problem.parameters(), [x_])
     assert all(fragment in str(caught.value) for fragment in fragments), str(caught.value)
     assert "baked" not in str(caught.value)
+
+
+Q_ = cp.Parameter((2, 2), PSD=True, name="Q")
+
+
+@pytest.mark.parametrize(
+    ("problem", "shown"),
+    [
+        (cp.Problem(cp.Minimize(cp.sum(x_)), [x_ >= 0, 2 * cp.quad_form(x_, Q_) <= 1]), "constraint 1"),
+        (cp.Problem(cp.Minimize(cp.quad_form(x_ + p_, Q_))), "the objective: QuadForm(x + p, Q)"),
+        # CVXPY calls these DPP, and reads the value of Q
+        (cp.Problem(cp.Minimize(cp.exp(cp.quad_form(x_, Q_)))), "the objective: QuadForm(x, Q)"),
+        (cp.Problem(cp.Maximize(cp.sum(x_) - cp.square(cp.quad_form(x_, Q_)))), "the objective: QuadForm(x, Q)"),
+    ],
+)
+def test_a_parametric_quad_form_is_a_term_of_the_objective(problem, shown):
+    with pytest.raises(DppError, match="only supported in the objective") as caught:
+        canonicalize(problem, problem.parameters(), [x_])
+    assert shown in str(caught.value)
+    assert "silently zero" not in str(caught.value)  # the advice for other causes
+
+
+def test_the_advice_for_a_parametric_quad_form_holds():
+    """sum_squares(F x) with F'F = Q is x'Qx: the linear function c'x on the ellipsoid x'Qx <= 1 ends at -Q^-1 c / norm."""
+    F, c = cp.Parameter((2, 2)), np.array([1.0, -2.0])
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(c @ x_), [cp.sum_squares(F @ x_) <= 1]), [F], [x_])
+    Q = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64, requires_grad=True)
+    y = torch.linalg.solve(Q, torch.tensor(c))
+    known = -y / torch.sqrt(y @ Q @ y)
+    (found,) = layer(torch.linalg.cholesky(Q).mT)
+    torch.testing.assert_close(found, known, rtol=1e-9, atol=1e-9)
+    for k in range(2):
+        grads = [torch.autograd.grad(t[k], Q, retain_graph=True)[0] for t in (found, known)]
+        torch.testing.assert_close(*(0.5 * (g + g.mT) for g in grads), rtol=1e-8, atol=1e-9)
 
 
 def test_nonconvex_problem_shows_the_reason():

@@ -373,10 +373,41 @@ def test_a_claim_of_infeasibility_goes_to_a_solver_with_certificates():
         (None, {"solve_method": "Clarabel"}, Choice(Clarabel())),
         (None, {"solve_method": "SCS", "n_jobs_forward": 3}, Choice(threads=3)),
         ("DIFFCP", {"solve_method": "ECOS", "n_jobs_forward": -1}, Choice()),
+        # tolerances of others: the smallest; an option of the solver's own stays what it is
+        ("MOREAU", {"tol": 1e-9}, Choice(options={"eps": 1e-9})),
+        ("DIFFCP", {"eps_abs": 1e-7, "eps_rel": 1e-9, "eps": 1e-8}, Choice(options={"eps": 1e-9})),
+        (None, {"solve_method": "ECOS", "abstol": 1e-7, "reltol": None}, Choice(options={"eps": 1e-7})),
+        ("MOREAU", {"tol": 1e-6, "ipm_settings": {"tol_gap_rel": 1e-8}}, Choice(options={"eps": 1e-8})),
+        (
+            "MOREAU",
+            {"active_set_settings": {"primal_tol": 1e-8, "iter_limit": 9}},
+            Choice(options={"max_iters": 9, "eps": 1e-8}),
+        ),
+        ("MPAX", {"iteration_limit": 7, "eps_abs": 1e-6}, Choice(options={"max_iters": 7, "eps": 1e-6})),
+        ("SCS", {"time_limit_secs": 2.0, "eps_rel": 1e-6}, Choice(Scs(eps=1e-6, time_limit=2.0))),
+        ("CUCLARABEL", {"tol_gap_abs": 1e-7, "tol_feas": 1e-8}, Choice(Clarabel(eps=1e-8))),
+        ("CLARABEL", {"tol": 1e-7}, Choice(Clarabel(tol=1e-7))),
+        (Osqp(), {"eps_abs": 1e-7, "rho": 1.0}, Choice(Osqp(eps=1e-7, rho=1.0))),
+        ("DAQP", {"dual_tol": 1e-9}, Choice(Daqp(dual_tol=1e-9))),
     ],
 )
 def test_configure(solver, args, expected):
     assert configure(solver, args) == expected
+
+
+@pytest.mark.parametrize(
+    ("solver", "args", "over", "expected"),
+    [
+        (None, {"eps": 1e-9, "max_iters": 7}, {"eps": 1e-4}, Choice(options={"eps": 1e-4, "max_iters": 7})),
+        # the call comes first in another spelling too, and with a looser tolerance
+        ("MOREAU", {"max_iters": 7}, {"max_iter": 9}, Choice(options={"max_iters": 9})),
+        ("MOREAU", {"tol": 1e-9}, {"ipm_settings": {"tol_feas": 1e-4}}, Choice(options={"eps": 1e-4})),
+        (None, {"solve_method": "ECOS"}, {"solve_method": "Clarabel"}, Choice(Clarabel())),
+        (None, {"n_jobs_forward": 2}, {"n_jobs_forward": -1}, Choice()),
+    ],
+)
+def test_configure_for_one_call(solver, args, over, expected):
+    assert configure(solver, args, over) == expected
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,22 @@
     stationarity:  Qx + p + A'lams + G'nus = 0,     nus >= 0 where Gx = u,   nus <= 0 where Gx = l
 
 A bound of size 1e20 and more is infinite, as in proxsuite.  The two sides are the rows [G; -G] of `dcl.QPLayer` with
-right-hand sides [u; -l] and multipliers z: nus = z_u - z_l.
+right-hand sides [u; -l] and multipliers z: nus = z_u - z_l.  With structural_feasibility=False an infeasible program is
+replaced by the closest feasible one (`dcl.compat.closest`):
+
+    Ax = b + s_e,   l + s_i <= Gx <= u + s_i    with the least |s_e|^2 + |s_l|^2 + |s_u|^2,   s_i = s_u - s_l,  s_l, s_u >= 0
 """
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch import Tensor
 
 from dcl.compat import block, ignore
-from dcl.errors import UnsupportedError
+from dcl.compat.replace import replace_infeasible
+from dcl.errors import DegenerateWarning, level_of_caller
 from dcl.layers.qp import QPLayer, QPResult
 
 _EPS = 1e-9
@@ -31,10 +37,11 @@ class QPFunction:
         maxIter, eps_backward, rho_backward, mu_backward: of proxsuite's own method; ignored, with one
             `CompatibilityWarning` if changed.
         omp_parallel: accepted; dcl spreads a batch over its own bounded pool either way.
-        structural_feasibility: must be True.
-
-    Raises:
-        UnsupportedError: structural_feasibility=False, the closest feasible program, which dcl does not have.
+        structural_feasibility: False: an infeasible instance (with a checked certificate) is answered by the closest
+            feasible program, and s_e, s_i are returned too, zero for the feasible ones.  Any batch, and exact gradients of all
+            outputs; proxsuite 0.8 takes one G, and weights |s_e| ten times |s_i|, the ratio of its last penalties.
+            The multipliers of that program are unique up to multiples of (s_e, s_i), of which proxsuite adds a large one;
+            here the shortest ones for its equalities and violated rows are returned.
 
     Example:
         >>> import torch
@@ -44,6 +51,10 @@ class QPFunction:
         >>> x, lams, nus = QPFunction()(Q, p, e, e, torch.ones(1, 2).double(), l, u)
         >>> x, nus
         (tensor([[-0.5000,  1.5000]], dtype=torch.float64), tensor([[1.5000]], dtype=torch.float64))
+        >>> A, b = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double(), torch.tensor([0.0, 1.0]).double()
+        >>> x, lams, nus, s_e, s_i = QPFunction(structural_feasibility=False)(Q, p, A, b, e, e, e)
+        >>> x, s_e
+        (tensor([[0.5000, 3.0000]], dtype=torch.float64), tensor([[ 0.5000, -0.5000]], dtype=torch.float64))
     """
 
     def __init__(
@@ -56,11 +67,6 @@ class QPFunction:
         omp_parallel: bool = False,
         structural_feasibility: bool = True,
     ) -> None:
-        if not structural_feasibility:
-            raise UnsupportedError(
-                "structural_feasibility=False (the closest feasible program) is not available in dcl; "
-                "with structural_feasibility=True an infeasible instance raises dcl.SolveError, which names it"
-            )
         ignore(
             "proxsuite",
             {
@@ -70,7 +76,11 @@ class QPFunction:
                 "mu_backward": (mu_backward, 1e-6),
             },
         )
-        self._layer = QPLayer(solver_args=None if eps == _EPS else {"eps": eps})
+        self._layer = QPLayer(
+            solver_args=None if eps == _EPS else {"eps": eps}, on_failure="raise" if structural_feasibility else "nan"
+        )
+        self._structural_feasibility = structural_feasibility
+        self._has_warned = False
 
     def __call__(
         self,
@@ -81,8 +91,8 @@ class QPFunction:
         G: Tensor | None,
         l: Tensor | None,  # noqa: E741  proxsuite's name
         u: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The answer x (B, n) and its multipliers lams (B, p), nus (B, m).
+    ) -> tuple[Tensor, ...]:
+        """The answer x (B, n) and its multipliers lams (B, p), nus (B, m); then the shifts s_e (B, p), s_i (B, m), if asked for.
 
         For Q (B, n, n), p (B, n), A (B, p, n), b (B, p), G (B, m, n), l and u (B, m), any of them without B; B is 1 if
         none has it, as in proxsuite.  An empty tensor or None means absent (for l and u: no bound on that side).
@@ -93,13 +103,32 @@ class QPFunction:
         sides = [(sign, bound) for sign, bound in bounds if bound is not None]
         rows = torch.cat([sign * G for sign, _ in sides], -2) if G is not None and sides else None
         h = _stack([bound for _, bound in sides]) if sides else None
-        result: QPResult = self._layer(Q, p, *block(A, b), rows, h)
+        signs = [sign for sign, _ in sides] if rows is not None else []
         m = 0 if G is None else G.shape[-2]
-        nus = result.z.new_zeros(*result.z.shape[:-1], m)
-        for k, (sign, _) in enumerate(sides):
-            nus = nus + sign * result.z[..., k * m : (k + 1) * m]
-        x, lams, nus = (t if t.ndim > 1 else t.unsqueeze(0) for t in (result.x, result.y, nus))
-        return x, lams, nus
+        data = (Q, p, *block(A, b), rows, h)
+        if self._structural_feasibility:
+            result: QPResult = self._layer(*data)
+            outputs: tuple[Tensor, ...] = (result.x, result.y, _both(signs, m, result.z))
+        else:
+            result, solution = self._layer(*data, return_solution=True)
+            answer = replace_infeasible(result, solution, data, owner=[i for _ in signs for i in range(m)])
+            self._warn_of(answer.doubts)
+            outputs = (answer.x, answer.y, _both(signs, m, answer.z), answer.s_e, _both(signs, m, answer.s_i))
+        return tuple(t if t.ndim > 1 else t.unsqueeze(0) for t in outputs)
+
+    def _warn_of(self, doubts: tuple[str, ...]) -> None:
+        if doubts and not self._has_warned:
+            self._has_warned = True
+            text = "\n  ".join(["the derivative of the closest feasible program is doubtful.", *doubts])
+            warnings.warn(f"{text}\n  (said once)", DegenerateWarning, stacklevel=level_of_caller())
+
+
+def _both(signs: list[float], m: int, rows: Tensor) -> Tensor:
+    """(..., m) from what belongs to the rows of the sides, one after the other: upper less lower."""
+    both = rows.new_zeros(*rows.shape[:-1], m)
+    for k, sign in enumerate(signs):
+        both = both + sign * rows[..., k * m : (k + 1) * m]
+    return both
 
 
 def _bound(side: Tensor | None, sign: float) -> Tensor | None:

@@ -70,7 +70,8 @@ def batching(arguments: Iterable[tuple[str, Tensor, int]]) -> Batching:
             shape = tuple(torch.broadcast_shapes(shape, lead))
         except RuntimeError:
             raise InputError(
-                f"{name} has batch shape {lead}, which does not broadcast against {shape} of the arguments before it",
+                f"Inconsistent batch sizes: {name} has batch shape {lead}, which does not broadcast against {shape} of the "
+                "arguments before it",
                 argument=name,
             ) from None
         dtype = t.dtype if dtype is None else torch.promote_types(dtype, t.dtype)

@@ -23,7 +23,7 @@ from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
 from dcl.program import ConeProgram
 from dcl.solution import Solution
-from dcl.transforms import is_differentiated, uncompiled
+from dcl.transforms import uncompiled
 
 Arguments = Mapping[str, Tensor]
 
@@ -101,18 +101,12 @@ class AbstractLayer(nn.Module):
     ) -> tuple[tuple[Tensor, ...], Solution | None]:
         """The outputs, (*batch, ...) each, and the `Solution` if it was asked for."""
         straight = self._engine.settings.straight_through if straight_through is None else straight_through
-        if torch.compiler.is_compiling():
-            plain = not (straight or return_solution or isinstance(warm_start, Solution) or solver_args is not None)
-            plain = plain and not (isinstance(mu, Tensor) and mu.requires_grad)  # an error, which is told outside
-            if plain and not is_differentiated():
-                return compiled.call(self._handle, arguments, mu), None
+        if compiled.fits(solver_args, warm_start, mu, straight, return_solution):
+            return compiled.call(self._handle, arguments, mu), None
         options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         return self._evaluate(arguments, options, straight, return_solution)
 
-    @uncompiled(
-        "inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, "
-        "and no transform of torch.func that differentiates it: with fullgraph=False such calls run uncompiled"
-    )
+    @uncompiled(compiled.UNFIT)
     def _evaluate(
         self, arguments: Arguments, options: dict[str, Any], straight: bool, return_solution: bool
     ) -> tuple[tuple[Tensor, ...], Solution | None]:

@@ -11,7 +11,7 @@ come here in forward mode or inside of transforms that differentiate.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dcl.implicit import Known
 from dcl.implicit.folding import in_front
-from dcl.transforms import is_mapped
+from dcl.solution import Solution
+from dcl.transforms import is_differentiated, is_mapped
 
 if TYPE_CHECKING:
     from dcl.layers.base import AbstractLayer
@@ -30,6 +31,10 @@ _layers: WeakValueDictionary[int, AbstractLayer] = WeakValueDictionary()
 _in_graphs: set[AbstractLayer] = set()
 _numbers = itertools.count()
 _KNOWN = len(Known._fields)
+UNFIT = (
+    "inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, "
+    "and no transform of torch.func that differentiates it: with fullgraph=False such calls run uncompiled"
+)
 
 
 def enroll(layer: AbstractLayer) -> int:
@@ -37,6 +42,37 @@ def enroll(layer: AbstractLayer) -> int:
     number = next(_numbers)
     _layers[number] = layer
     return number
+
+
+def fits(
+    solver_args: Mapping[str, object] | None,
+    warm_start: Solution | bool | None,
+    mu: float | Tensor | None,
+    straight_through: bool,
+    return_solution: bool,
+) -> bool:
+    """Is a graph being traced, and does the operator take a call with these options?"""
+    if not torch.compiler.is_compiling():
+        return False
+    if straight_through or return_solution or isinstance(warm_start, Solution) or solver_args is not None:
+        return False
+    if isinstance(mu, Tensor) and mu.requires_grad:  # an error, which is told outside
+        return False
+    return not is_differentiated()
+
+
+def number_of_new(make: Callable[..., AbstractLayer], *settings: Any) -> int:
+    """The number of the layer make(*settings), for a function that makes one in each call.
+
+    In a compiled region the layer is made once, when the graph is traced, and is not traced itself.
+    """
+    layer = make(*settings)
+    _in_graphs.add(layer)
+    return layer._handle
+
+
+# what torch.compiler.assume_constant_result does, without the import of the compiler
+number_of_new._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def call(handle: int, arguments: Mapping[str, Tensor], mu: float | Tensor | None) -> tuple[Tensor, ...]:

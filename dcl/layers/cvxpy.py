@@ -159,7 +159,10 @@ class CvxpyLayer(AbstractLayer):
         domains = self._form.domains
         if len(params) != len(domains):
             names = ", ".join(domain.name for domain in domains)
-            raise InputError(f"the layer takes {len(domains)} tensors ({names}), got {len(params)}")
+            raise InputError(
+                f"A tensor must be provided for each CVXPY parameter: the layer takes {len(domains)} tensors ({names}), "
+                f"got {len(params)}"
+            )
         outputs, solution = self._call(
             {str(p): t for p, t in enumerate(params)},  # names may repeat
             solver_args=solver_args,
@@ -191,8 +194,8 @@ class CvxpyLayer(AbstractLayer):
         for domain, t in pairs:
             if tuple(t.shape[t.ndim - len(domain.shape) :]) != domain.shape:
                 raise InputError(
-                    f"parameter {domain.name} must have shape (*batch, {', '.join(map(str, domain.shape))}), "
-                    f"got {tuple(t.shape)}",
+                    f"Invalid parameter shape: parameter {domain.name} must have shape "
+                    f"(*batch, {', '.join(map(str, domain.shape))}), got {tuple(t.shape)}",
                     argument=domain.name,
                 )
         shapes = [output.shape for output in form.outputs]

@@ -99,8 +99,10 @@ class Engine:
         """The layer's choice, with `solver_args` over its own for one call."""
         if not solver_args:
             return self._choice
-        args = options(self.settings.solver_args) | options(solver_args)
-        choice = configure(self.settings.solver, args, quiet=self._has_warned_of_options)
+        settings = self.settings
+        choice = configure(
+            settings.solver, settings.solver_args, options(solver_args), quiet=self._has_warned_of_options
+        )
         self._has_warned_of_options = self._has_warned_of_options or bool(choice.ignored)
         return choice
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dcl.frontends import matrix
+from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
+from dcl.transforms import uncompiled
 
 
 class QPResult(NamedTuple):
@@ -183,5 +185,21 @@ def solve_qp(
     return_solution: bool = False,
 ) -> QPResult | tuple[QPResult, Solution]:
     """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A, b, G, h, lb, ub)` in one call; arguments and errors as there."""
-    layer = QPLayer(solver, solver_args, mu=mu, on_failure=on_failure, on_degenerate=on_degenerate)
-    return layer(P, q, A, b, G, h, lb, ub, warm_start=warm_start, return_solution=return_solution)  # type: ignore[no-any-return]
+    settings = (solver, solver_args, on_failure, on_degenerate)
+    blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
+    if compiled.fits(None, warm_start, mu, False, return_solution):
+        return QPResult(*compiled.call(compiled.number_of_new(_layer, *settings), matrix.present(blocks), mu))
+    return _solved(settings, blocks, mu=mu, warm_start=warm_start, return_solution=return_solution)
+
+
+def _layer(
+    solver: str | AbstractSolver | None, solver_args: dict[str, object] | None, on_failure: str, on_degenerate: str
+) -> QPLayer:
+    return QPLayer(solver, solver_args, on_failure=on_failure, on_degenerate=on_degenerate)
+
+
+@uncompiled(compiled.UNFIT)
+def _solved(
+    settings: tuple[Any, ...], blocks: dict[str, Tensor | None], **options: Any
+) -> QPResult | tuple[QPResult, Solution]:
+    return _layer(*settings)(**blocks, **options)  # type: ignore[no-any-return]

@@ -157,14 +157,19 @@ class AbstractSolver(ABC):
         return [field.name for field in fields(cls)]
 
     @classmethod
-    def configured(cls, options: dict[str, object]) -> AbstractSolver:
-        """The solver with these options. Raises OptionError that lists the valid ones for an unknown name."""
+    def check_names(cls, options: Iterable[str]) -> None:
+        """Raise OptionError that lists the valid options if one of `options` is unknown."""
         unknown = sorted(set(options) - set(cls.options()))
         if unknown:
             raise OptionError(
                 f"{cls.name} has no option {', '.join(map(repr, unknown))}; valid options: {', '.join(cls.options())}",
                 argument="solver_args",
             )
+
+    @classmethod
+    def configured(cls, options: dict[str, object]) -> AbstractSolver:
+        """The solver with these options. Raises OptionError for an unknown name."""
+        cls.check_names(options)
         return cls(**options)  # type: ignore[arg-type]
 
 

@@ -33,13 +33,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcl.cones.base import AbstractCone
-from dcl.errors import CompatibilityWarning, OptionError
+from dcl.errors import CompatibilityWarning, OptionError, level_of_caller
 from dcl.pattern import DensePattern
 from dcl.program import Structure
 from dcl.solvers.base import AbstractSolver, Claim
 from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.daqp import Daqp
 from dcl.solvers.osqp import Osqp
+from dcl.solvers.peers import translate
 from dcl.solvers.piqp import Piqp
 from dcl.solvers.scs import Scs
 
@@ -53,9 +54,6 @@ _AUTOMATIC = ("AUTO", "DIFFCP", "MOREAU", "MPAX", "ECOS")
 _ALIASES: dict[str, type[AbstractSolver]] = {"CUCLARABEL": Clarabel}
 
 _COMMON = ("eps", "max_iters", "time_limit", "verbose")
-_SYNONYMS = {"max_iter": "max_iters"}
-# Arguments of cvxpylayers for diffcp, which have no counterpart here.
-_IGNORED = ("acceleration_lookback", "mode", "n_jobs_backward")
 _PASSED_ON = ("time_limit", "verbose")
 
 
@@ -109,41 +107,37 @@ def after_claims(rest: Sequence[AbstractSolver], claims: NDArray[np.int8]) -> tu
 
 
 def configure(
-    solver: str | AbstractSolver | None, solver_args: Mapping[str, object] | None, *, quiet: bool = False
+    solver: str | AbstractSolver | None,
+    solver_args: Mapping[str, object] | None,
+    over: Mapping[str, object] | None = None,
+    *,
+    quiet: bool = False,
 ) -> Choice:
-    """The choice that `solver` and `solver_args` of a layer mean, those of cvxpylayers included.
+    """The choice that `solver` and `solver_args` of a layer mean, those of cvxpylayers included (`dcl.solvers.peers`).
 
+    over: options of one call, which come before those of the layer, also where they are spelled otherwise.
     Example: configure("clarabel", {"eps": 1e-9}) is Choice(Clarabel(eps=1e-9)).
     Warns once (CompatibilityWarning) if arguments of cvxpylayers are ignored, unless quiet; raises OptionError for
     unknown names.
     """
-    args: dict[str, object] = {}
-    for name, value in (solver_args or {}).items():
-        known = _SYNONYMS.get(name, name)
-        if known in args:
-            raise OptionError(f"solver_args has both {known!r} and a synonym of it", argument="solver_args")
-        args[known] = value
-    ignored = tuple(name for name in _IGNORED if args.pop(name, None) is not None)
+    layers, calls = dict(solver_args or {}), dict(over or {})
+    threads = _threads(_taken("n_jobs_forward", layers, calls))
+    kind = type(solver) if isinstance(solver, AbstractSolver) else _kind(solver, "solver")
+    named = None if kind is None else kind.name
+    if not isinstance(solver, AbstractSolver):
+        kind = _method(_taken("solve_method", layers, calls), solver, kind)
+    own = _COMMON if kind is None else kind.options()
+    first, then = (translate(given, own, named) for given in (layers, calls))
+    args, ignored = first.options | then.options, tuple(dict.fromkeys(first.ignored + then.ignored))
     if ignored and not quiet:
         warnings.warn(
-            f"solver_args {', '.join(map(repr, ignored))} of cvxpylayers have no counterpart in dcl and are ignored",
+            f"solver_args {', '.join(ignored)} of cvxpylayers have no counterpart in dcl and are ignored",
             CompatibilityWarning,
-            stacklevel=4,
+            stacklevel=level_of_caller(),
         )
-    threads = _threads(args.pop("n_jobs_forward", None))
-    method = args.pop("solve_method", None)
     if isinstance(solver, AbstractSolver):
-        unknown = sorted(set(args) - set(solver.options()))
-        if unknown or method is not None:
-            named = ", ".join(map(repr, unknown or ["solve_method"]))
-            raise OptionError(
-                f"{solver.name} has no option {named}; valid options: {', '.join(solver.options())}",
-                argument="solver_args",
-            )
+        solver.check_names(args)
         return Choice(replace(solver, **args) if args else solver, {}, threads, ignored)  # type: ignore[arg-type]
-    kind = _kind(solver, "solver")
-    if method is not None:
-        kind = _method(method, solver, kind)
     if kind is not None:
         return Choice(kind.configured(args), {}, threads, ignored)
     unknown = sorted(set(args) - set(_COMMON))
@@ -155,6 +149,12 @@ def configure(
         )
     Daqp.configured(args)  # checks the values now: the solver itself is known only with the program's structure
     return Choice(None, args, threads, ignored)
+
+
+def _taken(name: str, layers: dict[str, object], calls: dict[str, object]) -> object:
+    """The option, out of both; that of the call if it has one."""
+    usual = layers.pop(name, None)
+    return calls.pop(name, usual)
 
 
 def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
@@ -176,6 +176,8 @@ def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
 
 def _method(method: object, solver: str | None, kind: type[AbstractSolver] | None) -> type[AbstractSolver] | None:
     """The solver that solve_method of cvxpylayers names. SCS, its default there, leaves the choice to the rule."""
+    if method is None:
+        return kind
     named = None if isinstance(method, str) and method.upper() == "SCS" else _kind(method, "solver_args")
     if kind is not None and named is not kind:
         raise OptionError(

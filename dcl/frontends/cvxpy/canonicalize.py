@@ -147,8 +147,8 @@ def _check_variables(problem: cp.Problem, variables: Sequence[cp.Variable]) -> N
             raise InputError(f"variables[{position}] must be a cvxpy.Variable, got {kind}", argument="variables")
         if variable.id not in own:
             raise InputError(
-                f"variables[{position}] ({variable.name()}) is neither a variable of the problem nor a dual variable "
-                "of one of its constraints",
+                "the layer's variables must be a subset of problem.variables() and of the dual variables of its constraints: "
+                f"variables[{position}] ({variable.name()}) is neither a variable of the problem nor such a dual variable",
                 argument="variables",
             )
 

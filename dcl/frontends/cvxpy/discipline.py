@@ -1,16 +1,19 @@
 """Is a problem one that dcl can differentiate?  If not, an error that shows the expression to change.
 
 DPP here is CVXPY's `is_dpp(quad_form_dpp="qp")`: with parameters counted as variables the problem is still disciplined,
-and quad_form(x, P) with a parameter P may stand in the objective.
+and quad_form(x, P) with a parameter P may be a term of the objective.  Not inside of another atom, as in
+exp(quad_form(x, P)), which CVXPY lets pass: it would read P's value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import cvxpy as cp
+from cvxpy.atoms.affine.affine_atom import AffAtom
+from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.utilities import scopes
 from cvxpy.utilities.debug_tools import build_non_disciplined_error_msg
 
@@ -24,6 +27,11 @@ _DPP_HELP = (
     "CVXPY would bake the values of its parameters in, and their gradients would be silently zero. "
     "Products of parameters, and parameters inside a nonlinear function, are the usual cause: replace such an "
     "expression by a parameter of its own (computed in torch), or move it into an equality with a new variable."
+)
+_QUAD_FORM_HELP = (
+    "quad_form(x, P) with a parameter P is only supported in the objective, as a term of it and with an x that has no "
+    "parameters. Elsewhere write sum_squares(F @ x) with a parameter F, where P = F'F: F = torch.linalg.cholesky(P).mT. "
+    "For an x with parameters take a new variable y, constrained to equal it."
 )
 
 
@@ -42,10 +50,14 @@ def check_discipline(problem: cp.Problem, *, gp: bool) -> None:
         reason = build_non_disciplined_error_msg(problem, kind)
         raise InputError(f"the problem is not {kind} (convex by CVXPY's rules).\n{reason}{hint}", argument="problem")
     context = "dgp" if gp else "dcp"
-    if problem.is_dpp(context, quad_form_dpp="qp"):
+    is_dpp = problem.is_dpp(context, quad_form_dpp="qp")
+    misplaced = [] if gp else list(_misplaced_quad_forms(problem))
+    if is_dpp and not misplaced:
         return
-    found = "\n".join(_offenders(problem, context))
-    raise DppError(f"the problem is {kind} but not DPP:\n{found}\n{_DPP_HELP}", argument="problem")
+    others = [] if is_dpp else [line for line in _offenders(problem, context) if not _is_said(line, misplaced)]
+    help_ = "\n".join([_QUAD_FORM_HELP] * bool(misplaced) + [_DPP_HELP] * bool(others))
+    found = "\n".join([*misplaced, *others])
+    raise DppError(f"the problem is {kind} but not DPP:\n{found}\n{help_}", argument="problem")
 
 
 def _check_leaves(problem: cp.Problem, *, gp: bool) -> None:
@@ -60,6 +72,31 @@ def _check_leaves(problem: cp.Problem, *, gp: bool) -> None:
         raise UnsupportedError("complex constants are not supported")
     if any(isinstance(constraint, cp.FiniteSet) for constraint in problem.constraints):
         raise UnsupportedError("FiniteSet constraints need integer variables, which are not supported")
+
+
+def _is_said(line: str, lines: Sequence[str]) -> bool:
+    """Does one of `lines` say the same, perhaps with the expression?"""
+    return any(other == line or other.startswith(f"{line}: ") for other in lines)
+
+
+def _misplaced_quad_forms(problem: cp.Problem) -> Iterator[str]:
+    """One line for each part of the problem that has a quad_form with a parameter for P where it may not stand."""
+    parts = [("the objective", problem.objective.args, True)]
+    parts += [
+        (describe_constraint(i, constraint), constraint.args, False) for i, constraint in enumerate(problem.constraints)
+    ]
+    for part, roots, is_objective in parts:
+        texts = dict.fromkeys(shorten(str(form)) for root in roots for form in _misplaced(root, is_term=is_objective))
+        if texts:
+            yield f"  {part}: {', '.join(texts)}"
+
+
+def _misplaced(node: Any, *, is_term: bool) -> Iterator[QuadForm]:
+    """The quad_forms under `node` with parameters in P that are no terms of the objective, or have parameters in x."""
+    if isinstance(node, QuadForm) and node.args[1].parameters() and not (is_term and not node.args[0].parameters()):
+        yield node
+    for arg in node.args:
+        yield from _misplaced(arg, is_term=is_term and isinstance(node, AffAtom))
 
 
 def _offenders(problem: cp.Problem, context: str) -> Iterator[str]:
