@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -25,12 +26,19 @@ from qp_works import BATCHES, PARTS, SIZES, Effort, Work, works
 
 # What numerical libraries read when they are loaded.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-_SHORT = {"sizes": [2, 10], "batches": [1, 16], "seconds": 0.05, "turns": 5, "call": 3.0}
-_LONG = {"sizes": list(SIZES), "batches": list(BATCHES), "seconds": 1.0, "turns": 100, "call": 3.0}
+_SHORT = {"sizes": [2, 10], "batches": [1, 16], "seconds": 0.05, "turns": 5, "call": 5.0}
+_LONG = {"sizes": list(SIZES), "batches": list(BATCHES), "seconds": 1.0, "turns": 100, "call": 5.0}
 
 
 def _shown(numbers: Sequence[int]) -> str:
     return " ".join(str(number) for number in numbers)
+
+
+def _writable(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder, or a folder itself")
+    return path
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -46,11 +54,13 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", default=[], metavar="NAME", help="only layers whose name contains a NAME")
     parser.add_argument("--seconds", type=float, help="time a layer may use on a work, at least 3 calls (1)")
     parser.add_argument("--turns", type=int, help="most turns on a work (100)")
-    parser.add_argument("--call", type=float, help="leave a layer out where a call would take more seconds (3)")
+    parser.add_argument("--call", type=float, help="leave a layer out where a call would take more seconds (5)")
     parser.add_argument("--seed", type=int, default=0, help="other random programs")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every figure to FILE")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the growth with n and with the batch")
+    parser.add_argument("--csv", type=_writable, metavar="FILE", help="write every figure to FILE")
+    parser.add_argument("--figure", type=_writable, metavar="FILE", help="draw the growth with n and with the batch")
     given = parser.parse_args(arguments)
+    if given.figure and find_spec("matplotlib") is None:
+        parser.error("--figure needs matplotlib: pip install matplotlib")
     given.parts = given.parts or [part for part in PARTS if not (given.short and part == "threads")]
     for name, value in (_SHORT if given.short else _LONG).items():
         if getattr(given, name) is None:
@@ -119,20 +129,20 @@ def timed(todo: Sequence[Work], only: Sequence[str], effort: Effort) -> Iterator
 def main(arguments: Sequence[str] | None = None) -> int:
     """Time, print, write; returns the exit status."""
     given = options(arguments)
-    todo = works(given.parts, given.sizes, given.batches)
+    todo = [work for work in works(given.parts, given.sizes, given.batches) if work.threads <= len(cores())]
     print(machine(), flush=True)
     done: list[Done] = []
     trouble = ""
     try:
         for work, lines in timed(todo, given.peers, Effort(given.seconds, given.turns, given.call, given.seed)):
             done.append((work, lines))
+            if given.csv:  # anew each time: a long run may be interrupted
+                write_csv(given.csv, done)
             print(f"\n{table(work, lines)}", flush=True)
     except ChildProcessError as error:
         trouble = str(error)
     for summary in filter(None, (ratios(done), speedups(done))):
         print(f"\n{summary}")
-    if given.csv:
-        write_csv(given.csv, done)
     if given.figure:
         from qp_figure import draw
 

@@ -15,6 +15,7 @@ _STYLES = {
     "dcl.QPLayer": ("#b5402a", "o", "-"),
     "dcl.CvxpyLayer": ("#e08a5b", "s", (0, (4, 1.5))),
     "moreau.torch": ("#1f5fa8", "^", "-"),
+    "moreau.torch, active set": ("#1f5fa8", "2", "-."),
     "proxsuite": ("#2f7d4f", "v", "-"),
     "qpth": ("#7b52ab", "D", "-"),
     "cvxpylayers + MOREAU": ("#6aa5dd", "<", "--"),
@@ -52,7 +53,7 @@ def draw(done: Sequence[Done]) -> Figure:
         row[0].set_ylabel("ms an instance")
     ordered = {name: handles[name] for name in _STYLES if name in handles}
     if ordered:
-        figure.legend(ordered.values(), ordered.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+        figure.legend(ordered.values(), ordered.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return figure
 
 

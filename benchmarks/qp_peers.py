@@ -116,18 +116,18 @@ def _make_dcl_cvxpy(root: bool) -> Callable[[Work], Layer]:
     return make
 
 
-def _make_moreau(work: Work) -> Layer:
-    """solver="auto" (its active-set method for most of these sizes), its tolerances 1e-6 and 1e-8 tightened.
+def _make_moreau(work: Work, solver: str = "auto") -> Layer:
+    """solver "auto" takes its active-set method for QPs and its interior point for LPs; tolerances 1e-6 and 1e-8 tightened.
 
-    It keeps its factorization where P and A did not change since the last call; here they change with every call.
-    Derivatives are prepared only if asked for.
+    For LPs the active-set method is faster and sometimes wrong, so both are timed.  It keeps its factorization where P
+    and A did not change since the last call; here they change with every call.  Derivatives are prepared only if asked for.
     """
     import moreau
     import moreau.torch
 
     n, m, p = work.shape.n, work.shape.m, work.shape.p
     settings = moreau.Settings(
-        solver="auto",
+        solver=solver,
         device="cpu",
         enable_grad=work.backward,
         ipm_settings=moreau.IPMSettings(tol_gap_abs=TIGHT, tol_gap_rel=TIGHT, tol_feas=TIGHT),
@@ -135,7 +135,7 @@ def _make_moreau(work: Work) -> Layer:
     )
     dense, diagonal = torch.arange(n).repeat(max(n, m + p)), torch.arange(n).repeat(2)
     P_entries, A_entries = n if work.family != "lp" else 0, 1 if work.family == "box" else n
-    solver: Any = moreau.torch.Solver(
+    ready: Any = moreau.torch.Solver(
         n=n,
         m=m + p,
         P_row_offsets=torch.arange(n + 1) * P_entries,
@@ -147,17 +147,17 @@ def _make_moreau(work: Work) -> Layer:
     )
 
     def qp(P: Tensor, q: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor) -> Tensor:
-        x: Tensor = solver.solve(P.flatten(1), torch.cat([A, G], 1).flatten(1), q, torch.cat([b, h], 1)).x
+        x: Tensor = ready.solve(P.flatten(1), torch.cat([A, G], 1).flatten(1), q, torch.cat([b, h], 1)).x
         return x
 
     def lp(q: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor) -> Tensor:
-        x: Tensor = solver.solve(q.new_zeros(len(q), 0), torch.cat([A, G], 1).flatten(1), q, torch.cat([b, h], 1)).x
+        x: Tensor = ready.solve(q.new_zeros(len(q), 0), torch.cat([A, G], 1).flatten(1), q, torch.cat([b, h], 1)).x
         return x
 
     signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat_interleave(n)
 
     def box(P: Tensor, q: Tensor, lb: Tensor, ub: Tensor) -> Tensor:
-        x: Tensor = solver.solve(P.flatten(1), signs.expand(len(q), -1), q, torch.cat([ub, -lb], 1)).x
+        x: Tensor = ready.solve(P.flatten(1), signs.expand(len(q), -1), q, torch.cat([ub, -lb], 1)).x
         return x
 
     layers: dict[str, Layer] = {"qp": qp, "lp": lp, "box": box}
@@ -220,6 +220,7 @@ PEERS = (
     Peer("dcl.CvxpyLayer", ("dcl",), _make_dcl_cvxpy(root=False)),
     Peer("dcl.CvxpyLayer, P = L'L", ("dcl",), _make_dcl_cvxpy(root=True), ("qp",), root=True),
     Peer("moreau.torch", ("moreau",), _make_moreau),
+    Peer("moreau.torch, active set", ("moreau",), lambda work: _make_moreau(work, "active_set"), ("lp",)),
     Peer("proxsuite", ("proxsuite",), _make_proxsuite),
     Peer("qpth", ("qpth",), _make_qpth, _STRICT),
     Peer("cvxpylayers + MOREAU", ("cvxpylayers", "moreau"), _cvxpylayers("MOREAU", _MOREAU), root=True),

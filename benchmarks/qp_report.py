@@ -67,21 +67,21 @@ class Line:
 Done = tuple[Work, list[Line]]
 
 
-def standard(work: Work, lines: Sequence[Line]) -> Line | None:
-    """What the others are measured by: the fastest right layer that is not dcl's; for x(mu), dcl's exact one."""
+def base(work: Work, lines: Sequence[Line]) -> Line | None:
+    """What times are relative to: the fastest right layer that is not dcl's; for x(mu), dcl's exact one."""
     if work.central:
         return next((line for line in lines if line.is_right and "mu" not in line.layer), None)
     return min((line for line in lines if line.is_right and not line.is_dcl), key=lambda line: line.ms, default=None)
 
 
-def ratio(line: Line, best: Line | None) -> float:
-    """Time relative to the standard; NaN where there is none, or the answer is not right."""
-    return line.ms / best.ms if best is not None and line.is_right else math.nan
+def ratio(line: Line, to: Line | None) -> float:
+    """Time relative to the `base`; NaN where there is none, or the answer is not right."""
+    return line.ms / to.ms if to is not None and line.is_right else math.nan
 
 
 def table(work: Work, lines: Sequence[Line]) -> str:
     """The table of one work: torch's overhead, right answers by time, wrong ones, what has no time."""
-    to = standard(work, lines)
+    to = base(work, lines)
     order = {"overhead": 0, "right": 1, "wrong": 2}
     out = [f"{work}; ms an instance", _HEAD, "-" * len(_HEAD)]
     for line in sorted(lines, key=lambda line: (order.get(line.verdict, 3), line.ms if line.is_timed else 0.0)):
@@ -101,7 +101,7 @@ def ratios(done: Sequence[Done]) -> str:
     """Time of dcl's layers relative to the best right peer, that of x(mu) to the exact layer; columns are batches."""
     cells: dict[tuple[str, str], dict[int, str]] = {}
     for work, lines in done:
-        to = standard(work, lines)
+        to = base(work, lines)
         for line in lines:
             if line.is_dcl and line is not to and (to is not None or not line.is_right):
                 shown = _number(ratio(line, to), ".2f") or ("wrong" if line.is_timed else line.trouble.split(":")[0])
@@ -140,7 +140,7 @@ def write_csv(path: Path, done: Sequence[Done]) -> None:
         writer = csv.writer(file)
         writer.writerow([*_OF_WORK, "layer", "verdict", *_OF_LINE, "ratio"])
         for work, lines in done:
-            to = standard(work, lines)
+            to = base(work, lines)
             of_work = [work.family, work.shape.n, work.shape.m, work.shape.p, work.batch, work.threads]
             what = [("x(mu), " if work.central else "") + ("forward + backward" if work.backward else "forward")]
             for line in lines:

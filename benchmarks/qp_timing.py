@@ -1,8 +1,8 @@
 """Times the layers on one work after the other, in turns, and checks every answer.
 
-A turn is one stretch of calls for each layer, in random order, all on the same programs, which no layer saw in the turn
-before: no layer can keep a factorization, and a busy machine slows all alike.  Between the calls of a stretch nothing
-is done but to make the tensors.  Garbage is collected between stretches only.
+A turn is a stretch of calls for each layer, one layer after the other in random order, so that a busy machine slows all
+alike.  The programs are the same for all layers, and others in every call, so that no layer can keep a factorization.
+Tensors are made before a stretch, answers checked and garbage collected after it: between its calls nothing is done.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from qp_families import Programs, random_programs
 from qp_peers import CENTRAL, Layer, Peer, peers_of
 from qp_report import LEFT_OUT, Done, Line
 from qp_works import LEAST, Effort, Work
+from torch import Tensor
 
 STRETCH = 0.02
 
@@ -57,30 +58,40 @@ class Run:
             return False
         return len(self.forward) < LEAST or sum(self.forward) + sum(self.backward) < seconds
 
-    def stretch(self) -> int:
-        """How many calls in a row: STRETCH seconds, at most ten."""
+    def calls(self) -> int:
+        """How many calls make a stretch: STRETCH seconds, at most ten."""
         last = self.forward[-1] + self.backward[-1] if self.forward else STRETCH
         return max(1, min(10, int(STRETCH / last)))
 
-    def call(self, programs: Programs, rows: np.ndarray, *, counts: bool) -> None:
-        """One call on these programs; errors always count, times if `counts`.  After trouble nothing is called any more."""
-        if self.trouble:
-            return
-        names = self.peer.takes(self.work.family)
-        data = [torch.from_numpy(programs.data[name][rows]).requires_grad_(self.work.backward) for name in names]
+    def stretch(self, programs: Programs, first: int, calls: int, *, counts: bool) -> None:
+        """Calls in a row, on programs first, first + 1, ...; errors always count, times if `counts`."""
         w = torch.from_numpy(programs.w)
-        try:
-            forward, backward, x, gradients = _timed(self.layer, data, w, self.work.backward)  # type: ignore[arg-type]
-        except Exception as error:  # noqa: BLE001  see prepare
-            self.trouble = _said(error)
-            return
-        if counts:
-            self.forward.append(forward)
-            self.backward.append(backward)
+        some = [(first + call + np.arange(self.work.batch)) % len(programs) for call in range(calls)]
+        given = [self._tensors(programs, rows) for rows in some]
+        answers = []
+        for data in given:
+            try:
+                forward, backward, x, gradients = _timed(self.layer, data, w, self.work.backward)  # type: ignore[arg-type]
+            except Exception as error:  # noqa: BLE001  see prepare
+                self.trouble = _said(error)
+                return
+            answers.append((x, gradients))
+            if counts:
+                self.forward.append(forward)
+                self.backward.append(backward)
         if self.peer.answers:
-            named = {name: g.numpy() for name, g in zip(names, gradients, strict=True)} if self.work.backward else {}
-            errors = programs.answers[self.peer.mu].errors(rows, x.detach().numpy(), named)
-            self.error_x, self.error_gradient = max(self.error_x, errors[0]), max(self.error_gradient, errors[1])
+            for rows, (x, gradients) in zip(some, answers, strict=True):
+                self._check(programs, rows, x, gradients)
+
+    def _tensors(self, programs: Programs, rows: np.ndarray) -> list[Tensor]:
+        names = self.peer.takes(self.work.family)
+        return [torch.from_numpy(programs.data[name][rows]).requires_grad_(self.work.backward) for name in names]
+
+    def _check(self, programs: Programs, rows: np.ndarray, x: Tensor, gradients: Sequence[Tensor]) -> None:
+        names = self.peer.takes(self.work.family) if self.work.backward else ()
+        named = {name: g.numpy() for name, g in zip(names, gradients, strict=True)}
+        error_x, error_gradient = programs.answers[self.peer.mu].errors(rows, x.detach().numpy(), named)
+        self.error_x, self.error_gradient = max(self.error_x, error_x), max(self.error_gradient, error_gradient)
 
     def line(self) -> Line:
         """What the tables need of it."""
@@ -104,8 +115,8 @@ class Run:
 
 
 def _timed(
-    layer: Layer, data: Sequence[torch.Tensor], w: torch.Tensor, backward: bool
-) -> tuple[float, float, torch.Tensor, tuple[torch.Tensor, ...]]:
+    layer: Layer, data: Sequence[Tensor], w: Tensor, backward: bool
+) -> tuple[float, float, Tensor, tuple[Tensor, ...]]:
     """Seconds of forward and of backward, x, the gradients of w'x."""
     if not backward:
         with torch.no_grad():
@@ -133,10 +144,11 @@ class Expectations:
         """Remember its time an instance."""
         if run.forward:
             spent = median(f + b for f, b in zip(run.forward, run.backward, strict=True)) / run.work.batch
-            self._seconds.setdefault(self._key(run), {})[run.work.batch] = spent
+            key = run.peer.name, run.work.family, run.work.shape.n
+            self._seconds.setdefault(key, {})[run.work.batch] = spent
 
     def seconds(self, run: Run) -> float:
-        """Those of the largest smaller batch of this size, or else of the next smaller size, with the square of n."""
+        """Those of the nearest smaller batch at this size; at a new size, those of the size before, with the square of n."""
         family, n, batch = run.work.family, run.work.shape.n, run.work.batch
         sizes = [size for name, of, size in self._seconds if (name, of) == (run.peer.name, family) and size <= n]
         if not sizes:
@@ -144,10 +156,6 @@ class Expectations:
         known = self._seconds[run.peer.name, family, max(sizes)]
         nearest = max((b for b in known if b <= batch), default=min(known))
         return known[nearest] * batch * (n / max(sizes)) ** 2
-
-    @staticmethod
-    def _key(run: Run) -> tuple[str, str, int]:
-        return run.peer.name, run.work.family, run.work.shape.n
 
 
 def time_works(works: Iterable[Work], only: Sequence[str], effort: Effort) -> Iterator[Done]:
@@ -178,11 +186,9 @@ def time_work(runs: Sequence[Run], programs: Programs, effort: Effort, expected:
     with _garbage_stays():
         for turn in range(-1, effort.turns):
             due = [run for run in runs if run.is_due(effort.seconds)]
-            calls = [run.stretch() for run in due]
+            calls = [run.calls() for run in due]
             for place in rng.permutation(len(due)):
-                for call in range(calls[place]):
-                    rows = (first + call + np.arange(due[place].work.batch)) % len(programs)
-                    due[place].call(programs, rows, counts=turn >= 0)
+                due[place].stretch(programs, first, calls[place], counts=turn >= 0)
                 gc.collect()
             first += max(calls, default=0)
     for run in runs:

@@ -24,7 +24,7 @@ from machine import cores  # noqa: E402
 from qp_families import Programs, random_programs, standard_form  # noqa: E402
 from qp_figure import draw  # noqa: E402
 from qp_reference import Answer, central, exact  # noqa: E402
-from qp_report import Done, Line, ratio, ratios, speedups, standard, table  # noqa: E402
+from qp_report import Done, Line, base, ratio, ratios, speedups, table  # noqa: E402
 from qp_works import DATA, DENSE, LEAST, MEGABYTES, PARTS, SIZES, Effort, Shape, Work, shape_of_size, works  # noqa: E402
 
 MU = 1e-2
@@ -127,7 +127,7 @@ def test_wrong_answers_are_not_ranked() -> None:
         line(work, "slow", 4.0),
         line(work, "nothing", math.nan, trouble="not installed: nothing"),
     ]
-    best = standard(work, lines)
+    best = base(work, lines)
     assert best is lines[3]
     assert [ratio(entry, best) for entry in lines[3:5]] == [1.0, 2.0]
     assert math.isnan(ratio(lines[2], best))
@@ -141,7 +141,7 @@ def test_wrong_answers_are_not_ranked() -> None:
 def test_x_mu_is_measured_by_the_exact_layer() -> None:
     work = replace(SMALL["qp"], central=True)
     lines = [line(work, "dcl.QPLayer, mu 1e-02", 3.0), line(work, "dcl.QPLayer", 2.0)]
-    assert standard(work, lines) is lines[1]
+    assert base(work, lines) is lines[1]
     assert ratios([(work, lines)]).splitlines()[-1].split()[-1] == "1.50"
 
 
