@@ -90,7 +90,7 @@ def table(work: Work, lines: Sequence[Line]) -> str:
             continue
         relative = "wrong" if line.verdict == "wrong" else _number(ratio(line, to), ".2f")
         out.append(
-            f"{line.layer:26} {line.ms:10.4f} {line.ms_forward:10.4f} {_number(line.ms_backward, '.4f'):>10} "
+            f"{line.layer:26} {_digits(line.ms):>10} {_digits(line.ms_forward):>10} {_digits(line.ms_backward):>10} "
             f"{relative:>7} {_number(line.error_x, '.0e'):>9} {_number(line.error_gradient, '.0e'):>10} "
             f"{line.repetitions:6d}"
         )
@@ -151,3 +151,8 @@ def write_csv(path: Path, done: Sequence[Done]) -> None:
 
 def _number(value: float, form: str) -> str:
     return "" if math.isnan(value) else format(value, form)
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return _number(value, f".{max(0, 2 - math.floor(math.log10(value)))}f") if value > 0.0 else ""

@@ -133,6 +133,7 @@ def test_wrong_answers_are_not_ranked() -> None:
     assert math.isnan(ratio(lines[2], best))
     shown = table(work, lines).splitlines()[3:]
     assert [row.split()[0] for row in shown] == ["torch", "dcl.QPLayer", "good", "slow", "quick", "nothing"]
+    assert shown[1].split()[1:4] == ["1.00", "0.500", "0.500"]
     assert "wrong" in shown[4]
     assert shown[5].endswith("not installed: nothing")
     assert ratios([(work, lines)]).splitlines()[-1].split()[-1] == "0.50"
