@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 from argmin_problems import Array, Problem
-from peers import version
+from machine import version
 from scipy.optimize import minimize
 from torch import Tensor
 

@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from argmin_peers import DCL, PEERS, Peer, error
 from argmin_problems import Problem, problems, without_minimum
-from peers import version
-from report import machine
+from machine import machine, version
 
 WRONG = 1e-2
 

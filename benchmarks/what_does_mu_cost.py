@@ -15,8 +15,9 @@ from statistics import median
 
 import numpy as np
 import torch
-from qp_families import NAMES, Shape, random_programs
-from report import machine
+from machine import machine
+from qp_families import random_programs
+from qp_works import DATA, Shape
 
 import dcl
 
@@ -67,14 +68,14 @@ def main() -> None:
     layer = dcl.QPLayer(on_degenerate="ignore")
     for shape, batch in SHAPES[:2] if args.quick else SHAPES:
         batch = min(batch, 16) if args.quick else batch
-        programs = random_programs(shape, batch * 2, args.seed)
+        programs = random_programs("qp", shape, batch * 2, args.seed)
         w = torch.from_numpy(programs.w)
         seconds: dict[float, list[tuple[float, float]]] = {mu: [] for mu in MUS}
         worst = dict.fromkeys(MUS, 0.0)
         rng = np.random.default_rng(args.seed)
         for number in range(turns + 1):
             rows = rng.permutation(2 * batch)[:batch]
-            data = [torch.from_numpy(programs.data[name][rows]).requires_grad_() for name in NAMES]
+            data = [torch.from_numpy(programs.data[name][rows]).requires_grad_() for name in DATA["qp"]]
             for mu in MUS:
                 forward, backward, result = turn(layer, data, w, mu)
                 worst[mu] = max(worst[mu], residual(data, result, mu))

@@ -1,0 +1,40 @@
+"""On what a benchmark was run: versions, processor, cores, how busy the machine is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+_DISTRIBUTIONS = ("dcl", "moreau", "cvxpylayers", "diffcp", "scs", "qpth", "proxsuite", "cvxpy", "torch", "numpy")
+
+
+def version(distribution: str) -> str | None:
+    """The installed version of a distribution, None if there is none."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cores() -> list[int]:
+    """The cores this process may use."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
+
+
+def machine() -> str:
+    """Two lines for the head of a table."""
+    versions = ", ".join(f"{name} {version(name) or 'not installed'}" for name in _DISTRIBUTIONS)
+    busy = f", load average at the start {os.getloadavg()[0]:.1f}" if sys.platform != "win32" else ""
+    return f"{versions}\nPython {platform.python_version()}, {_processor()}, {len(cores())} cores{busy}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown processor"
