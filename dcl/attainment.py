@@ -17,10 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcl.certificates import candidate
 from dcl.factor import Conditioning
+from dcl.polish import Polished
 from dcl.program import ConeProgram, magnitude
 from dcl.solvers.base import AbstractSolver, Iterates
+from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.host import to_host
+from dcl.truth import OPTIMAL_TOLERANCE, ROUNDED, acceptable, worst
 
 LOOSE = 1e-5
 CLOSE = 0.1
@@ -58,3 +62,28 @@ def runs_off(program: ConeProgram, v: Tensor, conditioning: Conditioning, solver
         start = stop
     # where the loose solve left no point nothing is known, and nothing is said
     return off.index_copy(0, index, moved > CLOSE)
+
+
+def judged(program: ConeProgram, polished: Polished, time_limit: float | None) -> Tensor:
+    """The residuals (B, 3) by which the points are judged; infinite where they are on their way to infinity.
+
+    That is where a minimum is not attained (`dcl.attainment`), and where a linear or quadratic program whose solution
+    is not unique has a direction of descent (`dcl.certificates`) that its small residuals hide.
+    """
+    residuals = acceptable(program, polished.x, polished.v, polished.residuals, polished.kkt.factor)
+    good = worst(residuals) <= OPTIMAL_TOLERANCE
+    if program.structure.cone.is_orthant:
+        doubtful = good & (worst(polished.residuals) > ROUNDED)
+        if not bool(doubtful.any()):
+            return residuals
+        off = torch.zeros_like(good)
+        for i in torch.nonzero(doubtful & (polished.kkt.conditioning.null_a > 0)).flatten().tolist():
+            one = program.rows(torch.tensor([i], device=off.device)).detach()
+            off[i] = candidate(one, Clarabel(time_limit=time_limit)) is not None
+    elif bool(good.any()):
+        off = good & runs_off(
+            program, polished.v, polished.kkt.conditioning, Clarabel(eps=LOOSE, time_limit=time_limit)
+        )
+    else:
+        return residuals
+    return torch.where(off.unsqueeze(-1), torch.inf, residuals)

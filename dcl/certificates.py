@@ -27,7 +27,7 @@ from dcl.cones.named import named
 from dcl.pattern import AbstractPattern, pattern_of
 from dcl.polish import polish
 from dcl.program import ConeProgram, Structure, dense_structure
-from dcl.solvers.base import AbstractSolver, Iterates
+from dcl.solvers.base import AbstractSolver, Claim, Iterates
 from dcl.solvers.host import to_host
 from dcl.truth import dual_infeasible, primal_infeasible
 
@@ -53,6 +53,15 @@ def multipliers(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
 
 def direction(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
     """x (n,), scaled to q'x = -1, that proves a program of one instance dual infeasible; None if none was found."""
+    x = candidate(program, solver)
+    if x is None:
+        return None
+    holds, x = dual_infeasible(program, x)
+    return x[0] if bool(holds) else None
+
+
+def candidate(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
+    """The direction (1, n) before it is checked: None says that the solver found none, which is a claim and no proof."""
     structure, zeros = program.structure, program.structure.cone.zeros
     A, P, q = _matrix(structure.A, program.A), _matrix(structure.P, program.P), _row(program.q)
     if q is None:
@@ -62,15 +71,10 @@ def direction(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
         P = sp.csr_array(V[:, values > _NULL * float(values.max(initial=0.0))].T)
     rows = sp.vstack([P, A[:zeros], q, A[zeros:]])
     x = _shortest(rows, P.shape[0] + zeros, structure.cone.blocks, structure.n, solver)
-    if x is None:
-        return None
-    holds, x = dual_infeasible(program, x.to(program.q))
-    return x[0] if bool(holds) else None
+    return None if x is None else x.to(program.q)
 
 
-def _shortest(
-    rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, solver: AbstractSolver
-) -> Tensor | None:
+def _shortest(rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, solver: AbstractSolver) -> Tensor | None:
     """The shortest x (1, n): rows x + s = b with `zeros` equalities to 0, one to -1, and s in the cones after that."""
     coo = sp.coo_array(rows)
     coo.sum_duplicates()
@@ -80,7 +84,9 @@ def _shortest(
     cone = named([Block("zero", zeros + 1), *(block for block in cones if block.kind != "zero")])
     diagonal = np.arange(n)
     structure = Structure(
-        pattern_of(diagonal, diagonal, (n, n)), pattern_of(coo.row.astype(np.int64), coo.col.astype(np.int64), (m, n)), cone
+        pattern_of(diagonal, diagonal, (n, n)),
+        pattern_of(coo.row.astype(np.int64), coo.col.astype(np.int64), (m, n)),
+        cone,
     )
     data = (torch.from_numpy(t) for t in (np.ones((1, n)), np.zeros((1, n)), coo.data.reshape(1, -1), b))
     program = ConeProgram(structure, *data)
@@ -90,7 +96,7 @@ def _shortest(
     out = Iterates.empty(1, n, m)
     solver.solve(to_host(program), [0], out)
     x, z = torch.from_numpy(out.x), torch.from_numpy(out.z)
-    if not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
+    if out.claim[0] != Claim.SOLVED or not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
         return None
     return polish(program, x, z - (program.b - program.Ax(x))).x
 

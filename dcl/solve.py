@@ -15,17 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcl.attainment import LOOSE, runs_off
+from dcl.attainment import judged
 from dcl.basis import basic_multipliers
-from dcl.certificates import direction, multipliers
 from dcl.cones.base import Barrier
 from dcl.kkt import KKT, factorize
 from dcl.path import follow
 from dcl.polish import Polished, polish
 from dcl.program import ConeProgram
+from dcl.rescue import order_of, proof_of, vertex_near
 from dcl.solvers.base import AbstractSolver, Claim, Iterates
 from dcl.solvers.choose import after_claims
-from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.host import to_host
 from dcl.solvers.pool import run
 from dcl.status import Status
@@ -35,7 +34,6 @@ from dcl.truth import (
     OPTIMAL_TOLERANCE,
     PATH_TOLERANCE,
     ROUNDED,
-    acceptable,
     dual_infeasible,
     primal_infeasible,
     worst,
@@ -81,12 +79,15 @@ def answer(
     status = np.full(batch, int(Status.NUMERICAL_ERROR), dtype=np.int64)
     used = np.zeros(batch, dtype=np.int64)
     iterations, seconds = np.zeros(batch, dtype=np.int64), np.zeros(batch)
+    order = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
     certificate: Tensor | None = None
     kkt: KKT | None = None
     pending = np.arange(batch)
     position, rest = {solver: k for k, solver in enumerate(solvers)}, tuple(solvers)
     own = solvers[0].at_own_tolerance()
-    if own not in position:  # the caller's tolerance may be too loose for polishing: the same solver again, before others
+    if (
+        own not in position
+    ):  # the caller's tolerance may be too loose for polishing: the same solver again, before others
         position[own], rest = 0, (solvers[0], own, *solvers[1:])
     while rest and pending.size:
         solver, rest = rest[0], rest[1:]
@@ -108,17 +109,17 @@ def answer(
             polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)))
             if not (solver.gives_basic_duals or host.cones):
                 polished = _basic(part, polished, host.zeros)
-            measured = acceptable(part, polished.x, polished.v, polished.residuals, polished.kkt.factor)
-            measured = _attained(part, polished, measured, solver.time_limit)
+            measured = judged(part, polished, solver.time_limit)
             if everything and solver is solvers[0]:
                 x, v, residuals, kkt = polished.x, polished.v, measured, polished.kkt
             else:
-                better = (worst(measured) < worst(residuals[index])).unsqueeze(-1)
+                better = (order_of(part, polished, measured) < order[index]).unsqueeze(-1)
                 x[index] = torch.where(better, polished.x, x[index])
                 v[index] = torch.where(better, polished.v, v[index])
                 residuals[index] = torch.where(better, measured, residuals[index])
                 used[points[better.squeeze(-1).cpu().numpy()]] = k
                 kkt = None
+            order[index] = torch.minimum(order[index], order_of(part, polished, measured))
         quality = worst(residuals).cpu().numpy()
         # a point that polishing left above ROUNDED may sit on a wrong active set: one more solver is asked
         accepted = OPTIMAL_TOLERANCE if k > 0 or not rest else ROUNDED
@@ -137,7 +138,13 @@ def answer(
         if pending.size:
             rest = after_claims(rest, out.claim[pending])
     for i in pending:
-        proof = _searched(program, int(i), solvers) if quality[i] > OPTIMAL_TOLERANCE else None
+        found = vertex_near(program, int(i), x[[i]], solvers) if quality[i] > OPTIMAL_TOLERANCE else None
+        if found is not None:
+            x[i], v[i], residuals[i] = found
+            status[i], kkt = int(Status.OPTIMAL), None
+    pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
+    for i in pending:
+        proof = proof_of(program, int(i), solvers) if quality[i] > OPTIMAL_TOLERANCE else None
         if proof is not None:
             certificate = _no_certificates(program, batch) if certificate is None else certificate
             status[i], certificate[i] = int(proof[0]), proof[1]
@@ -175,29 +182,9 @@ def _take(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(array if rows.size == len(array) else array[rows]).to(device)
 
 
-def _attained(program: ConeProgram, polished: Polished, residuals: Tensor, time_limit: float | None) -> Tensor:
-    """The residuals (B, 3); infinite where the point is on its way to a minimum that is not attained (`dcl.attainment`)."""
-    good = (worst(residuals) <= OPTIMAL_TOLERANCE).unsqueeze(-1)
-    if program.structure.cone.is_orthant or not bool(good.any()):
-        return residuals
-    off = runs_off(program, polished.v, polished.kkt.conditioning, Clarabel(eps=LOOSE, time_limit=time_limit))
-    return torch.where(good & off.unsqueeze(-1), torch.inf, residuals)
-
-
 def _no_certificates(program: ConeProgram, batch: int) -> Tensor:
     """Certificates (B, n + m) of which none is known."""
     return program.q.new_full((batch, program.structure.n + program.structure.m), torch.nan)
-
-
-def _searched(program: ConeProgram, i: int, solvers: Sequence[AbstractSolver]) -> tuple[Status, Tensor] | None:
-    """The status and certificate (n + m,) of instance i if `dcl.certificates` finds one."""
-    one = program.rows(torch.tensor([i], device=program.q.device)).detach()
-    solver = Clarabel(time_limit=solvers[0].time_limit)
-    z = multipliers(one, solver)
-    if z is not None:
-        return Status.PRIMAL_INFEASIBLE, torch.cat([torch.full_like(one.q[0], torch.nan), z])
-    x = direction(one, solver)
-    return None if x is None else (Status.DUAL_INFEASIBLE, torch.cat([x, torch.full_like(one.b[0], torch.nan)]))
 
 
 def _proof(program: ConeProgram, i: int, claim: int, out: Iterates) -> tuple[Status, Tensor] | None:

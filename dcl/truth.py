@@ -19,19 +19,20 @@ that is zero there is luck, and the rounding is what is reported.  A slack or a 
 a bound of 1e10 nothing else.
 
 Row by row, 1e-8 cannot be had where the data themselves are inconsistent by their rounding, nor along rows of a block whose
-other rows are large.  With a floor of 1 the residuals are an answer's if moreover the error of x is bounded,
+other rows are large.  The net residuals (for other cones than orthants also the others, with a floor of 1) are an answer's if
+moreover the errors of x and of the value are bounded,
 
     across    condition of S * residual <= ERROR_BOUND |x|, |x| up to 1
-    along     directions d with S (d, 0) = 0 (the solution is not unique), the slope |r_x'd| / (t'|d|), where
-              t = FLOOR + max(|Px|, |q|, |A'z|):  at most 1e-8 / FLAT_WEIGHT, for other cones than orthants FLAT_TOLERANCE
-              (1e-7 for truss3 of SDPLIB, where digits of the data are missing)
     value     |x|'|r_x| + |z|'|r_z|, which bounds the error of the value without cancellation, unlike the gap: 1e-8, relative
+    along     directions d with S (d, 0) = 0 (the solution is not unique).  Nothing holds x back there, so a slope of 5e-9 may be
+              an unbounded program, or a point far from the solution.
+              orthants: a step of FAR |x| changes the value by at most 1e-8, relative (`dcl.solve` also asks whether a
+              direction of descent exists); others: |r_x'd| / (t'|d|) <= FLAT_TOLERANCE, t = FLOOR + max(|Px|, |q|, |A'z|),
+              1e-7 for truss3 of SDPLIB, where digits of the data are missing
 
-the value for other cones than orthants, whose degenerate programs (optimal values that are not attained: hinf* and qap6
-of SDPLIB) have points with residuals of 4e-9, a gap of 1e-9, and a value that is off by 1e-5.
-
-Along a flat direction nothing holds x back, so a slope of 5e-9 beside costs of size one is an unbounded program, or a point
-far from the solution.  Where polishing leaves a residual above ROUNDED, the slope counts FLAT_WEIGHT times.
+The value matters most for degenerate programs with other cones than orthants: where optimal values are not attained (hinf*
+and qap6 of SDPLIB) there are points with residuals of 4e-9, a gap of 1e-9, and a value that is off by 1e-5.  The drift along
+flat directions is looked at wherever polishing leaves a linear or quadratic program with a residual above ROUNDED.
 
 Certificates, of free length:   primal infeasible  z in K*, A'z = 0, b'z < 0       dual infeasible  Px = 0, -Ax in K, q'x < 0
 A certificate is accepted if what should vanish is below CERTIFICATE_TOLERANCE of the terms that cancel in it, and if
@@ -58,7 +59,7 @@ INACCURATE_TOLERANCE = 1e-5
 FLOOR = 1e-5
 ERROR_BOUND = 1e-3
 FLAT_TOLERANCE = 1e-6
-FLAT_WEIGHT = 100.0
+FAR = 100.0
 # Where a KKT system is well conditioned, polishing reaches 1e-15; above this, an answer is doubtful.
 ROUNDED = 1e-11
 CERTIFICATE_TOLERANCE = 1e-7
@@ -143,33 +144,44 @@ def acceptable(program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, fa
     strict = worst(residuals)
     if bool((strict <= ROUNDED).all()):
         return residuals
-    residuals = _with_slopes(program, x, v, residuals, factor)
+    is_orthant = program.structure.cone.is_orthant
+    if is_orthant:
+        residuals = _with_slopes(program, x, v, residuals, factor)
     strict = worst(residuals)
-    wide = check(program, x, v, 0.0, floor=1.0)
+    by_row, net = measures(program, x, v, 0.0, floor=1.0)
+    wide = net if is_orthant else torch.maximum(by_row, net)
     good = (worst(wide) <= OPTIMAL_TOLERANCE) & (strict > OPTIMAL_TOLERANCE)
     if not bool(good.any()):
         return residuals
     size = magnitude(x).clamp(max=1.0)
     good = good & (factor.conditioning.condition * wide[:, :2].amax(-1) <= ERROR_BOUND * size)
     unique = factor.conditioning.null_a == 0
-    limit = FLAT_TOLERANCE
-    if not program.structure.cone.is_orthant:
-        good = good & (_value_error(program, x, v) <= OPTIMAL_TOLERANCE)
-    else:
-        limit = OPTIMAL_TOLERANCE / FLAT_WEIGHT
+    good = good & (is_orthant & unique | (_value_error(program, x, v) <= OPTIMAL_TOLERANCE))
     for i in torch.nonzero(good & ~unique).flatten().tolist():
-        unique[i] = _slope(program, x, v, factor, i) <= limit
+        if is_orthant:
+            unique[i] = _drift(program, x, v, factor, i) <= OPTIMAL_TOLERANCE
+        else:
+            unique[i] = _slope(program, x, v, factor, i) <= FLAT_TOLERANCE
     return torch.where((good & unique).unsqueeze(-1), wide, residuals)
 
 
 def _with_slopes(program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, factor: AbstractFactor) -> Tensor:
-    """The residuals with FLAT_WEIGHT times the slope along flat directions, of the points above ROUNDED that have some."""
+    """The residuals with the drift along flat directions as dual residual, of the points above ROUNDED that have some."""
     doubtful = (worst(residuals) > ROUNDED) & (worst(residuals) <= OPTIMAL_TOLERANCE)
-    for i in torch.nonzero(doubtful).flatten().tolist():
-        if float(factor.conditioning.null_a[i]) > 0.0 and program.structure.cone.is_orthant:
-            residuals = residuals.clone()
-            residuals[i, 1] = max(float(residuals[i, 1]), FLAT_WEIGHT * _slope(program, x, v, factor, i))
+    for i in torch.nonzero(doubtful & (factor.conditioning.null_a > 0)).flatten().tolist():
+        residuals = residuals.clone()
+        residuals[i, 1] = max(float(residuals[i, 1]), _drift(program, x, v, factor, i))
     return residuals
+
+
+def _drift(program: ConeProgram, x: Tensor, v: Tensor, factor: AbstractFactor, i: int) -> float:
+    """How much the value of instance i changes, relative, if x moves along flat directions by FAR times its length."""
+    index = torch.tensor([i], device=x.device)
+    program, x, z = program.rows(index), x[index], program.structure.cone.project(v[index], 0.0)
+    r = (program.Px(x) + program.q + program.ATz(z))[0]
+    terms = _largest((program.Px(x) * x).sum(-1).abs(), (program.q * x).sum(-1).abs(), (program.b * z).sum(-1).abs())
+    slope = (factor.flat_directions(i).mT @ r).norm()
+    return float(FAR * slope * (1.0 + magnitude(x)) / (1.0 + terms))
 
 
 def _value_error(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from dcl.frontends.cone import parse
 from dcl.kkt import factorize
 from dcl.pattern import DensePattern, pattern_of
 from dcl.program import ConeProgram, Structure
-from dcl.solvers.host import to_host
 from dcl.solvers import Clarabel, Iterates, Scs
+from dcl.solvers.host import to_host
 from dcl.status import Status
 
 CONES = {

@@ -27,7 +27,9 @@ ORDER = [
     {"kkt", "scaling", "ties", "truth"},
     {"basis", "solvers"},
     {"degeneracy", "polish"},
-    {"path"},
+    {"certificates", "crossover", "path"},
+    {"attainment"},
+    {"rescue"},
     {"border", "smooth", "solution", "solve"},
     {"frontends", "implicit"},
     {"layers"},
@@ -52,6 +54,7 @@ OWNERS = {
     "matplotlib": ["dcl.demo", "dcl.compare.figure"],
     "pandas": ["dcl.compare.table"],
     "diffcp": ["dcl.compare.engines"],
+    "highspy": ["dcl.solvers.highs"],
     "tqdm": ["dcl.demo"],
 }
 PRINTS = {"dcl.demo.command", "dcl.compare.command"}

@@ -3,8 +3,9 @@
 from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates
 from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.daqp import Daqp
+from dcl.solvers.highs import Highs
 from dcl.solvers.osqp import Osqp
 from dcl.solvers.piqp import Piqp
 from dcl.solvers.scs import Scs
 
-__all__ = ["AbstractSolver", "Claim", "Clarabel", "Daqp", "HostProgram", "Iterates", "Osqp", "Piqp", "Scs"]
+__all__ = ["AbstractSolver", "Claim", "Clarabel", "Daqp", "Highs", "HostProgram", "Iterates", "Osqp", "Piqp", "Scs"]

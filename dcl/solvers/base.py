@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +133,8 @@ class AbstractSolver(ABC):
 
     def at_own_tolerance(self) -> AbstractSolver:
         """The same solver with dcl's default in place of the caller's tolerance: what he set is a hint, not a limit."""
-        return replace(self, **dict.fromkeys(self.tolerances))
+        own: dict[str, Any] = dict.fromkeys(self.tolerances)
+        return replace(self, **own)
 
     @abstractmethod
     def solve(

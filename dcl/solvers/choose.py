@@ -39,6 +39,7 @@ from dcl.program import Structure
 from dcl.solvers.base import AbstractSolver, Claim
 from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.daqp import Daqp
+from dcl.solvers.highs import Highs
 from dcl.solvers.osqp import Osqp
 from dcl.solvers.peers import translate
 from dcl.solvers.piqp import Piqp
@@ -46,7 +47,7 @@ from dcl.solvers.scs import Scs
 
 _QP_DENSE, _QP_SPARSE, _LP = 1000, 700, 200  # largest n + m for DAQP
 
-_SOLVERS: dict[str, type[AbstractSolver]] = {solver.name: solver for solver in (Daqp, Piqp, Osqp, Clarabel, Scs)}
+_SOLVERS: dict[str, type[AbstractSolver]] = {solver.name: solver for solver in (Daqp, Piqp, Osqp, Clarabel, Scs, Highs)}
 
 # Names that cvxpylayers takes for its back ends; they say little of the method, so the rule chooses.
 _AUTOMATIC = ("AUTO", "DIFFCP", "MOREAU", "MPAX", "ECOS")

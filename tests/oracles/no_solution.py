@@ -103,7 +103,10 @@ def _one(
         A = np.concatenate(rows)
         b = A @ rng.integers(-2, 3, n) + np.concatenate(inside)
         if kind in ("infeasible", "both"):
-            z, last = np.concatenate(weights), int(cones.get("z", 0))  # the first nonnegative row contradicts the others
+            z, last = (
+                np.concatenate(weights),
+                int(cones.get("z", 0)),
+            )  # the first nonnegative row contradicts the others
             z[last] = 0.0
             gap = 10.0 ** -rng.integers(0, 4)
             A[last], b[last] = -(z @ A), -(z @ b) - gap
@@ -136,8 +139,10 @@ def _cones(rng: np.random.Generator, cones: Mapping[str, Any]) -> list[tuple[np.
         return np.array(w, float) * float(rng.integers(0, 2))
 
     out = [(np.zeros(1), np.zeros(1), np.array([float(rng.integers(-2, 3))])) for _ in range(cones.get("z", 0))]
-    for _ in range(cones.get("l", 0)):
-        out.append((sometimes([1.0]), np.array([float(rng.integers(0, 3))]), np.array([float(rng.integers(0, 3))])))
+    out += [
+        (sometimes([1.0]), np.array([float(rng.integers(0, 3))]), np.array([float(rng.integers(0, 3))]))
+        for _ in range(cones.get("l", 0))
+    ]
     for size in cones.get("q", []):
         w = np.zeros(size)
         w[0], w[1:3] = (5.0, (3.0, 4.0)) if rng.random() < 0.5 else (2.0, (1.0, 0.0))
