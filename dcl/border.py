@@ -9,7 +9,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from dcl.degeneracy import Degeneracy
 from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError
 from dcl.program import ConeProgram
+from dcl.rows import Rows
 from dcl.status import GradientKind, Status
 
 # How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD; never less than
@@ -28,9 +29,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class AbstractBorder(ABC):
-    """What the messages about one call need: names of arguments and rows, and the caller's batch dimensions."""
+    """What is said about one call needs: names of arguments and rows, the caller's batch dimensions and his order of rows."""
 
     batch_shape: tuple[int, ...]
+    rows: Rows = field(default=Rows(), kw_only=True)
 
     @abstractmethod
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
