@@ -68,7 +68,7 @@ def _arrow(t: Array) -> Array:
     return L
 
 
-def _smat(t: Array) -> Array:
+def smat(t: Array) -> Array:
     k = round((np.sqrt(8 * len(t) + 1) - 1) / 2)
     j, i = np.tril_indices(k)  # the upper triangle by columns is the lower one by rows
     X = np.zeros((k, k))
@@ -76,15 +76,15 @@ def _smat(t: Array) -> Array:
     return X
 
 
-def _svec(X: Array) -> Array:
+def svec(X: Array) -> Array:
     j, i = np.tril_indices(len(X))
     return X[i, j] * np.where(i == j, 1.0, np.sqrt(2.0))
 
 
 def _jordan(t: Array) -> Array:
     """The matrix of X -> (TX + XT) / 2."""
-    T, basis = _smat(t), [_smat(e) for e in np.eye(len(t))]
-    return np.column_stack([_svec((T @ E + E @ T) / 2) for E in basis])
+    T, basis = smat(t), [smat(e) for e in np.eye(len(t))]
+    return np.column_stack([svec((T @ E + E @ T) / 2) for E in basis])
 
 
 def _boundary(cone: Cone, s: Array) -> tuple[float, Array, Array]:
@@ -142,7 +142,7 @@ def _outside(cone: Cone, s: Array, z: Array) -> float:
         case "second order":
             return max((np.linalg.norm(t[1:]) - t[0]) / size for t, size in zip((s, z), sizes, strict=True))
         case "semidefinite":
-            return max(-np.linalg.eigvalsh(_smat(t))[0] / size for t, size in zip((s, z), sizes, strict=True))
+            return max(-np.linalg.eigvalsh(smat(t))[0] / size for t, size in zip((s, z), sizes, strict=True))
     # z on the boundary is a multiple >= 0 of the gradient at s, so its weight alone is to be looked at; at the tip K* is
     f = _boundary(cone, s)[0] if np.abs(s).max() > 1e-12 else 0.0
     if cone.key == "exponential":
