@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,15 +33,17 @@ class Rows:
     order: NDArray[np.int64] | None = None
     sides: tuple[tuple[int, int], ...] = ()
 
+    @cached_property
+    def _inverse(self) -> NDArray[np.int64] | None:
+        return None if self.order is None else np.argsort(self.order)
+
     def to_waist(self, t: Tensor, dim: int = -1) -> Tensor:
         """The caller's rows, along dimension `dim`, in the order of the waist. Law: <to_user(t), u> = <t, to_waist(u)>."""
         return t if self.order is None else t.index_select(dim, torch.from_numpy(self.order).to(t.device))
 
     def to_user(self, t: Tensor) -> Tensor:
         """Rows of the waist (..., m) in the caller's order. Law: to_user(to_waist(t)) = t."""
-        if self.order is None:
-            return t
-        return t.index_select(-1, torch.from_numpy(np.argsort(self.order)).to(t.device))
+        return t if self._inverse is None else t.index_select(-1, torch.from_numpy(self._inverse).to(t.device))
 
     def multipliers(self, z: Tensor, given: Sequence[Tensor]) -> Tensor:
         """The caller's multipliers for z (B, m) of the waist. given: his tensors, (B or 1, ...) each."""
@@ -57,7 +60,7 @@ class Rows:
             return certificate
         n = certificate.shape[-1] - b.shape[-1]
         x, z = certificate[:, :n], _where(binding, certificate[:, n:])
-        # NaN where there is no multiplier, and nothing to scale
+        # an instance without a z has NaN, which the sum makes of all of its rows again
         return torch.cat([x, z / -(b * z).sum(-1, keepdim=True)], -1)
 
     def certificate_to_user(self, certificate: Tensor | None, m: int) -> Tensor | None:
