@@ -29,7 +29,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class AbstractBorder(ABC):
-    """What is said about one call needs: names of arguments and rows, the caller's batch dimensions and his order of rows."""
+    """What one call must know of its caller: the names of arguments and rows, his batch dimensions, the order of his rows."""
 
     batch_shape: tuple[int, ...]
     rows: Rows = field(default=Rows(), kw_only=True)

@@ -165,8 +165,10 @@ def test_projection_on_the_semidefinite_matrices():
     x, z, _ = dcl.ConeLayer({"s": [4]})(eye, -c, -eye, torch.zeros(10, dtype=torch.float64))
     values, U = torch.linalg.eigh(C)
     positive = values.clamp(min=0.0)
-    torch.testing.assert_close(smat(known.rows.to_waist(x), 4), (U * positive) @ U.T, atol=1e-12, rtol=0.0)
-    torch.testing.assert_close(smat(known.rows.to_waist(z), 4), (U * (positive - values)) @ U.T, atol=1e-12, rtol=0.0)
+    torch.testing.assert_close(smat(known.rows.to_canonical(x), 4), (U * positive) @ U.T, atol=1e-12, rtol=0.0)
+    torch.testing.assert_close(
+        smat(known.rows.to_canonical(z), 4), (U * (positive - values)) @ U.T, atol=1e-12, rtol=0.0
+    )
     gap = values.unsqueeze(-1) - values
     divided = torch.where(
         gap == 0, (values > 0).double(), (positive.unsqueeze(-1) - positive) / torch.where(gap == 0, 1, gap)
@@ -243,12 +245,12 @@ def test_claims_of_solvers(name, solver):
     m, n = A.shape
     for dense in (True, False):
         structure = Structure(*(pattern_of(*np.divmod(np.arange(r * n), n), (r, n)) for r in (n, m)), known.cone)
-        M = known.rows.to_waist(A, -2)
+        M = known.rows.to_canonical(A, -2)
         values = (P.reshape(1, -1), M.reshape(1, -1))
         if dense:
             structure = Structure(DensePattern((n, n)), DensePattern((m, n)), known.cone)
             values = (P.unsqueeze(0), M.unsqueeze(0))
-        program = ConeProgram(structure, values[0], q.unsqueeze(0), values[1], known.rows.to_waist(b).unsqueeze(0))
+        program = ConeProgram(structure, values[0], q.unsqueeze(0), values[1], known.rows.to_canonical(b).unsqueeze(0))
         out = Iterates.empty(1, n, m)
         solver.solve(to_host(program), [0], out)
         np.testing.assert_allclose(out.x[0], x.numpy(), atol=2e-4)
@@ -270,7 +272,7 @@ def test_scs_alone_and_warm(name):
 def test_sparse_kkt_is_the_dense_one(name):
     known = parse(CONES[name])
     (P, q, A, b), (_, z, s) = moreau(CONES[name], 4, batch=(2,), n=6)
-    M, v = known.rows.to_waist(A, -2), known.rows.to_waist(z - s)
+    M, v = known.rows.to_canonical(A, -2), known.rows.to_canonical(z - s)
     m, n = M.shape[1:]
     dense = dcl.ConeLayer(CONES[name]).solve(P, q, A, b).program.structure
     sparse = Structure(*(pattern_of(*np.divmod(np.arange(r * n), n), (r, n)) for r in (n, m)), known.cone)
@@ -279,7 +281,7 @@ def test_sparse_kkt_is_the_dense_one(name):
     found = []
     for structure, shape in ((dense, None), (sparse, (2, -1))):
         values = (P, M) if shape is None else (P.reshape(shape), M.reshape(shape))
-        program = ConeProgram(structure, values[0], q, values[1], known.rows.to_waist(b))
+        program = ConeProgram(structure, values[0], q, values[1], known.rows.to_canonical(b))
         for mu in (0.0, torch.full((1, 1), 0.1, dtype=torch.float64)):
             kkt = factorize(program, v, mu, nowhere)
             found.append([*kkt.tangent(r[..., :n], r[..., n:])[:2], *kkt.adjoint(r[..., :n], r[..., n:])[:2]])

@@ -31,9 +31,9 @@ def tensor(values):
 def test_the_map_is_an_isometry_with_its_adjoint():
     rows = parse({"z": 1, "s": [3, 2, 4], "ep": 1}).rows
     t, u = torch.randn(2, 5, 23, generator=torch.Generator().manual_seed(0), **F64)
-    assert torch.equal(rows.to_user(rows.to_waist(t)), t)
-    assert torch.equal(rows.to_waist(t.mT, -2).mT, rows.to_waist(t))
-    torch.testing.assert_close((rows.to_user(t) * u).sum(), (t * rows.to_waist(u)).sum(), rtol=1e-14, atol=0.0)
+    assert torch.equal(rows.to_user(rows.to_canonical(t)), t)
+    assert torch.equal(rows.to_canonical(t.mT, -2).mT, rows.to_canonical(t))
+    torch.testing.assert_close((rows.to_user(t) * u).sum(), (t * rows.to_canonical(u)).sum(), rtol=1e-14, atol=0.0)
     # lower triangle by columns (00, 10, 20, 11, 21, 22) <- upper triangle by columns (00, 01, 11, 02, 12, 22)
     assert parse({"s": [3]}).rows.to_user(torch.arange(6.0)).tolist() == [0, 1, 3, 2, 4, 5]
 

@@ -56,7 +56,7 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class ConeDict:
-    """K by its blocks, in the order of the rows, and the map between the caller's rows and the waist's."""
+    """K by its blocks, in the order of the rows, and the map between the caller's rows and the canonical ones."""
 
     blocks: tuple[Block, ...]
     cone: AbstractCone
@@ -207,8 +207,8 @@ def assemble(
         dense_structure(cones.cone, n),
         P=_symmetric(flat["P"]) if "P" in flat else flat["q"].new_zeros(1, n, n),
         q=flat["q"],
-        A=cones.rows.to_waist(flat["A"], -2),
-        b=cones.rows.to_waist(flat["b"]),
+        A=cones.rows.to_canonical(flat["A"], -2),
+        b=cones.rows.to_canonical(flat["b"]),
     )
     border = ConeBorder(batch.shape, cones, tuple(flat), rows=cones.rows)
     return program.expanded(batch.size), border, tuple(given.values())

@@ -63,7 +63,7 @@ class Settings:
 class Point:
     """A differentiable answer: x (B, n), z (B, m), s (B, m), ok (B,), and what `Solution` needs.
 
-    program, v (B, m) and mu are in the units of `dcl.scaling`, the rest in the caller's; all rows in the order of the waist.
+    program, v (B, m) and mu are in the units of `dcl.scaling`, the rest in the caller's; all rows are the canonical ones.
     given: the caller's tensors, (B or 1, ...).
     """
 
@@ -255,5 +255,5 @@ def _start(warm_start: Solution | bool | None, program: ConeProgram, rows: Rows)
             argument="warm_start",
         )
     start = Iterates.empty(program.batch, structure.n, structure.m)
-    start.x[:], start.z[:] = x.numpy(), rows.to_waist(z).numpy()
+    start.x[:], start.z[:] = x.numpy(), rows.to_canonical(z).numpy()
     return start
