@@ -9,8 +9,9 @@ Every atom f is put where it can be lost, into an active constraint, in a proble
 with Parameters t and r, f(t) on the wrong side of r, and a point that is strictly inside.  Cones, transforms with several
 variables and geometric programs have problems of their own.  Measured for each, on the user's variables and constraints:
 
-    |x - x_cvxpy|    against problem.solve(solver=CLARABEL) with tight tolerances, largest entry over all variables
-    violation        constraint.violation() at dcl's point, largest of all user constraints
+    |x - x_cvxpy|    against problem.solve(solver=CLARABEL) with tight tolerances and its point polished in CVXPY's canonical
+                     form (tests/oracles/polish.py), largest entry over all variables
+    violation        of the user's constraints at dcl's point, the largest
     gradient error   of a random combination of all variables along a random direction of all parameters, against central
                      differences of fourth order of dcl's own solution, relative to 1 + |difference|
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-import warnings
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,7 +34,10 @@ import torch
 import dcl
 from dcl import GradientKind
 
-TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "tol_ktratio": 1e-12, "max_iter": 200}
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from oracles import polish
+
 STEP = 1e-3
 NAN = float("nan")
 ROOT = Path(__file__).resolve().parents[1]
@@ -327,14 +331,11 @@ def examine(entry: Atom) -> Row:
         return sum(float((w * t).sum()) for w, t in zip(weights, outputs, strict=True))
 
     difference = (8 * (moved(STEP) - moved(-STEP)) - (moved(2 * STEP) - moved(-2 * STEP))) / (12 * STEP)
-    with warnings.catch_warnings():
-        # the tolerances are tighter than Clarabel reaches on some of these; how near it came is what is measured
-        warnings.filterwarnings("ignore", message="Solution may be inaccurate", category=UserWarning)
-        problem.solve(solver=cp.CLARABEL, gp=entry.gp, **TIGHT)
+    polish.solve(problem, gp=entry.gp)
     point = max(float(np.abs(v.value - t.detach().numpy()).max()) for v, t in zip(variables, found, strict=True))
     for variable, t in zip(variables, found, strict=True):
         variable.project_and_assign(t.detach().numpy())
-    violation = max((float(np.max(c.violation())) for c in problem.constraints), default=0.0)
+    violation = max(map(polish.violation, problem.constraints), default=0.0)
     return Row(
         entry.name,
         _cones(layer),
@@ -348,12 +349,11 @@ def examine(entry: Atom) -> Row:
 HEAD = """# CVXPY's atoms in dcl
 
 Written by `python benchmarks/atoms.py --write`; what is measured, and on which problems, is said at the top of that file.
-`tests/test_atoms.py` asserts these tables: point to 1e-6, gradient to 1e-5.
+`tests/test_atoms.py` asserts these tables: point to 1e-9, gradient to 1e-5.
 
 Not EXACT, with the right gradient: `log_normcdf` (its pieces have slack and multiplier zero by construction),
-`eye_minus_inv` (condition above the limit). |x - x_cvxpy| and the violations of ExpCone and PowConeND, which CVXPY measures
-by solving a projection, are as good as Clarabel is. `partial_optimize` as a term of an objective is missing: CVXPY 1.9.3 itself
-fails on it ('Minimize' object has no attribute 'is_constant').
+`eye_minus_inv` (condition above the limit). `partial_optimize` as a term of an objective is missing: CVXPY
+1.9.3 itself fails on it ('Minimize' object has no attribute 'is_constant').
 
 """
 

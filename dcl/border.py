@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from dcl.degeneracy import Degeneracy
 from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
 from dcl.program import ConeProgram
+from dcl.rows import Rows
 from dcl.status import GradientKind, Status
 from dcl.ties import TIE_TOLERANCE
 
@@ -28,9 +29,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class AbstractBorder(ABC):
-    """What the messages about one call need: names of arguments and rows, and the caller's batch dimensions."""
+    """What one call must know of its caller: the names of arguments and rows, his batch dimensions, the order of his rows."""
 
     batch_shape: tuple[int, ...]
+    rows: Rows = field(default=Rows(), kw_only=True)
 
     @abstractmethod
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:

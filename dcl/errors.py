@@ -48,8 +48,8 @@ class SolveError(DclError, RuntimeError):
     """Some instances of a batch have no checked answer.
 
     indices: batch index of each failed instance.  statuses: its `Status`.  certificates: for an infeasible one the
-    checked certificate (z for PRIMAL_INFEASIBLE, x for DUAL_INFEASIBLE), else None.  All empty in an error that a DataLoader
-    brings from a worker: torch makes it anew from its text.
+    checked certificate (z for PRIMAL_INFEASIBLE, x for DUAL_INFEASIBLE; see `dcl.Solution`), else None.  All empty in an
+    error that a DataLoader brings from a worker: torch makes it anew from its text.
     """
 
     def __init__(

@@ -25,10 +25,13 @@ class Solution:
     """An answer, detached from the graph; every tensor leads with the batch dimensions of the call.
 
     outputs: what the layer returns for it.  x (*batch, n), z (*batch, m), s (*batch, m): the point in the letters of
-    `dcl.program` (for a CVXPY problem, of its canonical form).  value (*batch): the optimal value.
+    `dcl.program`, its rows in the caller's order: those of A and b of a ConeLayer; of A, G, lb and ub of a QPLayer (where a
+    right-hand side is infinite z is 0 and s is 1, that of 0'x + s = 1); of the canonical form of a CVXPY problem.
+    value (*batch): the optimal value.
     status (*batch): `dcl.Status` as integers.  primal_residual, dual_residual, gap (*batch): relative, as measured by dcl.
     iterations, seconds (*batch): of all solvers that were tried.  solver (*batch): position in `solvers` of the one
-    that gave the point.  certificate (*batch, n + m) or None: of an infeasible instance, see `dcl.truth`, NaN elsewhere.
+    that gave the point.  certificate (*batch, n + m) or None: of an infeasible instance, see `dcl.truth`, NaN elsewhere;
+    its rows are those of z.  program, v: in the units of `dcl.scaling`, the rows in dcl's own order.
     """
 
     outputs: tuple[Tensor, ...]

@@ -10,7 +10,8 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq, minimize, minimize_scalar
+from scipy.optimize import brentq, minimize
+from scipy.special import expit
 from torch import Tensor
 
 import dcl
@@ -136,7 +137,7 @@ def test_projections_onto_the_simplex_in_a_batch() -> None:
 
 
 def scipy_argmin(a: np.ndarray) -> np.ndarray:
-    """The nonconvex program below by SLSQP, accurate to about 1e-9."""
+    """The nonconvex program below by SLSQP, then Newton on its Lagrangian; both constraints hold with equality."""
     result = minimize(
         lambda y: np.sin(y[0]) * y[1] + 0.5 * np.sum((y - a[:3]) ** 2), [0.5, 0.5, 0.5], method="SLSQP",
         constraints=[
@@ -145,7 +146,20 @@ def scipy_argmin(a: np.ndarray) -> np.ndarray:
         ],
         options={"ftol": 1e-15, "maxiter": 500},
     )  # fmt: skip
-    return np.asarray(result.x)
+    y, multipliers = np.asarray(result.x), np.zeros(2)
+    for _ in range(6):  # the next multipliers come with the step, whatever the last ones were
+        gradient = [np.cos(y[0]) * y[1] + y[0] - a[0], np.sin(y[0]) + y[1] - a[1], y[2] - a[2]]
+        values = [y[0] * y[1] * y[2] - a[3], y @ y - 1.5 - 0.1 * a[0]]
+        rows = np.array([[y[1] * y[2], y[0] * y[2], y[0] * y[1]], 2.0 * y])
+        sine = np.array([[-np.sin(y[0]) * y[1], np.cos(y[0]), 0.0], [np.cos(y[0]), 0.0, 0.0], [0.0, 0.0, 0.0]])
+        product = np.array([[0.0, y[2], y[1]], [y[2], 0.0, y[0]], [y[1], y[0], 0.0]])
+        H = np.eye(3) + sine + multipliers[0] * product + 2.0 * multipliers[1] * np.eye(3)
+        K = np.block([[H, rows.T], [rows, np.zeros((2, 2))]])
+        step, multipliers = np.split(np.linalg.solve(K, -np.concatenate([gradient, values])), [3])
+        y = y + step
+    assert np.abs(step).max() <= 1e-14
+    assert multipliers[1] > 0.0
+    return y
 
 
 def test_a_nonconvex_program_against_differences_of_scipy() -> None:
@@ -156,11 +170,11 @@ def test_a_nonconvex_program_against_differences_of_scipy() -> None:
         equality=lambda y, a: y.prod() - a[3], inequality=lambda y, a: y.square().sum() - 1.5 - 0.1 * a[0], return_solution=True,
     )  # fmt: skip
     assert solution.z[1] > 0.1
-    np.testing.assert_allclose(y.detach(), scipy_argmin(a0), atol=1e-6)
+    np.testing.assert_allclose(y.detach(), scipy_argmin(a0), atol=1e-10)
     rows = torch.stack([torch.autograd.grad(t, a, retain_graph=True)[0] for t in y]).numpy()
-    step = 1e-3
+    step = 1e-4
     columns = [(scipy_argmin(a0 + step * e) - scipy_argmin(a0 - step * e)) / (2.0 * step) for e in np.eye(4)]
-    np.testing.assert_allclose(rows, np.stack(columns, -1), atol=1e-4)
+    np.testing.assert_allclose(rows, np.stack(columns, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize(("start", "any_", "minimum"), [(0.1, 0.0, 2.0), (-0.8, -1.0, -1.0), (1.9, 2.0, 2.0)])
@@ -220,15 +234,20 @@ def test_the_ball_of_cvxpy_has_the_same_barrier() -> None:
 
 @pytest.mark.parametrize("start", [0.0, 0.5])
 def test_a_saturated_maximum(start: float) -> None:
-    """f is 1e-6 at the optimum; the oracle is SciPy on a function of the angle that is not saturated."""
+    """f is 1e-6 at the optimum; the oracle is a root of the derivative in the angle of a function that is not saturated."""
     A = np.array([[3.7452449640574716, 6.273072552680016], [-8.528772075035906, -1.0148982679634564],
                   [5.054650576082353, -4.536063092274194]])  # fmt: skip
     b = np.array([-0.7099916197280212, 0.10834214580582868, -1.567043683504062])
-    others = lambda t: np.logaddexp(*((A - A[1]) @ [np.cos(t), np.sin(t)] + b)[[0, 2]])  # noqa: E731
-    t = minimize_scalar(others, bounds=(2.0, 4.5), method="bounded", options={"xatol": 1e-12}).x
+
+    def slope(t: float) -> float:
+        """Of log(exp(l_0 - l_1) + exp(l_2 - l_1)) along the circle."""
+        first, last = ((A - A[1]) @ [np.cos(t), np.sin(t)] + b)[[0, 2]]
+        return float(([expit(first - last), expit(last - first)] @ (A - A[1])[[0, 2]]) @ [-np.sin(t), np.cos(t)])
+
+    t = brentq(slope, 2.0, 4.5, xtol=1e-15)
     y, solution = dcl.argmin(
         lambda x, A, b: A[1] @ x + b[1] - torch.logsumexp(A @ x + b, 0), torch.full((2,), start).double(),
         torch.from_numpy(A), torch.from_numpy(b), maximize=True, inequality=lambda x, A, b: x @ x - 1.0, return_solution=True,
     )  # fmt: skip
-    np.testing.assert_allclose(y, [np.cos(t), np.sin(t)], atol=1e-6)
+    np.testing.assert_allclose(y, [np.cos(t), np.sin(t)], atol=1e-8)
     np.testing.assert_allclose(solution.value, -1.234e-6, rtol=1e-3)

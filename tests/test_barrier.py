@@ -11,7 +11,7 @@ import torch
 from helpers import tensors
 from oracles import central_path
 from oracles.central_path import DEGREES, KEYS
-from oracles.cones import Known, _draw, gradients, regular
+from oracles.cones import Known, draw, gradients, regular
 from oracles.regular import instance
 from scipy.optimize import brentq
 from simulated_device import SimulatedDevice, fetch, send
@@ -137,7 +137,7 @@ def test_slope_1_where_strictly_complementary_and_non_degenerate(keys, seeds):
 @pytest.mark.parametrize("seed", range(3))
 def test_flat_faces_of_the_exponential_cone_have_a_logarithm_in_the_second_order_only(seed):
     """s inside of the face y = 0: z_y = mu ((log(z/y) - 1) / r + 1/y) has mu log mu beside 1/y ~ 1/mu: mu^2 log mu in x."""
-    known = _draw([("ep", 1.0, "face")], "full", 4, np.random.default_rng(seed))
+    known = draw([("ep", 1.0, "face")], "full", 4, np.random.default_rng(seed))
     off, off_gradient = (np.array(t) for t in gaps(known, seed))
     assert slope(off) == pytest.approx(1.0, abs=0.01)
     assert slope(off_gradient) == pytest.approx(1.0, abs=0.01)

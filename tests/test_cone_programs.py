@@ -53,8 +53,8 @@ def moreau(cones, seed, *, linear=False, batch=(), n=None):
         d = known.cone.dproject(v.reshape(-1, m), 0.0, torch.full((v.numel() // m, m), torch.nan)).d
         # a linear program has one solution, and one multiplier, only between these two
         n = int(((d > 1e-6).sum(-1) + (d > 1 - 1e-6).sum(-1)).min()) // 2
-    x, A, L = normal(n), known.from_waist(normal(n, m)).mT, normal(n, n)
-    z, s = known.from_waist(z), known.from_waist(z - v)
+    x, A, L = normal(n), known.rows.to_user(normal(n, m)).mT, normal(n, n)
+    z, s = known.rows.to_user(z), known.rows.to_user(z - v)
     P = torch.zeros_like(L) if linear else L @ L.mT / n + 0.1 * torch.eye(n, dtype=torch.float64)
     q = -(P @ x.unsqueeze(-1) + A.mT @ z.unsqueeze(-1)).squeeze(-1)
     return (P, q, A, (A @ x.unsqueeze(-1)).squeeze(-1) + s), (x, z, s)
@@ -158,15 +158,17 @@ def test_projection_on_the_semidefinite_matrices():
     known = parse({"s": [4]})
 
     def lower(X):
-        return known.from_waist(svec(X))
+        return known.rows.to_user(svec(X))
 
     c = lower(C).requires_grad_()
     eye = torch.eye(10, dtype=torch.float64)
     x, z, _ = dcl.ConeLayer({"s": [4]})(eye, -c, -eye, torch.zeros(10, dtype=torch.float64))
     values, U = torch.linalg.eigh(C)
     positive = values.clamp(min=0.0)
-    torch.testing.assert_close(smat(known.to_waist(x, -1), 4), (U * positive) @ U.T, atol=1e-12, rtol=0.0)
-    torch.testing.assert_close(smat(known.to_waist(z, -1), 4), (U * (positive - values)) @ U.T, atol=1e-12, rtol=0.0)
+    torch.testing.assert_close(smat(known.rows.to_canonical(x), 4), (U * positive) @ U.T, atol=1e-12, rtol=0.0)
+    torch.testing.assert_close(
+        smat(known.rows.to_canonical(z), 4), (U * (positive - values)) @ U.T, atol=1e-12, rtol=0.0
+    )
     gap = values.unsqueeze(-1) - values
     divided = torch.where(
         gap == 0, (values > 0).double(), (positive.unsqueeze(-1) - positive) / torch.where(gap == 0, 1, gap)
@@ -198,7 +200,7 @@ def test_trace_program_is_the_smallest_eigenvalue():
     C = C + C.T
     known = parse({"z": 1, "s": [4]})
     trace = svec(torch.eye(4, dtype=torch.float64))
-    A = known.from_waist(torch.cat([trace.unsqueeze(0), -torch.eye(10, dtype=torch.float64)]).mT).mT
+    A = known.rows.to_user(torch.cat([trace.unsqueeze(0), -torch.eye(10, dtype=torch.float64)]).mT).mT
     b = torch.cat([torch.ones(1), torch.zeros(10)]).double()
     q = svec(C).requires_grad_()
     x, z, _ = dcl.ConeLayer({"z": 1, "s": [4]}, on_degenerate="raise")(None, q, A, b)
@@ -243,16 +245,16 @@ def test_claims_of_solvers(name, solver):
     m, n = A.shape
     for dense in (True, False):
         structure = Structure(*(pattern_of(*np.divmod(np.arange(r * n), n), (r, n)) for r in (n, m)), known.cone)
-        M = known.to_waist(A, -2)
+        M = known.rows.to_canonical(A, -2)
         values = (P.reshape(1, -1), M.reshape(1, -1))
         if dense:
             structure = Structure(DensePattern((n, n)), DensePattern((m, n)), known.cone)
             values = (P.unsqueeze(0), M.unsqueeze(0))
-        program = ConeProgram(structure, values[0], q.unsqueeze(0), values[1], known.to_waist(b, -1).unsqueeze(0))
+        program = ConeProgram(structure, values[0], q.unsqueeze(0), values[1], known.rows.to_canonical(b).unsqueeze(0))
         out = Iterates.empty(1, n, m)
         solver.solve(to_host(program), [0], out)
         np.testing.assert_allclose(out.x[0], x.numpy(), atol=2e-4)
-        np.testing.assert_allclose(known.from_waist(torch.from_numpy(out.z[0])).numpy(), z.numpy(), atol=2e-4)
+        np.testing.assert_allclose(known.rows.to_user(torch.from_numpy(out.z[0])).numpy(), z.numpy(), atol=2e-4)
 
 
 @pytest.mark.parametrize("name", CONES)
@@ -270,7 +272,7 @@ def test_scs_alone_and_warm(name):
 def test_sparse_kkt_is_the_dense_one(name):
     known = parse(CONES[name])
     (P, q, A, b), (_, z, s) = moreau(CONES[name], 4, batch=(2,), n=6)
-    M, v = known.to_waist(A, -2), known.to_waist(z - s, -1)
+    M, v = known.rows.to_canonical(A, -2), known.rows.to_canonical(z - s)
     m, n = M.shape[1:]
     dense = dcl.ConeLayer(CONES[name]).solve(P, q, A, b).program.structure
     sparse = Structure(*(pattern_of(*np.divmod(np.arange(r * n), n), (r, n)) for r in (n, m)), known.cone)
@@ -279,7 +281,7 @@ def test_sparse_kkt_is_the_dense_one(name):
     found = []
     for structure, shape in ((dense, None), (sparse, (2, -1))):
         values = (P, M) if shape is None else (P.reshape(shape), M.reshape(shape))
-        program = ConeProgram(structure, values[0], q, values[1], known.to_waist(b, -1))
+        program = ConeProgram(structure, values[0], q, values[1], known.rows.to_canonical(b))
         for mu in (0.0, torch.full((1, 1), 0.1, dtype=torch.float64)):
             kkt = factorize(program, v, mu, nowhere)
             found.append([*kkt.tangent(r[..., :n], r[..., n:])[:2], *kkt.adjoint(r[..., :n], r[..., n:])[:2]])

@@ -6,6 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from oracles import polish
 
 import dcl
 from dcl import CvxpyLayer
@@ -59,7 +60,7 @@ def test_example_of_the_readme():
 
     assert solution.dtype == torch.float32
     A.value, b.value = A_tch.detach().double().numpy(), b_tch.detach().double().numpy()
-    problem.solve(solver=cp.CLARABEL)
+    polish.solve(problem)
     np.testing.assert_allclose(solution.detach(), x.value, atol=1e-5)
     assert A_tch.grad.shape == (3, 2)
     assert b_tch.grad.shape == (3,)

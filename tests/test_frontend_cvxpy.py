@@ -4,18 +4,17 @@ import copy
 import pickle
 import time
 
-import clarabel
 import cvxpy as cp
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from oracles import polish
 
 import dcl
 from dcl.errors import DppError, InputError, OptionError, UnsupportedError
 from dcl.frontends.cvxpy import CanonicalForm, canonicalize
 
-TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
 C = np.random.default_rng(5).standard_normal((6, 6))
 PSD = C @ C.T / 6 + np.eye(6)
 
@@ -249,20 +248,11 @@ def matrices(form, values):
     return [t[0].numpy() for t in (P_, program.q, A_, program.b, d)]
 
 
-def cones(form):
-    zero, nonneg = form.structure.cone.cones
-    return [clarabel.ZeroConeT(zero.dim), clarabel.NonnegativeConeT(nonneg.dim)]
-
-
 def solve(form, values):
-    P_, q, A_, b, _ = matrices(form, values)
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    for key, value in TIGHT.items():
-        setattr(settings, key, value)
-    upper = sp.csc_matrix(np.triu(P_))
-    result = clarabel.DefaultSolver(upper, q, sp.csc_matrix(A_), b, cones(form), settings).solve()
-    return torch.tensor([result.x], dtype=torch.float64), torch.tensor([result.z], dtype=torch.float64)
+    zero, nonnegative = form.structure.cone.cones
+    cones = polish.Cone("zero", zero.dim), polish.Cone("nonnegative", nonnegative.dim)
+    x, z = polish.by_clarabel(polish.Program(*matrices(form, values)[:4], cones))
+    return torch.from_numpy(x).unsqueeze(0), torch.from_numpy(z).unsqueeze(0)
 
 
 @pytest.mark.filterwarnings("ignore:Reading from a sparse CVXPY expression:RuntimeWarning")
@@ -286,7 +276,7 @@ def test_data_solution_and_duals_are_those_of_cvxpy(family):
     assert np.allclose(P_, expected, rtol=0, atol=1e-12)
     assert np.array_equal(P_, P_.T)
 
-    reference.solve(solver=cp.CLARABEL, canon_backend="SCIPY", **TIGHT)
+    polish.solve(reference, canon_backend="SCIPY")
     x, z = solve(form, values)
     results = form.extract(x, z)
     primal = [v.value_sparse.toarray() if v.sparse_idx is not None else v.value for v in variables]
@@ -294,9 +284,9 @@ def test_data_solution_and_duals_are_those_of_cvxpy(family):
     expected = [*primal, *(c.dual_value for c in reference.constraints)]
     for want, got in zip(expected, results, strict=True):
         assert tuple(got.shape[1:]) == np.shape(want)
-        assert np.allclose(got[0].numpy(), want, rtol=1e-6, atol=1e-6)
+        assert np.allclose(got[0].numpy(), want, rtol=1e-9, atol=1e-9)
     program, d = form.program(thetas_of(form, values))
-    assert np.isclose(form.value(program, d, x).item(), reference.value, rtol=1e-6, atol=1e-6)
+    assert np.isclose(form.value(program, d, x).item(), reference.value, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
@@ -387,12 +377,12 @@ def test_monomial_geometric_program():
     form = canonicalize(problem, parameters, wanted, gp=True)
     reference, reference_parameters, variables, _ = build(family)
     reference_parameters[0].value = 0.7
-    reference.solve(gp=True, solver=cp.CLARABEL, **TIGHT)
+    polish.solve(reference, gp=True)
     x, z = solve(form, [0.7])
     for variable, got in zip(variables, form.extract(x, z), strict=False):
-        assert np.isclose(got.item(), variable.value, rtol=1e-6)
+        assert np.isclose(got.item(), variable.value, rtol=1e-9)
     program, d = form.program(thetas_of(form, [0.7]))
-    assert np.isclose(form.value(program, d, x).item(), reference.value, rtol=1e-6)
+    assert np.isclose(form.value(program, d, x).item(), reference.value, rtol=1e-9)
     with pytest.raises(InputError, match="declared domain"):
         form.check_domain(torch.tensor(0.0), 0)
 

@@ -21,6 +21,7 @@ MODULES = {".".join(("dcl", *p.relative_to(ROOT).with_suffix("").parts)): p for 
 ORDER = [
     {"errors", "status"},
     {"affine", "transforms"},
+    {"rows"},
     {"pattern"},
     {"cones", "factor"},
     {"program"},

@@ -1,4 +1,4 @@
-"""CvxpyLayer end to end: answers of problem.solve(), gradients against its central differences; dense and sparse."""
+"""CvxpyLayer end to end: answers of problem.solve(), polished, gradients against its central differences; dense and sparse."""
 
 import copy
 import pickle
@@ -8,11 +8,11 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from oracles import polish
 
 import dcl
 from dcl.pattern import SparsePattern
 
-TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "tol_ktratio": 1e-12, "max_iter": 200}
 STEP = 1e-4
 CANONICALIZE = sys.modules["dcl.frontends.cvxpy.canonicalize"]  # its package has a function of the same name
 
@@ -161,7 +161,7 @@ def build(family):
 
 
 def solve(problem, outputs):
-    problem.solve(solver=cp.CLARABEL, **TIGHT)
+    polish.solve(problem)
     return [np.array(v.value, dtype=float) for v in outputs], float(problem.value)
 
 
@@ -181,8 +181,8 @@ def test_answers_are_those_of_problem_solve(family):
     expected, value = solve(problem, outputs)
     for t, e in zip(found, expected, strict=True):
         assert tuple(t.shape) == e.shape
-        np.testing.assert_allclose(t.detach(), e, rtol=1e-6, atol=1e-7)
-    assert float(solution.value) == pytest.approx(value, rel=1e-8, abs=1e-9)
+        np.testing.assert_allclose(t.detach(), e, rtol=1e-9, atol=1e-9)
+    assert float(solution.value) == pytest.approx(value, rel=1e-9, abs=1e-9)
     assert solution.gradient_kind == dcl.GradientKind.EXACT
     assert float(solution.primal_residual) < 1e-11
     assert float(solution.dual_residual) < 1e-11

@@ -308,7 +308,7 @@ needs_data = pytest.mark.skipif(data_folder() is None, reason="no ../shared/data
 
 @needs_data
 def test_collections_are_whole_and_well_formed():
-    assert [len(names(collection)) for collection in COLLECTIONS] == [37, 20, 18, 11]
+    assert [len(names(collection)) for collection in COLLECTIONS] == [41, 20, 18, 11]
     for collection in COLLECTIONS:
         for name in names(collection):
             problem = load(collection, name)

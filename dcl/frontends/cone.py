@@ -32,6 +32,7 @@ from dcl.cones.semidefinite import lower_from_upper
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching, batching
 from dcl.program import ConeProgram, dense_structure
+from dcl.rows import Rows
 
 CORE = {"P": 2, "q": 1, "A": 2, "b": 1}
 
@@ -55,27 +56,15 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class ConeDict:
-    """K by its blocks, in the order of the rows; `order[k]` is the place in the caller's rows of row k of the waist.
-
-    inverse: the place in the waist of the caller's row k.  Both None where the orders are the same.
-    """
+    """K by its blocks, in the order of the rows, and the map between the caller's rows and the canonical ones."""
 
     blocks: tuple[Block, ...]
     cone: AbstractCone
-    order: NDArray[np.int64] | None
-    inverse: NDArray[np.int64] | None
-
-    def to_waist(self, t: Tensor, dim: int) -> Tensor:
-        """The caller's rows, along dimension `dim`, in the order of the waist. Inverse and adjoint: `from_waist`."""
-        return t if self.order is None else t.index_select(dim, torch.from_numpy(self.order).to(t.device))
-
-    def from_waist(self, t: Tensor) -> Tensor:
-        """Rows of the waist (..., m) in the caller's order."""
-        return t if self.inverse is None else t.index_select(-1, torch.from_numpy(self.inverse).to(t.device))
+    rows: Rows
 
     def describe_row(self, row: int) -> str:
         """As in "row 7 of A (second-order cone 1, entry 0)", for row `row` of the waist."""
-        place = row if self.order is None else int(self.order[row])
+        place = row if self.rows.order is None else int(self.rows.order[row])
         seen: dict[str, int] = {}
         for block in self.blocks:
             rows = block.rows * block.count
@@ -113,7 +102,7 @@ def parse(cones: Mapping[str, Any]) -> ConeDict:
     order = _order(blocks)
     trivial = np.array_equal(order, np.arange(order.size))
     cone = named(blocks)
-    return ConeDict(cone.blocks, cone, None if trivial else order, None if trivial else np.argsort(order))
+    return ConeDict(cone.blocks, cone, Rows(None if trivial else order))
 
 
 def _count(cones: Mapping[str, Any], key: str) -> int:
@@ -218,10 +207,11 @@ def assemble(
         dense_structure(cones.cone, n),
         P=_symmetric(flat["P"]) if "P" in flat else flat["q"].new_zeros(1, n, n),
         q=flat["q"],
-        A=cones.to_waist(flat["A"], -2),
-        b=cones.to_waist(flat["b"], -1),
+        A=cones.rows.to_canonical(flat["A"], -2),
+        b=cones.rows.to_canonical(flat["b"]),
     )
-    return program.expanded(batch.size), ConeBorder(batch.shape, cones, tuple(flat)), tuple(given.values())
+    border = ConeBorder(batch.shape, cones, tuple(flat), rows=cones.rows)
+    return program.expanded(batch.size), border, tuple(given.values())
 
 
 def _symmetric(P: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from dcl.cones import orthant
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
 from dcl.program import ConeProgram, Structure, dense_structure
+from dcl.rows import Rows
 from dcl.transforms import is_readable
 
 # Core dimensions of each argument, in the order of the public signatures.
@@ -41,6 +42,12 @@ class Blocks:
     def split(self, t: Tensor) -> tuple[Tensor, ...]:
         """Rows (..., m) -> those of A, G, lb, ub."""
         return torch.split(t, [self.A, self.G, self.lb, self.ub], dim=-1)
+
+    def sides(self, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+        """`dcl.rows.Rows.sides` for arguments that are given in the order of `names`."""
+        first = {"h": self.A, "lb": self.A + self.G, "ub": self.A + self.G + self.lb}
+        sizes = {"h": self.G, "lb": self.lb, "ub": self.ub}
+        return tuple((names.index(name), row) for name, row in first.items() if sizes[name])
 
     def describe_row(self, row: int) -> str:
         """The name of row `row` in the caller's arguments."""
@@ -150,23 +157,8 @@ def assemble(
             sides.append(side)
     A = _stack(matrices, -2) if matrices else q.new_zeros(1, 0, n)
     b = _stack(sides, -1) if sides else q.new_zeros(1, 0)
-    border = MatrixBorder(batch.shape, blocks, tuple(flat))
+    border = MatrixBorder(batch.shape, blocks, tuple(flat), rows=Rows(sides=blocks.sides(tuple(flat))))
     return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), border, tuple(given.values())
-
-
-def multipliers(blocks: Blocks, names: Sequence[str], given: Sequence[Tensor], z: Tensor) -> tuple[Tensor, ...]:
-    """z (B, m) -> those of A, G, lb, ub; zero where a right-hand side is infinite, at mu > 0 too.
-
-    given: the caller's tensors (B or 1, ...) by these names.
-    """
-    sides = dict(zip(names, given, strict=True))
-
-    def bound(name: str, part: Tensor) -> Tensor:
-        free = torch.isinf(sides[name]) if name in sides and part.shape[-1] else None
-        return part if free is None or (is_readable(free) and not bool(free.any())) else torch.where(free, 0.0, part)
-
-    y, *parts = blocks.split(z)
-    return (y, *(bound(name, part) for name, part in zip(("h", "lb", "ub"), parts, strict=True)))
 
 
 def _symmetric(P: Tensor) -> Tensor:

@@ -129,9 +129,10 @@ class Solve(Function):
         units = Units(c, E)
         if call.start is not None:
             call.start.z[:] = units.scaled_dual(torch.from_numpy(call.start.z).to(c.device)).cpu().numpy()
-        out = answer(program, mu, outcome.solvers, call.start, call.threads)
+        out, rows = answer(program, mu, outcome.solvers, call.start, call.threads), call.border.rows
+        out = replace(out, certificate=rows.binding_certificate(out.certificate, b, given))
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
-        outcome.certificate = units.certificate(out.certificate)
+        outcome.certificate = rows.certificate_to_user(units.certificate(out.certificate), b.shape[-1])
         if call.on_failure == "raise":
             weights = None if out.certificate is None else out.certificate[:, call.structure.n :]
             on_path = isinstance(mu, Tensor)

@@ -136,7 +136,8 @@ class ConeLayer(AbstractLayer):
         return Stated(program, 0.0, border, given)
 
     def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
-        return point.x, self._cones.from_waist(point.z), self._cones.from_waist(point.s)
+        rows = stated.border.rows
+        return point.x, rows.multipliers(point.z, stated.given), rows.to_user(point.s)
 
     def solve(
         self,

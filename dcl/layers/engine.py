@@ -17,6 +17,7 @@ from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, project, solve
 from dcl.program import ConeProgram
+from dcl.rows import Rows
 from dcl.scaling import scaled
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver, Iterates
@@ -62,7 +63,8 @@ class Settings:
 class Point:
     """A differentiable answer: x (B, n), z (B, m), s (B, m), ok (B,), and what `Solution` needs.
 
-    program, v (B, m) and mu are in the units of `dcl.scaling`, the rest in the caller's.
+    program, v (B, m) and mu are in the units of `dcl.scaling`, the rest in the caller's; all rows are the canonical ones.
+    given: the caller's tensors, (B or 1, ...).
     """
 
     x: Tensor
@@ -75,6 +77,7 @@ class Point:
     v: Tensor
     mu: Barrier
     at_kink: Tensor
+    given: Sequence[Tensor]
 
     @property
     def known(self) -> Known:
@@ -127,7 +130,7 @@ class Engine:
         """
         settings = self.settings
         choice = self._choose(solver_args)
-        start = _start(warm_start, program)
+        start = _start(warm_start, program, border.rows)
         program, units = scaled(program)
         data = (program.P, program.q, program.A, program.b)
         check_order(data)
@@ -156,7 +159,7 @@ class Engine:
         self._has_warned = self._has_warned or call.outcome.has_warned
         z = project(program.structure, mu, v, at_kink)
         ok = report[:, STATUS] == Status.OPTIMAL
-        return Point(x, units.dual(z), units.slack(z - v), ok, report, call, program, v, mu, at_kink)
+        return Point(x, units.dual(z), units.slack(z - v), ok, report, call, program, v, mu, at_kink, given)
 
     def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
         """(B, ...) -> (*batch, ...) in the caller's dtype; failed instances are constants, NaN where on_failure="nan"."""
@@ -168,7 +171,7 @@ class Engine:
 
     def solution(self, point: Point, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
         """Everything known of `point`, detached."""
-        report, outcome = point.report, point.call.outcome
+        report, outcome, rows = point.report, point.call.outcome, point.call.border.rows
         # inside of torch.func.vmap these belong to the whole batch, which a single instance does not see
         certificate, degeneracy = (outcome.certificate, outcome.degeneracy) if is_readable(report) else (None, None)
 
@@ -178,8 +181,8 @@ class Engine:
         return Solution(
             outputs=tuple(t.detach() for t in outputs),
             x=shaped(point.x),
-            z=shaped(point.z),
-            s=shaped(point.s),
+            z=shaped(rows.multipliers(point.z, point.given)),
+            s=shaped(rows.to_user(point.s)),
             value=value.detach(),
             status=shaped(report[:, STATUS]).to(torch.int64),
             primal_residual=shaped(report[:, PRIMAL]),
@@ -236,7 +239,7 @@ def options(solver_args: object, verbose: bool = False) -> dict[str, object]:
     return ({"verbose": True} if verbose else {}) | dict(solver_args or {})
 
 
-def _start(warm_start: Solution | bool | None, program: ConeProgram) -> Iterates | None:
+def _start(warm_start: Solution | bool | None, program: ConeProgram, rows: Rows) -> Iterates | None:
     """The point to start from; True and False, as other packages take them, mean nothing here."""
     if warm_start is None or isinstance(warm_start, bool):
         return None
@@ -254,5 +257,5 @@ def _start(warm_start: Solution | bool | None, program: ConeProgram) -> Iterates
             argument="warm_start",
         )
     start = Iterates.empty(program.batch, structure.n, structure.m)
-    start.x[:], start.z[:] = x.numpy(), z.numpy()
+    start.x[:], start.z[:] = x.numpy(), rows.to_canonical(z).numpy()
     return start

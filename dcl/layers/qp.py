@@ -134,15 +134,15 @@ class QPLayer(AbstractLayer):
         blocks, batch = matrix.plan(arguments)
         n, m = blocks.n, blocks.A + blocks.G + blocks.lb + blocks.ub
         outputs = ((n,), (blocks.A,), (blocks.G,), (blocks.lb,), (blocks.ub,), ())
-        return Plan(batch, outputs, n, m, (blocks, tuple(arguments)))
+        return Plan(batch, outputs, n, m, blocks)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
-        program, border, given = matrix.assemble(arguments, plan.detail[0], plan.batch)
+        program, border, given = matrix.assemble(arguments, plan.detail, plan.batch)
         return Stated(program, 0.0, border, given)
 
     def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
-        blocks, names = plan.detail
-        return point.x, *matrix.multipliers(blocks, names, stated.given, point.z), self._value(stated, point)
+        z = stated.border.rows.multipliers(point.z, stated.given)
+        return point.x, *plan.detail.split(z), self._value(stated, point)
 
     def solve(
         self,

@@ -247,7 +247,7 @@ def _cones(blocks: list[tuple[str, float, str]]) -> dict[str, object]:
     return found
 
 
-def _draw(blocks: list[tuple[str, float, str]], cost: str, n: int | None, rng: np.random.Generator) -> Known:
+def draw(blocks: list[tuple[str, float, str]], cost: str, n: int | None, rng: np.random.Generator) -> Known:
     blocks = sorted(blocks, key=lambda block: ("z", "l", "q", "s", "ep", "p").index(block[0]))
     pairs = [pair(*block, rng) for block in blocks]
     s, z = (np.concatenate([getattr(p, name) for p in pairs]) for name in ("s", "z"))
@@ -277,7 +277,7 @@ def regular(seed: int, cost: str, keys: tuple[str, ...] = ("z", "l", "q", "s", "
             key = str(rng.choice(keys))
             count = int(rng.integers(1, 4)) if key in "zl" else 1
             blocks += [(key, _sizes(key, rng), str(rng.choice(REGULAR[key]))) for _ in range(count)]
-        known = _draw(blocks, cost, None, rng)
+        known = draw(blocks, cost, None, rng)
         if np.linalg.cond(kkt_matrix(known, known.D[0])) <= CONDITION and np.any(known.z):
             return known
 
@@ -290,7 +290,7 @@ def tied(seed: int) -> Known:
     blocks = [(key, 3 if key == "s" and state == "rank jump" else _sizes(key, rng), state)]
     blocks.append((other, _sizes(other, rng), str(rng.choice(REGULAR[other]))))
     while True:
-        known = _draw(blocks, "full", 6, rng)
+        known = draw(blocks, "full", 6, rng)
         if np.linalg.cond(known.A) <= 10.0:
             return known
 
