@@ -7,8 +7,9 @@ the center of the solutions.  So where the KKT matrix of a program with curved c
 
     s = b - A x  of the curved cones with multipliers         loose: relative residuals of 1e-5
 
-must be the same up to CLOSE of 1 + |s|.  Orthants do not need it: a linear or quadratic program that is bounded has a solution
-(Frank and Wolfe 1956).
+must be the same up to CLOSE of 1 + |s|.  Variables that nobody asked for may run off: a geometric program whose entries
+tend to zero, in logarithms, has a right answer in all others.  Orthants do not need it: a linear or quadratic program that
+is bounded has a solution (Frank and Wolfe 1956).
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ _FREE = 1e13
 _HOLDS = 1e-7
 
 
-def runs_off(program: ConeProgram, v: Tensor, conditioning: Conditioning, solver: AbstractSolver) -> Tensor:
-    """(B,) boolean: instances at v (B, m) whose slacks run off as the tolerance falls. solver: one with a loose tolerance."""
+def runs_off(
+    program: ConeProgram, x: Tensor, v: Tensor, conditioning: Conditioning, solver: AbstractSolver, wanted: Tensor | None
+) -> Tensor:
+    """(B,) boolean: instances at x (B, n), v (B, m) whose slacks run off as the tolerance falls.
+
+    solver: one with a loose tolerance.  wanted: the entries of x (n,) of which one must run off too, None for all.
+    """
     off = torch.zeros(v.shape[0], dtype=torch.bool, device=v.device)
     if program.structure.cone.is_orthant:
         return off
@@ -49,22 +55,32 @@ def runs_off(program: ConeProgram, v: Tensor, conditioning: Conditioning, solver
     index = torch.from_numpy(rows).to(v.device)
     part = program.rows(index)
     z = part.structure.cone.project(v[index], 0.0)
-    loose = part.b - part.Ax(torch.from_numpy(out.x).to(v.device)[index])
+    x_loose = torch.from_numpy(out.x).to(v.device)[index]
+    loose = part.b - part.Ax(x_loose)
     moved, start = torch.zeros_like(z[:, 0]), 0
     for block in part.structure.cone.blocks:
         stop = start + block.rows * block.count
         if not block.is_orthant:
             shape = (-1, block.count, block.rows)
             s, t, w = (u[:, start:stop].reshape(shape) for u in (z - v[index], loose, z))
-            distance = magnitude(s - t) / (1.0 + torch.minimum(magnitude(s), magnitude(t)))
+            distance = _distance(s, t)
             held = magnitude(w) > _HOLDS
             moved = torch.maximum(moved, torch.where(held, distance, 0.0).amax(-1))
         start = stop
+    if wanted is not None and bool(wanted.any()):
+        moved = torch.minimum(moved, _distance(x[index][:, wanted], x_loose[:, wanted]))
     # where the loose solve left no point nothing is known, and nothing is said
     return off.index_copy(0, index, moved > CLOSE)
 
 
-def judged(program: ConeProgram, polished: Polished, time_limit: float | None) -> Tensor:
+def _distance(s: Tensor, t: Tensor) -> Tensor:
+    """Of vectors (..., k), relative to 1 + the smaller one."""
+    return magnitude(s - t) / (1.0 + torch.minimum(magnitude(s), magnitude(t)))
+
+
+def judged(
+    program: ConeProgram, polished: Polished, time_limit: float | None, wanted: Tensor | None = None
+) -> Tensor:
     """The residuals (B, 3) by which the points are judged; infinite where they are on their way to infinity.
 
     That is where a minimum is not attained (`dcl.attainment`), and where a linear or quadratic program whose solution
@@ -81,9 +97,8 @@ def judged(program: ConeProgram, polished: Polished, time_limit: float | None) -
             one = program.rows(torch.tensor([i], device=off.device)).detach()
             off[i] = candidate(one, Clarabel(time_limit=time_limit)) is not None
     elif bool(good.any()):
-        off = good & runs_off(
-            program, polished.v, polished.kkt.conditioning, Clarabel(eps=LOOSE, time_limit=time_limit)
-        )
+        loose = Clarabel(eps=LOOSE, time_limit=time_limit)
+        off = good & runs_off(program, polished.x, polished.v, polished.kkt.conditioning, loose, wanted)
     else:
         return residuals
     return torch.where(off.unsqueeze(-1), torch.inf, residuals)

@@ -39,6 +39,8 @@ def vertex(program: ConeProgram, center: Tensor, solver: AbstractSolver) -> tupl
         host = to_host(near)
         out = Iterates.empty(1, host.n, host.m)
         solver.solve(host, [0], out)
+        if out.claim[0] == Claim.TIME_LIMIT:
+            break
         if out.claim[0] != Claim.SOLVED or not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
             continue
         center, z = (torch.from_numpy(t).to(center.device) for t in (out.x, out.z))

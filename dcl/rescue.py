@@ -23,7 +23,7 @@ from dcl.status import Status
 from dcl.truth import OPTIMAL_TOLERANCE, measures, worst
 
 # Of the interior point from which an active-set method starts, and of the method, which may not end: seconds.
-_TIGHT, _LOOSE, _PATIENCE = 1e-11, 1e-9, 5.0
+_TIGHT, _LOOSE, _PATIENCE = 1e-11, 1e-9, 2.0
 
 
 def order_of(program: ConeProgram, polished: Polished, residuals: Tensor) -> Tensor:

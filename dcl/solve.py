@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dcl.attainment import judged
@@ -69,8 +70,12 @@ def answer(
     solvers: Sequence[AbstractSolver],
     start: Iterates | None = None,
     threads: int | None = None,
+    wanted: Tensor | None = None,
 ) -> Answer:
-    """Solve every instance with the first of `solvers` whose answer passes the check."""
+    """Solve every instance with the first of `solvers` whose answer passes the check.
+
+    wanted: the entries of x (n,) that the caller asked for, None for all.
+    """
     host = to_host(program)
     device, batch = program.q.device, program.batch
     x = torch.zeros(batch, host.n, dtype=torch.float64, device=device)
@@ -109,7 +114,7 @@ def answer(
             polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)))
             if not (solver.gives_basic_duals or host.cones):
                 polished = _basic(part, polished, host.zeros)
-            measured = judged(part, polished, solver.time_limit)
+            measured = judged(part, polished, solver.time_limit, wanted)
             if everything and solver is solvers[0]:
                 x, v, residuals, kkt = polished.x, polished.v, measured, polished.kkt
             else:
@@ -137,26 +142,21 @@ def answer(
         pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
         if pending.size:
             rest = after_claims(rest, out.claim[pending])
-    for i in pending:
-        found = vertex_near(program, int(i), x[[i]], solvers) if quality[i] > OPTIMAL_TOLERANCE else None
-        if found is not None:
-            x[i], v[i], residuals[i] = found
-            status[i], kkt = int(Status.OPTIMAL), None
-    pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
-    for i in pending:
-        proof = proof_of(program, int(i), solvers) if quality[i] > OPTIMAL_TOLERANCE else None
+    for i in pending[quality[pending] > OPTIMAL_TOLERANCE]:
+        proof = proof_of(program, int(i), solvers)
+        found = None if proof is not None or len(solvers) == 1 else vertex_near(program, int(i), x[[i]], solvers)
         if proof is not None:
             certificate = _no_certificates(program, batch) if certificate is None else certificate
             status[i], certificate[i] = int(proof[0]), proof[1]
+        elif found is not None:
+            x[i], v[i], residuals[i] = found
+            status[i], kkt = int(Status.OPTIMAL), None
     pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
     if pending.size:
         status[pending[quality[pending] <= INACCURATE_TOLERANCE]] = int(Status.INACCURATE)
         status[pending[quality[pending] <= OPTIMAL_TOLERANCE]] = int(Status.OPTIMAL)
     if isinstance(mu, Tensor):
-        polished = follow(program, x, v, mu)
-        x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt
-        off = worst(residuals).cpu().numpy() > PATH_TOLERANCE
-        status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
+        x, v, residuals, kkt = _on_path(program, x, v, residuals, mu, status)
 
     def to(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
@@ -180,6 +180,26 @@ def _basic(program: ConeProgram, polished: Polished, zeros: int) -> Polished:
 
 def _take(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(array if rows.size == len(array) else array[rows]).to(device)
+
+
+def _on_path(
+    program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, mu: Tensor, status: NDArray[np.int64]
+) -> tuple[Tensor, Tensor, Tensor, KKT | None]:
+    """x, v, residuals and K at x(mu), from the exact points of the instances that have one; `status` tells where it fails."""
+    solved = np.flatnonzero(status == int(Status.OPTIMAL))
+    if solved.size == status.size:
+        polished = follow(program, x, v, mu)
+        x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt
+    else:
+        kkt = None
+        if solved.size:
+            index = torch.from_numpy(solved).to(x.device)
+            polished = follow(program.rows(index), x[index], v[index], mu if mu.shape[0] == 1 else mu[index])
+            x, v = x.index_copy(0, index, polished.x), v.index_copy(0, index, polished.v)
+            residuals = residuals.index_copy(0, index, polished.residuals)
+    off = worst(residuals).cpu().numpy() > PATH_TOLERANCE
+    status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
+    return x, v, residuals, kkt
 
 
 def _no_certificates(program: ConeProgram, batch: int) -> Tensor:

@@ -19,8 +19,8 @@ that is zero there is luck, and the rounding is what is reported.  A slack or a 
 a bound of 1e10 nothing else.
 
 Row by row, 1e-8 cannot be had where the data themselves are inconsistent by their rounding, nor along rows of a block whose
-other rows are large.  The net residuals (for other cones than orthants also the others, with a floor of 1) are an answer's if
-moreover the errors of x and of the value are bounded,
+other rows are large.  The net residuals are an answer's (those row by row with a floor of 1 too, unless the solution of a
+linear or quadratic program is not unique) if moreover the errors of x and of the value are bounded,
 
     across    condition of S * residual <= ERROR_BOUND |x|, |x| up to 1
     value     |x|'|r_x| + |z|'|r_z|, which bounds the error of the value without cancellation, unlike the gap: 1e-8, relative
@@ -64,6 +64,8 @@ FAR = 100.0
 ROUNDED = 1e-11
 CERTIFICATE_TOLERANCE = 1e-7
 NOISE = 1e-7
+# Of a flat direction: entries that are rounding, what is left of terms that cancel, and what rounding leaves of a row.
+_CLEAN, _CANCELS, _ROUNDING = 1e-9, 1e-6, 1e-12
 _EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -149,13 +151,13 @@ def acceptable(program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, fa
         residuals = _with_slopes(program, x, v, residuals, factor)
     strict = worst(residuals)
     by_row, net = measures(program, x, v, 0.0, floor=1.0)
-    wide = net if is_orthant else torch.maximum(by_row, net)
+    unique = factor.conditioning.null_a == 0
+    wide = torch.where(unique.unsqueeze(-1) | (not is_orthant), torch.maximum(by_row, net), net)
     good = (worst(wide) <= OPTIMAL_TOLERANCE) & (strict > OPTIMAL_TOLERANCE)
     if not bool(good.any()):
         return residuals
     size = magnitude(x).clamp(max=1.0)
     good = good & (factor.conditioning.condition * wide[:, :2].amax(-1) <= ERROR_BOUND * size)
-    unique = factor.conditioning.null_a == 0
     good = good & (is_orthant & unique | (_value_error(program, x, v) <= OPTIMAL_TOLERANCE))
     for i in torch.nonzero(good & ~unique).flatten().tolist():
         if is_orthant:
@@ -175,13 +177,26 @@ def _with_slopes(program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, 
 
 
 def _drift(program: ConeProgram, x: Tensor, v: Tensor, factor: AbstractFactor, i: int) -> float:
-    """How much the value of instance i changes, relative, if x moves along flat directions by FAR times its length."""
+    """How much the value of instance i changes, relative, if x moves along flat directions by FAR times its length.
+
+    Infinite where these directions only look flat, beside rows that are larger by 1e10: in their own rows of P and of the
+    active part of A nothing cancels.
+    """
     index = torch.tensor([i], device=x.device)
-    program, x, z = program.rows(index), x[index], program.structure.cone.project(v[index], 0.0)
+    program, x, v = program.rows(index), x[index], v[index]
+    z, N = program.structure.cone.project(v, 0.0), factor.flat_directions(i)
+    d = torch.where(N.abs() > _CLEAN, N, 0.0).mT.unsqueeze(1)
+    active = (v > 0.0) | (torch.arange(v.shape[-1], device=v.device) < program.structure.cone.zeros)
+    absolute, structure = absolutes(program), program.structure
+    for moved, terms, size in (
+        (program.Px(d), absolute.Px(d.abs()), structure.P.row_sizes(program.P)),
+        (program.Ax(d) * active, absolute.Ax(d.abs()), structure.A.row_sizes(program.A)),
+    ):
+        if bool((moved.abs() > _CANCELS * terms + _ROUNDING * size).any()):
+            return torch.inf
     r = (program.Px(x) + program.q + program.ATz(z))[0]
-    terms = _largest((program.Px(x) * x).sum(-1).abs(), (program.q * x).sum(-1).abs(), (program.b * z).sum(-1).abs())
-    slope = (factor.flat_directions(i).mT @ r).norm()
-    return float(FAR * slope * (1.0 + magnitude(x)) / (1.0 + terms))
+    value = _largest((program.Px(x) * x).sum(-1).abs(), (program.q * x).sum(-1).abs(), (program.b * z).sum(-1).abs())
+    return float(FAR * (N.mT @ r).norm() * (1.0 + magnitude(x)) / (1.0 + value))
 
 
 def _value_error(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
