@@ -2,10 +2,12 @@
 //
 // With T = s / z of each row (0 on equalities and active rows, infinite on inactive ones), in the program's units,
 //
-//     P du + A'w = g_x + value (Px + q),     A du - T w = g_z            (the symmetric K of factor.hpp)
+//     P du + A'w = g_x,     A du - T w = g_z                             (the symmetric K of factor.hpp)
 //     q~ = -du,   b~ = w,   P~ = -(du x' + x du') / 2,   A~ = -(z du' + w x')      for the stacked rows (dcl/implicit/solve.py)
 //
-// and the value 1/2 x'Px + q'x depends on q and P by itself too: q~ += value x, P~ += value x x' / 2.
+// The value f = 1/2 x'Px + q'x adds its slope g_f (Px + q) = -g_f A'z to g_x.  That sum cancels, so it is not formed: with
+// w - g_f z in place of w it leaves the first equation and adds -g_f T z = -g_f s to the second (nothing at mu = 0, where
+// this is the envelope theorem).  f depends on q and P by itself too: q~ += g_f x, P~ += g_f x x' / 2.
 // Data that the batch shares get the sum over the batch: two products of matrices, in an order that no thread changes.
 #pragma once
 
@@ -136,7 +138,7 @@ struct Pulled {
 struct AdjointWorker {
     Recalled recalled;
     Refined refined;
-    Vector q, r1, r2, g;
+    Vector r1, r2, g;
     Matrix rows;
 
     void pull(const Call& call, const Handle& handle, const Cotangents& from, Index i, Pulled& out) {
@@ -160,15 +162,21 @@ struct AdjointWorker {
             Vector one(1);
             read(call, from.value, i, one.head(1));
             out.value = one(0);
-            q.resize(n);
-            read(call, call.q, i, q.head(n));
-            r1 += out.value * (factor.P * record.x + q);
         }
         const Index k = factor.strong.size(), weak = factor.weak.size();
         r2.resize(k + weak);
-        for (Index j = 0; j < k; ++j) r2(j) = g(record.strong[static_cast<std::size_t>(j)]);
-        for (Index j = 0; j < weak; ++j) r2(k + j) = g(record.weak[static_cast<std::size_t>(j)]);
+        const double slope = out.value / record.c;  // of the scaled multipliers
+        for (Index j = 0; j < k; ++j) {
+            const Index id = record.strong[static_cast<std::size_t>(j)];
+            r2(j) = g(id) - slope * record.T(j) * record.z(id);
+        }
+        for (Index j = 0; j < weak; ++j) {
+            const Index id = record.weak[static_cast<std::size_t>(j)];
+            r2(k + j) = g(id) - slope * record.z(id) / record.W(j);
+        }
         refined.solve(factor, record.condition, r1, r2);
+        for (Index j = 0; j < k; ++j) refined.y(j) -= slope * record.z(record.strong[static_cast<std::size_t>(j)]);
+        for (Index j = 0; j < weak; ++j) refined.y(k + j) -= slope * record.z(record.weak[static_cast<std::size_t>(j)]);
         out.u = record.c * refined.a;
         out.x = record.x;
         for (Index j = 0; j < k; ++j) put(record, record.strong[static_cast<std::size_t>(j)], refined.y(j), general, out);

@@ -153,11 +153,11 @@ private:
     double polish(const Program& program, const Factor& factor, Point& point, Residuals& r) {
         double moved = newton_step(program, factor, point, step, false);
         measure(program, point, r);
-        for (int k = 0; k < 3 && r.worst() > target; ++k) {
+        for (int k = 0; k < 3 && (r.worst() > target || moved > 0.1 * settled); ++k) {
             const double before = r.worst();
             moved = newton_step(program, factor, point, step, false);
             measure(program, point, r);
-            if (!(r.worst() < 0.5 * before)) break;
+            if (!(r.worst() < 0.5 * before) && r.worst() > target) break;
         }
         return moved;
     }

@@ -90,8 +90,7 @@ struct Factor {
         if (weak.size() > 0) weak.add_gram(W, first, scratch);
         choose_weights(first.diagonal().size() ? first.diagonal().maxCoeff() : 0.0);
         if (k > 0) strong.add_gram(G, first, scratch);
-        const double size = magnitude(first.diagonal());
-        if (!cholesky(first, 1e-14 * size)) return false;
+        if (!cholesky(first)) return false;
         if (k == 0) return true;
         if (scratch.rows() != n() || scratch.cols() < k) scratch.resize(n(), k);
         auto V = scratch.leftCols(k);
@@ -107,8 +106,7 @@ struct Factor {
         second.triangularView<Eigen::Lower>().setZero();
         second.selfadjointView<Eigen::Lower>().rankUpdate(V.transpose());
         for (Index i = 0; i < k; ++i) second(i, i) += (1.0 - G(i) * T(i)) * T(i);
-        const double largest = magnitude(second.diagonal());
-        return cholesky(second, 1e-14 * largest);
+        return cholesky(second);
     }
 
     // (a, y) = K^-1 (r1, r2) by the factors, without refinement; rows in the order strong, weak.

@@ -23,7 +23,8 @@ struct InteriorPoint {
         count_ = 0;
         for (Index i = program.p; i < program.rows(); ++i) count_ += program.finite[static_cast<std::size_t>(i)];
         if (!start(program)) return false;
-        guess_.clear();
+        guess_.assign(1, -1);  // equal to no set
+        refused_.assign(1, -1);
         int short_steps = 0;
         for (; iterations < most_iterations; ++iterations) {
             residuals(program);
@@ -113,7 +114,7 @@ private:
         for (Index i = program.p; i < program.rows(); ++i) {
             if (is_finite(program, i) && z(i) > s(i)) now.push_back(i);
         }
-        const bool same = (now == guess_ || count_ == 0) && (now != refused_ || iterations == 0);
+        const bool same = (now == guess_ || count_ == 0) && now != refused_;
         guess_ = now;
         if (same) refused_ = now;
         return same;

@@ -113,7 +113,10 @@ struct Worker {
         bool solved = kind_->definite && pivot(call, shared, record);
         out.iterations = static_cast<std::int32_t>(pivoting_.steps);
         if (solved) certificate = certifier_(program, factor_, point, residuals);
-        if (!solved || (mu == 0.0 && certificate.status == Status::residual)) {
+        if (solved && mu == 0.0 && lacks_digits(certificate.status) && refactor(record)) {
+            certificate = certifier_(program, factor_, point, residuals);
+        }
+        if (!solved || (mu == 0.0 && lacks_digits(certificate.status))) {
             solved = interior(record, certificate) || mu > 0.0;
             out.iterations += interior_.iterations;
         }
@@ -297,6 +300,25 @@ private:
     }
     Vector scaled_;
 
+    static bool lacks_digits(Status status) { return status == Status::residual || status == Status::condition; }
+
+    // The factor of the point's active set made anew: where P is nearly singular its own Cholesky factor loses digits that
+    // the pair of factor.hpp keeps.
+    bool refactor(Record& record) {
+        const Index k = static_cast<Index>(point.strong.size());
+        record.shares_L1 = false;
+        factor_.set(program.P->data(), program.n, 1.0);
+        factor_.strong.gather(program, point.strong);
+        factor_.weak.reset(program.n, 0);
+        factor_.T.setZero(k);
+        factor_.W.resize(0);
+        record.L1.resize(program.n, program.n);
+        record.L2.resize(k, k);
+        if (k > program.n || !factor_.compute(record.L1, record.L2, scratch_)) return false;
+        factor_.set_factors(record.L1.data(), record.L2.data());
+        return true;
+    }
+
     // The active set by the interior point; false where it proposes none that stands.
     bool interior(Record& record, Certificate& certificate) {
         record.shares_L1 = false;
@@ -337,15 +359,7 @@ private:
             if (k > program.n) return out;
             point.y.resize(k);
             for (Index i = 0; i < k; ++i) point.y(i) = point.z(point.strong[static_cast<std::size_t>(i)]);
-            factor_.set(program.P->data(), program.n, 1.0);
-            factor_.strong.gather(program, point.strong);
-            factor_.weak.reset(program.n, 0);
-            factor_.T.setZero(k);
-            factor_.W.resize(0);
-            record.L1.resize(program.n, program.n);
-            record.L2.resize(k, k);
-            if (!factor_.compute(record.L1, record.L2, scratch_)) return out;
-            factor_.set_factors(record.L1.data(), record.L2.data());
+            if (!refactor(record)) return out;
             newton_step(program, factor_, point, certifier_.step, false);
             certifier_.measure(program, point, residuals);
             if (signs_hold()) return certifier_(program, factor_, point, residuals);
