@@ -44,7 +44,9 @@ def breaches(data: Batch, label: str) -> tuple[list[str], int]:
     for name, t in outputs.items():
         mine, theirs = getattr(answer, name)[index][rows], t.detach()[rows]
         size = 1.0 + theirs.abs().flatten(1).amax(1) if theirs.ndim > 1 and theirs.shape[1] else 1.0 + theirs.abs()
-        error = (mine - theirs).abs().flatten(1).amax(1) if theirs.ndim > 1 and theirs.shape[1] else (mine - theirs).abs()
+        error = (
+            (mine - theirs).abs().flatten(1).amax(1) if theirs.ndim > 1 and theirs.shape[1] else (mine - theirs).abs()
+        )
         if theirs.numel():
             found += [f"{label}: {name} off by {e:.1e}" for e in (error / size).tolist() if not e <= POINT]
     rng = np.random.default_rng(0)

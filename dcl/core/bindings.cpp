@@ -5,7 +5,7 @@
 
 #include <array>
 
-#include "adjoint.hpp"
+#include "kkt.hpp"
 
 namespace nb = nanobind;
 
@@ -47,13 +47,26 @@ std::unique_ptr<core::Handle> solve(const Addresses<4>& sizes, bool single, cons
     return core::solve(call, from, block(mu, 0), to, threads);
 }
 
-void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single, const Addresses<16>& data,
-             const Addresses<12>& cotangents, const Addresses<16>& gradients, int threads) {
+// The call that left the handle, with the data at hand now.
+core::Call call_again(const core::Handle& handle, const Addresses<4>& sizes, bool single, const Addresses<16>& data) {
     const core::Call call = call_of(sizes, single, data);
     if (call.batch != handle.batch || call.n != handle.n || call.p != handle.p || call.m != handle.m ||
         call.lower() != handle.lower || call.upper() != handle.upper) {
         throw nb::value_error("the sizes are not those of the handle");
     }
+    return call;
+}
+
+void solve_kkt(const core::Handle& handle, const Addresses<4>& sizes, bool single, const Addresses<16>& data, bool adjoint,
+               std::int64_t first, std::int64_t second, int threads) {
+    const core::Call call = call_again(handle, sizes, single, data);
+    const nb::gil_scoped_release released;
+    core::solve_kkt(call, handle, adjoint, static_cast<double*>(pointer(first)), static_cast<double*>(pointer(second)), threads);
+}
+
+void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single, const Addresses<16>& data,
+             const Addresses<12>& cotangents, const Addresses<16>& gradients, int threads) {
+    const core::Call call = call_again(handle, sizes, single, data);
     const core::Cotangents from{block(cotangents, 0), block(cotangents, 1), block(cotangents, 2),
                                 block(cotangents, 3), block(cotangents, 4), block(cotangents, 5)};
     const auto gradient = [&](std::size_t k) {
@@ -72,4 +85,5 @@ NB_MODULE(CORE_MODULE, module) {
     nb::class_<core::Handle>(module, "Handle");
     module.def("solve", &solve);
     module.def("adjoint", &adjoint);
+    module.def("solve_kkt", &solve_kkt);
 }

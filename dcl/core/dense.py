@@ -10,9 +10,10 @@ from the mapping.  What has 1 in front is shared by the batch: it is factored on
 that the careful lane of dcl would call it OPTIMAL and EXACT.  What is not certified is zero, and its `Code` says why; it is not
 a verdict about the program.  With mu the points are those of the central path.
 
-`adjoint` is the vector-Jacobian product of the certified instances, zero for the others, with the factors kept in `Answer.handle`.
-The data must be those of `solve`.  Both release the interpreter's lock, may be called from several threads at once, and give
-the same numbers whatever `threads` is.
+`adjoint` is the vector-Jacobian product of the certified instances, zero for the others, with the factors kept in
+`Answer.handle`; `solve_kkt` solves with the KKT matrix itself, for forward mode and higher derivatives.  The data must be
+those of `solve`.  All release the interpreter's lock, may be called from several threads at once, and give the same numbers
+whatever `threads` is.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcl.core import extension
+from dcl import core
 
 BLOCKS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
 OUTPUTS = ("x", "y", "z", "z_lb", "z_ub", "value")
+# None where `core.available` is false: then nothing here may be called.
+_extension: Any = core.extension
 # What a start consists of: y implies nothing about the active set.
 _START = ("x", "z", "z_lb", "z_ub")
 
@@ -108,13 +111,13 @@ def solve(
     dtype = data["q"].dtype
     lower, upper = (n if name in data else 0 for name in ("lb", "ub"))
     shapes = ((batch, n), (batch, p), (batch, m), (batch, lower), (batch, upper), (batch,))
-    outputs = [torch.empty(shape, dtype=dtype) for shape in shapes]
+    x, y, z, z_lb, z_ub, value = (torch.empty(shape, dtype=dtype) for shape in shapes)
     residuals, status = torch.empty(batch, 3, dtype=torch.float64), torch.empty(batch, dtype=torch.int8)
     iterations = torch.empty(batch, dtype=torch.int32)
     condition, margin = torch.empty(batch, dtype=torch.float64), torch.empty(batch, dtype=torch.float64)
-    written = [*outputs, residuals, status, iterations, condition, margin]
+    written = (x, y, z, z_lb, z_ub, value, residuals, status, iterations, condition, margin)
     path = (0, 0) if mu is None else (mu.data_ptr(), 0 if mu.numel() == 1 else 1)
-    handle = extension.solve(
+    handle = _extension.solve(
         sizes,
         dtype == torch.float32,
         _pairs(data, BLOCKS),
@@ -140,7 +143,7 @@ def adjoint(
     """
     batch = answer.x.shape[0]
     gradients = {name: torch.empty_like(data[name]) for name in wanted}
-    extension.adjoint(
+    _extension.adjoint(
         answer.handle,
         _sizes(data, batch),
         data["q"].dtype == torch.float32,
@@ -150,3 +153,18 @@ def adjoint(
         threads,
     )
     return gradients
+
+
+def solve_kkt(
+    answer: Answer, data: Mapping[str, Tensor], r1: Tensor, r2: Tensor, *, adjoint: bool, threads: int = 1
+) -> tuple[Tensor, Tensor]:
+    """K^-1 (r1, r2), or K^-T (r1, r2), at the answer: the matrix K of `dcl.kkt` for v = z - s, in the caller's units.
+
+    r1 (B, n), r2 (B, rows) float64, rows stacked as [A; G; -I (lb); I (ub)]; zero for instances that are not certified.
+    """
+    first, second = r1.clone(memory_format=torch.contiguous_format), r2.clone(memory_format=torch.contiguous_format)
+    is_single = data["q"].dtype == torch.float32
+    sizes = _sizes(data, answer.x.shape[0])
+    pairs = _pairs(data, BLOCKS)
+    _extension.solve_kkt(answer.handle, sizes, is_single, pairs, adjoint, first.data_ptr(), second.data_ptr(), threads)
+    return first, second

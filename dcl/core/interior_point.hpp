@@ -16,7 +16,7 @@ struct InteriorPoint {
     int iterations = 0;
     double mu = infinity, error = infinity;
 
-    // attempt(*this): is this the active set?  False after a bounded number of iterations without one.
+    // attempt(x, y, z, s): does the active set of this point stand?  False after a bounded number of iterations without one.
     template <class Attempt>
     bool solve(const Program& program, Attempt&& attempt) {
         iterations = 0;
@@ -29,7 +29,7 @@ struct InteriorPoint {
         for (; iterations < most_iterations; ++iterations) {
             residuals(program);
             if (!std::isfinite(error) || !std::isfinite(mu) || magnitude(x) > 1e12) return false;
-            if (mu < ripe && error < ripe && agree(program) && attempt(*this)) return true;
+            if (mu < ripe && error < ripe && agree(program) && attempt(x, y, z, s)) return true;
             if (mu < done && error < done) return false;
             if (count_ == 0) return false;
             W_.setZero(program.rows());

@@ -7,10 +7,12 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
@@ -45,6 +47,7 @@ private:
     Index count_ = 0;
     std::uint64_t round_ = 0;
     int wanted_ = 0, running_ = 0;
+    std::exception_ptr error_;
 
     static std::int64_t process() {
 #if defined(__unix__) || defined(__APPLE__)
@@ -87,10 +90,17 @@ private:
         take(0, work, count);
         std::unique_lock<std::mutex> lock(mutex_);
         ends_.wait(lock, [this] { return running_ == 0; });
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     }
 
+    // The first exception, which can only be that memory is short, is kept for the thread that made the call.
     void take(int id, const std::function<void(Index, int)>& work, Index count) {
-        for (Index i = next_++; i < count; i = next_++) work(i, id);
+        try {
+            for (Index i = next_++; i < count; i = next_++) work(i, id);
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (!error_) error_ = std::current_exception();
+        }
     }
 
     void wait(int id) {

@@ -110,7 +110,7 @@ struct Worker {
         record.is_symmetric = shared.has_P ? shared.curvature.is_symmetric : curvature_.is_symmetric;
         read_start(call, start, i);
         Certificate certificate;
-        bool solved = kind_->definite && pivot(call, shared, record);
+        bool solved = kind_->definite && pivot(shared, record);
         out.iterations = static_cast<std::int32_t>(pivoting_.steps);
         if (solved) certificate = certifier_(program, factor_, point, residuals);
         if (solved && mu == 0.0 && lacks_digits(certificate.status) && refactor(record)) {
@@ -144,7 +144,7 @@ private:
     Path path_;
     Factor factor_;
     Certifier certifier_;
-    Vector x_0_, u_, a_0_, start_z_, start_s_;
+    Vector x_0_, u_, a_0_, start_x_, start_z_, start_s_, minus_;
     Integers weak_;
     bool warm_ = false;
 
@@ -178,19 +178,20 @@ private:
     void read_start(const Call& call, const Start& start, Index i) {
         warm_ = start.present();
         if (!warm_) return;
-        Vector x(call.n);
+        start_x_.resize(call.n);
         start_z_.setZero(program.rows());
         start_s_.setZero(program.rows());
-        read(call, start.x, i, x.head(call.n));
+        read(call, start.x, i, start_x_.head(call.n));
         if (call.m > 0) read(call, start.z, i, start_z_.segment(call.p, call.m));
         if (call.lower() > 0) read(call, start.z_lb, i, start_z_.segment(program.first_lower(), call.n));
         if (call.upper() > 0) read(call, start.z_ub, i, start_z_.segment(program.first_upper(), call.n));
-        program.times(x, start_s_);
+        program.times(start_x_, start_s_);
         for (Index row = program.p; row < program.rows(); ++row) {
             start_s_(row) = program.side(row) - start_s_(row);
             start_z_(row) *= program.c / program.row_unit(row);
+            if (!program.finite[static_cast<std::size_t>(row)]) start_z_(row) = start_s_(row) = 0.0;
         }
-        warm_ = all_finite(start_s_) && all_finite(start_z_);
+        warm_ = all_finite(start_x_) && all_finite(start_s_) && all_finite(start_z_);
     }
 
     bool starts_active(Index row) const {
@@ -198,7 +199,7 @@ private:
     }
 
     // The active set by pivoting; its point and factor.  False where none was found.
-    bool pivot(const Call& call, const Shared& shared, Record& record) {
+    bool pivot(const Shared& shared, Record& record) {
         const Index n = program.n, p = program.p, m = program.m;
         const bool bounds = program.lower + program.upper > 0;
         const Elimination* known = &shared.elimination;
@@ -222,7 +223,6 @@ private:
         }
         set_sides(r);
         if (!pivoting_.solve(known->N, a_0_, n - p)) return false;
-        static_cast<void>(call);
         take_active(*known, L, shared, record);
         return true;
     }
@@ -292,9 +292,8 @@ private:
         record.shares_L1 = shared.has_P;
         // x = -P^-1 (q + B'y)
         point.x = -program.q;
-        Vector& minus = scaled_;
-        minus = -point.y;
-        factor_.strong.add_transposed(minus, point.x);
+        minus_ = -point.y;
+        factor_.strong.add_transposed(minus_, point.x);
         solve_lower(L, point.x);
         solve_upper(L, point.x);
     }
@@ -322,12 +321,18 @@ private:
     // The active set by the interior point; false where it proposes none that stands.
     bool interior(Record& record, Certificate& certificate) {
         record.shares_L1 = false;
-        const bool found = interior_.solve(program, [&](const InteriorPoint& now) {
-            certificate = attempt(now, record);
+        interior_.iterations = 0;
+        const auto stands = [&](const Vector& x, const Vector& y, const Vector& z, const Vector& s) {
+            point.x = x;
+            point.z = z;
+            point.z.head(program.p) = y;
+            point.s = s;
+            certificate = attempt(record);
             return certificate.status == Status::certified || certificate.status == Status::tie ||
                    certificate.status == Status::condition || certificate.status == Status::far;
-        });
-        if (found) return true;
+        };
+        if (warm_ && stands(start_x_, start_z_.head(program.p), start_z_, start_s_)) return true;
+        if (interior_.solve(program, stands)) return true;
         // for the central path: the last iterate
         point.x = interior_.x;
         point.z = interior_.z;
@@ -340,13 +345,9 @@ private:
         return false;
     }
 
-    // The equations of the rows with z > s, changed as Newton's method on F changes them, for a few rounds.
-    Certificate attempt(const InteriorPoint& now, Record& record) {
+    // The equations of the point's rows with z > s, changed as Newton's method on F changes them, for a few rounds.
+    Certificate attempt(Record& record) {
         Certificate out;
-        point.x = now.x;
-        point.z = now.z;
-        point.z.head(program.p) = now.y;
-        point.s = now.s;
         for (int round = 0; round < 4; ++round) {
             point.strong.clear();
             for (Index i = 0; i < program.rows(); ++i) {
