@@ -138,7 +138,7 @@ struct Pulled {
 struct AdjointWorker {
     Recalled recalled;
     Refined refined;
-    Vector r1, r2, g;
+    Vector r1, r2, g, half;
     Matrix rows;
 
     void pull(const Call& call, const Handle& handle, const Cotangents& from, Index i, Pulled& out) {
@@ -188,9 +188,8 @@ struct AdjointWorker {
         const Index n = call.n, p = call.p, m = call.m, low = p + m, high = low + call.lower();
         if (own(to.P)) {
             rows.resize(n, n);
-            for (Index j = 0; j < n; ++j) {
-                rows.col(j) = (0.5 * t.value * t.x(j) - 0.5 * t.u(j)) * t.x - (0.5 * t.x(j)) * t.u;
-            }
+            half = 0.25 * t.value * t.x - 0.5 * t.u;
+            for (Index j = 0; j < n; ++j) rows.col(j) = t.x(j) * half + half(j) * t.x;
             to.P.write(i, rows);
         }
         if (own(to.q)) to.q.write(i, t.value * t.x - t.u);
@@ -256,8 +255,8 @@ struct Sums {
         if (!wanted) return;
         const Index n = call.n, p = call.p, m = call.m, low = p + m, high = low + call.lower();
         if (sum(to.P)) {
-            const Matrix half = X * (0.5 * (value.asDiagonal() * X.transpose()) - 0.5 * U.transpose());
-            to.P.write(0, half - 0.5 * (U * X.transpose()));
+            const Matrix half = (X * (0.25 * value).asDiagonal() - 0.5 * U) * X.transpose();
+            to.P.write(0, half + half.transpose());
         }
         if (sum(to.q)) to.q.write(0, X * value - U.rowwise().sum());
         if (sum(to.A)) to.A.write(0, matrix(0, p));

@@ -110,6 +110,7 @@ struct Worker {
         record.is_symmetric = shared.has_P ? shared.curvature.is_symmetric : curvature_.is_symmetric;
         read_start(call, start, i);
         Certificate certificate;
+        pivoting_.steps = 0;
         bool solved = kind_->definite && pivot(shared, record);
         out.iterations = static_cast<std::int32_t>(pivoting_.steps);
         if (solved) certificate = certifier_(program, factor_, point, residuals);
