@@ -75,12 +75,13 @@ struct Curvature {
 
     void load(const Call& call, Index i) {
         P.resize(call.n, call.n);
+        size = 0.0;
+        is_symmetric = is_zero = is_finite = true;
         if (!call.P.present()) {
             P.setZero();
             return;
         }
         read(call, call.P, i, P.topLeftCorner(call.n, call.n));
-        is_symmetric = true;
         for (Index j = 0; j < call.n; ++j) {
             for (Index k = j + 1; k < call.n; ++k) {
                 const double below = P(k, j), above = P(j, k);
