@@ -139,6 +139,26 @@ def test_central_path_in_40_digits(mu):
         assert relative({name: g[name][0].numpy() for name in expected}, expected) <= GRADIENT
 
 
+@pytest.mark.parametrize("mu", [1.0, 1e-3])
+@pytest.mark.parametrize("family", ["badly_scaled", "dependent", "nearly_tied", "low_rank"])
+def test_central_path_of_bad_programs_in_40_digits(family, mu):
+    """What is certified there is right at any condition that is."""
+    w, worst, seen = np.array([1.0, -2.0, 0.5]), 0.0, 0
+    for data in draws(family, 3, 15, seed=4):
+        answer = dense.solve(data, size_of(data), mu=torch.tensor([mu], dtype=torch.float64))
+        g = gradients(answer, data, {"x": torch.tensor(w).expand_as(answer.x).contiguous()})
+        for i in torch.nonzero(answer.status == dense.Code.CERTIFIED).flatten().tolist():
+            one, seen = {name: t[i].numpy() for name, t in data.items()}, seen + 1
+            rows, sides = np.vstack([one.get("A", np.zeros((0, 3))), one["G"]]), np.append(one.get("b", []), one["h"])
+            cones = {"z": len(one.get("b", [])), "l": len(one["h"])}
+            P = one.get("P", np.zeros((3, 3)))
+            known = point(P, one["q"], rows, sides, cones, mu, answer.x[i].numpy(), w)
+            worst = max(worst, relative({"x": answer.x[i].numpy()}, known) / 1e-10)
+            worst = max(worst, relative({"q": g["q"][i].numpy()}, known) / 1e-8)
+    assert seen
+    assert worst <= 1.0
+
+
 @pytest.mark.parametrize("family", REGULAR)
 def test_gradients_are_differences_of_clarabel(family):
     """Of a random functional of x, along a random direction of all data at once, central differences of order two."""

@@ -1,5 +1,7 @@
-// The 2-norm condition |S| |S^-1| of the factored system, as dcl/factor/dense.py estimates it: from a fixed random probe and
-// one power step each.
+// The 2-norm condition |S| |S^-1| as dcl/factor/dense.py estimates it: from a fixed random probe and one power step each.
+//
+//     S = [[P, B'R], [R B, D - I]],   D = R^2 = 1 / (1 + T)      (dcl/kkt.py; rows with D = 0 are left out)
+//     S (a, w) = (r1, r2)   is   K (a, y) = (r1, r2 / R) of factor.hpp,   y = R w
 #pragma once
 
 #include <random>
@@ -14,38 +16,32 @@ inline constexpr double refinable = 1e-4;
 struct Condition {
     // infinity where solves with the factor cannot be refined
     double estimate(const Factor& factor) {
-        const Index n = factor.n(), k = factor.strong.size(), w = factor.weak.size();
+        const Index n = factor.n(), k = factor.size();
         draw(n + k);
-        step_.resize(n, k + w);
-        Vector& a = step_.a;
-        Vector& y = step_.y;
-        step_.r1 = probe_.head(n);
-        step_.r2.head(k) = probe_.segment(n, k);
-        step_.r2.tail(w).setZero();
-        factor.once(step_.r1, step_.r2, a, y);
-        multiply(factor, a, y, step_.s1, step_.s2);
-        const double error =
-            std::sqrt((step_.r1 - step_.s1).squaredNorm() + (step_.r2 - step_.s2).head(k).squaredNorm());
-        const double length = std::sqrt(a.squaredNorm() + y.head(k).squaredNorm());
+        roots(factor);
+        step_.resize(n, k);
+        const auto one = probe_.head(n), other = probe_.segment(n, k);
+        // inverse
+        solve(factor, one, other);
+        multiply(factor, step_.a, step_.y);
+        const double error = std::hypot((one - step_.s1).norm(), (other - step_.s2).norm());
         if (!(error <= refinable * probe_.head(n + k).norm())) return infinity;
-        step_.r1 = a / length;
-        step_.r2.head(k) = y.head(k) / length;
-        factor.once(step_.r1, step_.r2, a, y);
-        const double inverse = std::sqrt(a.squaredNorm() + y.head(k).squaredNorm());
-        step_.r1 = probe_.head(n);
-        step_.r2.head(k) = probe_.segment(n, k);
-        multiply(factor, step_.r1, step_.r2, step_.s1, step_.s2);
-        const double forward = std::sqrt(step_.s1.squaredNorm() + step_.s2.head(k).squaredNorm());
-        if (forward == 0.0) return infinity;
-        step_.r1 = step_.s1 / forward;
-        step_.r2.head(k) = step_.s2.head(k) / forward;
-        multiply(factor, step_.r1, step_.r2, step_.s1, step_.s2);
-        const double norm = std::sqrt(step_.s1.squaredNorm() + step_.s2.head(k).squaredNorm());
-        return norm * inverse;
+        first_ = step_.a;
+        second_ = step_.y;
+        normalize();
+        solve(factor, first_, second_);
+        const double inverse = std::hypot(step_.a.norm(), step_.y.norm());
+        // forward
+        multiply(factor, one, other);
+        first_ = step_.s1;
+        second_ = step_.s2;
+        if (!normalize()) return infinity;
+        multiply(factor, first_, second_);
+        return inverse * std::hypot(step_.s1.norm(), step_.s2.norm());
     }
 
 private:
-    Vector probe_, weak_;
+    Vector probe_, root_, rest_, first_, second_, scaled_;
     Step step_;
 
     void draw(Index size) {
@@ -55,25 +51,48 @@ private:
         // sums of uniform numbers: normal enough, and the same on every platform
         for (Index i = 0; i < probe_.size(); ++i) {
             double sum = -2.0;
-            for (int draw = 0; draw < 4; ++draw) sum += static_cast<double>(generator() >> 11) * 0x1p-53;
+            for (int term = 0; term < 4; ++term) sum += static_cast<double>(generator() >> 11) * 0x1p-53;
             probe_(i) = sum;
         }
     }
 
-    // S (a, y), the weak rows eliminated
-    void multiply(const Factor& factor, const Vector& a, const Vector& y, Vector& s1, Vector& s2) {
+    // R and I - D
+    void roots(const Factor& factor) {
         const Index k = factor.strong.size(), w = factor.weak.size();
-        s1.noalias() = factor.P_scale * (factor.P * a);
-        if (w > 0) {
-            weak_.resize(w);
-            factor.weak.times(a, weak_);
-            weak_ = factor.W.cwiseProduct(weak_);
-            factor.weak.add_transposed(weak_, s1);
-            s2.tail(w).setZero();
+        root_.resize(k + w);
+        rest_.resize(k + w);
+        root_.head(k) = (1.0 + factor.T.array()).sqrt().inverse();
+        rest_.head(k) = factor.T.array() / (1.0 + factor.T.array());
+        root_.tail(w) = (factor.W.array() / (1.0 + factor.W.array())).sqrt();
+        rest_.tail(w) = (1.0 + factor.W.array()).inverse();
+    }
+
+    bool normalize() {
+        const double length = std::hypot(first_.norm(), second_.norm());
+        first_ /= length;
+        second_ /= length;
+        return length > 0.0;
+    }
+
+    // S^-1 (r1, r2) into step_.a, step_.y
+    void solve(const Factor& factor, ConstVectorRef r1, ConstVectorRef r2) {
+        step_.r2 = r2.cwiseQuotient(root_);
+        factor.once(r1, step_.r2, step_.a, step_.y);
+        step_.y = step_.y.cwiseQuotient(root_);
+    }
+
+    // S (a, w) into step_.s1, step_.s2
+    void multiply(const Factor& factor, ConstVectorRef a, ConstVectorRef w) {
+        const Index k = factor.strong.size(), weak = factor.weak.size();
+        scaled_ = root_.cwiseProduct(w);
+        step_.s1.noalias() = factor.P_scale * (factor.P * a);
+        factor.strong.add_transposed(scaled_.head(k), step_.s1);
+        factor.strong.times(a, step_.s2.head(k));
+        if (weak > 0) {
+            factor.weak.add_transposed(scaled_.tail(weak), step_.s1);
+            factor.weak.times(a, step_.s2.tail(weak));
         }
-        factor.strong.add_transposed(y.head(k), s1);
-        factor.strong.times(a, s2.head(k));
-        s2.head(k) -= factor.T.cwiseProduct(y.head(k));
+        step_.s2 = root_.cwiseProduct(step_.s2) - rest_.cwiseProduct(w);
     }
 };
 

@@ -400,7 +400,7 @@ private:
             residuals.measure(program, point.x, point.z, point.s, smoothing);
         }
         out.status = Status::residual;
-        if (!(residuals.worst() <= accurate) || !(moved <= settled)) return out;
+        if (!(residuals.worst() <= accurate) || !(moved <= 0.1 * settled)) return out;
         out.status = Status::far;
         if (is_far(program, point)) return out;
         out.condition = certifier_.condition.estimate(factor_);
