@@ -144,7 +144,7 @@ def test_central_path_in_40_digits(mu):
 def test_central_path_of_bad_programs_in_40_digits(family, mu):
     """What is certified there is right at any condition that is."""
     w, worst, seen = np.array([1.0, -2.0, 0.5]), 0.0, 0
-    for data in draws(family, 3, 15, seed=4):
+    for data in draws(family, 3, 60 if family == "dependent" else 12, seed=4):
         answer = dense.solve(data, size_of(data), mu=torch.tensor([mu], dtype=torch.float64))
         g = gradients(answer, data, {"x": torch.tensor(w).expand_as(answer.x).contiguous()})
         for i in torch.nonzero(answer.status == dense.Code.CERTIFIED).flatten().tolist():
@@ -266,6 +266,13 @@ def test_what_is_not_finite_is_not_certified(name, value):
     status = dense.solve(data, 1).status.item()
     free = (name, value) in (("h", "inf"), ("lb", "-inf"), ("ub", "inf"))
     assert (status == dense.Code.CERTIFIED) if free else (status == dense.Code.NOT_FINITE)
+
+
+@pytest.mark.parametrize("mu", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_barrier_that_is_none(mu):
+    (data,) = draws("definite", 4, 2)
+    answer = dense.solve(data, 2, mu=torch.tensor([mu, 1e-2], dtype=torch.float64))
+    assert answer.status.tolist() == [dense.Code.NOT_FINITE, dense.Code.CERTIFIED]
 
 
 def test_infinite_sides_bind_nothing():

@@ -99,7 +99,13 @@ inline std::unique_ptr<Handle> solve(const Call& call, const Start& start, const
     Pool::run(call.batch, threads, [&](Index i, int) {
         Worker& w = worker();
         const double at = mu.present() ? static_cast<const double*>(mu.data)[i * mu.stride] : 0.0;
-        const Outcome outcome = w.solve(call, shared, i, start, at, handle->records[static_cast<std::size_t>(i)]);
+        Outcome outcome;
+        if (!mu.present() || (std::isfinite(at) && at > 0.0)) {
+            outcome = w.solve(call, shared, i, start, at, handle->records[static_cast<std::size_t>(i)]);
+        } else {
+            w.program.load_vectors(call, i);
+            outcome.status = Status::not_finite;
+        }
         write_answer(w.program, w.point, outcome, w.residuals, i, to);
     });
     if (shared.has_P) handle->L1 = shared.L;

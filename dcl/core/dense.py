@@ -86,9 +86,9 @@ def _pairs(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[int]:
     for name in names:
         t = tensors.get(name)
         if t is None or t.numel() == 0:
-            pairs += [0, 0]
+            pairs += (0, 0)
         else:
-            pairs += [t.data_ptr(), 0 if t.shape[0] == 1 else t[0].numel()]
+            pairs += (t.data_ptr(), 0 if t.shape[0] == 1 else t.stride(0))
     return pairs
 
 

@@ -3,9 +3,12 @@
 //     F(x, v) = ( Px + q + A'z,  Ax - b + z - v ),     z = (v + sqrt(v^2 + 4 mu)) / 2,  s = z - v,  s z = mu
 //     D = dz/dv = z / (z + s),   W = D / (1 - D) = z / s
 //
+// Condensed steps (condensed.hpp) come near,
+//
 //     M dx + A_e'dv_e = -f_1 - A_i'W f_i,   A_e dx = -f_e,   dv_i = (A_i dx + f_i) / (1 - D_i)
 //
-// The last steps are those of factor.hpp, with T = s / z: rows with z > s are strong there, the others weak.
+// and the last steps are those of factor.hpp, with T = s / z: rows with z > s are strong there, the others weak.  They share
+// one factor, whose T and W are those of the point it was made at or of the last one: the difference is below rounding.
 #pragma once
 
 #include "certify.hpp"
@@ -18,19 +21,19 @@ struct Path {
     int steps = 0;
 
     // From the point (x, z, s) to that of the path at mu (in the program's units).  False where Newton's method stalls.
-    bool follow(const Program& program, Point& point, double mu) {
+    // definite: is P > 0?
+    bool follow(const Program& program, Point& point, double mu, bool definite) {
         v = point.z - point.s;
         for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
         x_ = point.x;
         steps = 0;
-        const double goal = target * (1.0 + magnitude(program.q) + magnitude(program.side));
+        const double goal = near * (1.0 + magnitude(program.q) + magnitude(program.side));
         double size = evaluate(program, x_, v, mu);
         for (; steps < most_steps && size > goal && std::isfinite(size); ++steps) {
             const double before = size;
-            if (!step(program)) return false;
+            if (!step(program, definite)) return false;
             size = damped(program, mu, size);
             if (!(size < before)) break;
-            if (size < 1e5 * goal && size > 0.5 * before) break;
         }
         evaluate(program, x_, v, mu);
         point.x = x_;
@@ -49,6 +52,11 @@ struct Path {
         }
         factor.strong.gather(program, strong);
         factor.weak.gather(program, weak);
+        weigh(program, point, factor, strong, weak);
+    }
+
+    // T and W at the point, of rows that are strong and weak already.
+    static void weigh(const Program& program, const Point& point, Factor& factor, const Integers& strong, const Integers& weak) {
         factor.T.resize(factor.strong.size());
         factor.W.resize(factor.weak.size());
         for (std::size_t k = 0; k < strong.size(); ++k) {
@@ -73,7 +81,6 @@ struct Path {
         for (Index i = 0; i < k; ++i) buffer.r2(i) = -f2_(strong[static_cast<std::size_t>(i)]);
         for (Index i = 0; i < w; ++i) buffer.r2(k + i) = -f2_(weak[static_cast<std::size_t>(i)]);
         factor.once(buffer.r1, buffer.r2, buffer.a, buffer.y);
-        factor.multiply(buffer.a, buffer.y, buffer.s1, buffer.s2);
         for (Index i = 0; i < k; ++i) {
             const Index row = strong[static_cast<std::size_t>(i)];
             v(row) += buffer.y(i) * (row < program.p ? 1.0 : (z(row) + s(row)) / z(row));  // dz = D dv
@@ -95,6 +102,8 @@ struct Path {
 
 private:
     static constexpr int most_steps = 60, halvings = 40;
+    // |F| from which two accurate steps with one factor reach rounding
+    static constexpr double near = 1e-7;
     Condensed system_;
     Vector x_, f1_, f2_, W_, Ax_, dx_, dy_, dv_, x_new_, v_new_;
 
@@ -128,13 +137,13 @@ private:
         return std::sqrt(f1_.squaredNorm() + f2_.squaredNorm());
     }
 
-    bool step(const Program& program) {
+    bool step(const Program& program, bool definite) {
         const Index rows = program.rows(), p = program.p;
         W_.setZero(rows);
         for (Index i = p; i < rows; ++i) {
             if (program.finite[static_cast<std::size_t>(i)]) W_(i) = z(i) / s(i);
         }
-        if (!system_.compute(program, W_)) return false;
+        if (!system_.compute(program, W_, definite)) return false;
         dx_ = -f1_;
         dv_ = -W_.cwiseProduct(f2_);
         program.add_transposed(dv_, dx_);

@@ -113,7 +113,8 @@ struct Worker {
         pivoting_.steps = 0;
         bool solved = kind_->definite && pivot(shared, record);
         out.iterations = static_cast<std::int32_t>(pivoting_.steps);
-        if (solved) certificate = certifier_(program, factor_, point, residuals);
+        if (solved && mu == 0.0) certificate = certifier_(program, factor_, point, residuals);
+        if (solved && mu > 0.0) certifier_.measure(program, point, residuals);
         if (solved && mu == 0.0 && lacks_digits(certificate.status) && refactor(record)) {
             certificate = certifier_(program, factor_, point, residuals);
         }
@@ -385,20 +386,19 @@ private:
     Certificate on_path(double mu, Record& record) {
         Certificate out;
         out.status = Status::not_solved;
-        if (!path_.follow(program, point, mu)) return out;
+        if (!path_.follow(program, point, mu, kind_->definite)) return out;
         record.shares_L1 = false;
         double moved = infinity, smoothing = 0.0;
         for (Index i = program.p; i < program.rows(); ++i) smoothing += program.finite[static_cast<std::size_t>(i)] ? mu : 0.0;
-        for (int round = 0; round < 3; ++round) {
-            if (!factor_at_path(record)) {
-                out.status = Status::dependent;
-                return out;
-            }
-            if (round > 0 && residuals.worst() <= on_path_accurate) break;
+        out.status = Status::dependent;
+        for (int round = 0; round < 6 && !(moved <= 0.1 * settled && residuals.worst() <= on_path_accurate); ++round) {
+            // a factor serves for two steps
+            if (round % 2 == 0 && !factor_at_path(record)) return out;
             moved = path_.sharpen(program, factor_, point.strong, weak_, point, mu, certifier_.step);
             residuals.products(program, point.x, point.z);
             residuals.measure(program, point.x, point.z, point.s, smoothing);
         }
+        if (all_finite(point.x)) Path::weigh(program, point, factor_, point.strong, weak_);
         out.status = Status::residual;
         if (!(residuals.worst() <= accurate) || !(moved <= 0.1 * settled)) return out;
         out.status = Status::far;
