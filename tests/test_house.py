@@ -19,7 +19,7 @@ MODULES = {".".join(("dcl", *p.relative_to(ROOT).with_suffix("").parts)): p for 
 
 # Parts of the package, lowest first: a part imports parts of lower lines only. "dcl" is the public package itself.
 ORDER = [
-    {"errors", "status"},
+    {"core", "errors", "status"},
     {"affine", "transforms"},
     {"rows"},
     {"pattern"},
