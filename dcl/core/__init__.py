@@ -2,6 +2,7 @@
 
     available   whether the core was built, can run here, and is not switched off
     reason      why not, in words; "" where it is available
+    switched_off  by DCL_CORE
     variant     "x86-64-v3" or "baseline": the instruction set it was built for; "" where it is not available
 
 The environment variable DCL_CORE=off, read at import, switches it off.  `dcl.core.dense` has its functions.
@@ -17,7 +18,7 @@ from types import ModuleType
 
 def _load() -> tuple[ModuleType | None, str, str]:
     """The extension module that this processor runs, why there is none, and the module's variant."""
-    if os.environ.get("DCL_CORE", "").lower() in ("off", "0", "no", "false"):
+    if switched_off:
         return None, "switched off by the environment variable DCL_CORE", ""
     try:
         cpu = importlib.import_module("dcl.core._core_cpu")
@@ -30,5 +31,6 @@ def _load() -> tuple[ModuleType | None, str, str]:
         return None, f"{name} cannot be loaded: {error}", ""
 
 
+switched_off = os.environ.get("DCL_CORE", "").lower() in ("off", "0", "no", "false")
 extension, reason, variant = _load()
 available: bool = extension is not None
