@@ -60,6 +60,11 @@ class Spy:
     def __post_init__(self) -> None:
         self._engine = Engine(self.settings)
 
+    @property
+    def is_free(self) -> bool:
+        """As `Engine.is_free`; the compiled core asks no engine, so that there would be nothing to note."""
+        return False
+
     def solve(self, program: ConeProgram, given: Sequence[Tensor], border: AbstractBorder, **options: Any) -> Any:
         """As `Engine.solve`."""
         self.program, self.border = program, border
