@@ -42,7 +42,7 @@ def basic_multipliers(program: ConeProgram, x: Tensor, v: Tensor, zeros: int) ->
     A = program.structure.A.dense(program.A)[0].cpu().numpy()
     equalities, inequalities = A[:zeros], A[rows.cpu().numpy()]
     gradient = -(program.Px(x.unsqueeze(0)) + program.q)[0].cpu().numpy()
-    free = _null_space(equalities)  # the equalities always are in the basis: solve in their null space
+    free = null_space(unit_rows(equalities))  # the equalities always are in the basis: solve in their null space
     # SciPy 1.17's nnls frees memory twice on a matrix without columns and reads what was never written on one without rows
     if (
         not inequalities.size
@@ -73,24 +73,25 @@ def kink_values(program: ConeProgram, v: Tensor, at_kink: Tensor, zeros: int) ->
         return at_kink
     A = program.structure.A.dense(program.A)[0].cpu().numpy()
     P = program.structure.P.dense(program.P)[0].cpu().numpy()
-    free = _null_space(np.concatenate([P, A[strict.cpu().numpy()]]))
+    free = null_space(unit_rows(np.concatenate([P, A[strict.cpu().numpy()]])))
     if not free.shape[1]:
         return at_kink
-    _, R, order = qr(_unit_rows(A[ties.cpu().numpy()]).dot(free).T, mode="economic", pivoting=True)
+    _, R, order = qr(unit_rows(A[ties.cpu().numpy()]).dot(free).T, mode="economic", pivoting=True)
     rank = int((np.abs(np.diag(R)) > RANK_TOLERANCE).sum())
     chosen = ties[torch.from_numpy(order[:rank].astype(np.int64)).to(ties.device)]
     return at_kink.index_fill(0, ties, 0.0).index_fill(0, chosen, 1.0)
 
 
-def _unit_rows(M: Array) -> Array:
-    size = np.abs(M).max(axis=1, keepdims=True)
+def unit_rows(M: Array) -> Array:
+    """The rows of M, each divided by its largest entry."""
+    size = np.abs(M).max(axis=1, keepdims=True, initial=0.0)
     return np.asarray(M / np.where(size > 0.0, size, 1.0))
 
 
-def _null_space(M: Array) -> Array:
-    """Orthonormal columns that span null(M), rows equilibrated."""
+def null_space(M: Array) -> Array:
+    """Orthonormal columns that span null(M), singular values below RANK_TOLERANCE of the largest taken for zero."""
     if not M.size:
         return np.eye(M.shape[1])
-    _, values, Vt = np.linalg.svd(_unit_rows(M))
+    _, values, Vt = np.linalg.svd(M)
     rank = int((values > RANK_TOLERANCE * values.max(initial=0.0)).sum())
     return np.asarray(Vt[rank:].T)

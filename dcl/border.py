@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dcl.cones.base import TIE_TOLERANCE
 from dcl.degeneracy import Degeneracy
 from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
 from dcl.program import ConeProgram
 from dcl.rows import Rows
 from dcl.status import GradientKind, Status
-from dcl.ties import TIE_TOLERANCE
 
 # How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD; never less than
 # 8 n times the rounding of the caller's dtype, which a covariance computed in float32 misses by.
 PSD_TOLERANCE = 1e-9
+# A row whose weight in a certificate is below this, relative to the largest, takes no part in the conflict.
+_PART = 1e-3
 _SHOWN = 5
 
 
@@ -74,6 +76,28 @@ class AbstractBorder(ABC):
 def where(index: tuple[int, ...]) -> str:
     """As in "... at batch index (3,)"; nothing for an unbatched call."""
     return f" at batch index {index}" if index else ""
+
+
+def entry(parts: Sequence[tuple[str, int]], row: int) -> str:
+    """The name of row `row` of parts with names and sizes, one after the other, as in "G[3]"."""
+    for name, size in parts:
+        if row < size:
+            return f"{name}[{row}]"
+        row -= size
+    raise IndexError(row)
+
+
+def named(border: AbstractBorder, rows: Iterable[int]) -> list[str]:
+    """The caller's names of the rows, in this order; a constraint of many entries is named once."""
+    return list(dict.fromkeys(border.describe_row(row).split(", entry ")[0] for row in rows))
+
+
+def conflict(border: AbstractBorder, weights: Tensor | None) -> list[str]:
+    """The names of the rows that take part in a certificate with these weights (m,), largest first; None: no certificate."""
+    if weights is None or not weights.numel():
+        return []
+    size, order = weights.abs().sort(descending=True)
+    return named(border, order[size > _PART * size[0]].tolist())
 
 
 def _whom(border: AbstractBorder, preposition: str, those: list[int]) -> str:
@@ -163,7 +187,8 @@ def raise_failures(
         worst = float(residuals[those].nan_to_num(nan=torch.inf, posinf=torch.inf).amax())
         found = f" (relative residual reached: {worst:.1e})" if np.isfinite(worst) else ""
         if kind == Status.PRIMAL_INFEASIBLE and weights is not None:
-            found = _conflict(border, weights[those[0]])
+            names = conflict(border, weights[those[0]])
+            found = "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         if kind == Status.NUMERICAL_ERROR and on_path:
             found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and eps is not None:
@@ -180,16 +205,6 @@ def raise_failures(
 def others(border: AbstractBorder) -> str:
     """What an error about instances ends with, where there are several."""
     return '\n  (on_failure="nan" or "last" returns the other instances)' if border.batch_shape else ""
-
-
-def _conflict(border: AbstractBorder, weights: Tensor) -> str:
-    """The rows with the largest of the weights (m,), in words."""
-    size, order = weights.abs().sort(descending=True)
-    # a constraint of many entries is named once
-    names = list(
-        dict.fromkeys(border.describe_row(row).split(", entry ")[0] for row in order[size > 1e-3 * size[0]].tolist())
-    )
-    return "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _certificate(row: Tensor) -> Tensor | None:

@@ -20,10 +20,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dcl.cones.base import Barrier, barrier_at
 from dcl.kkt import KKT, factorize, residual
 from dcl.pattern import DensePattern
 from dcl.polish import TARGET, Polished
-from dcl.program import ConeProgram, magnitude
+from dcl.program import ConeProgram, magnitude, norm
 from dcl.ties import kinks
 from dcl.truth import PATH_TOLERANCE, absolutes, check, worst
 
@@ -39,7 +40,7 @@ _FAR = 1e5
 _ENOUGH = 1e-11
 
 
-def follow(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
+def follow(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Polished:
     """The point of the central path at mu (B or 1, 1) for each instance, from the exact x (B, n), v (B, m)."""
     first = _newton(program, *_approach(program, x, v, mu), mu)
     lost = worst(first.residuals) > PATH_TOLERANCE
@@ -54,7 +55,7 @@ def follow(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
     return Polished(x, v, residuals, factorize(program, v, mu, kinks(program, v, mu)))
 
 
-def _newton(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
+def _newton(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Polished:
     """Accurate steps on the instances above TARGET, as long as they help; K is factored at the last points."""
     absolute = absolutes(program)
     kkt, residuals = factorize(program, v, mu, kinks(program, v, mu)), check(program, x, v, mu, absolute)
@@ -64,15 +65,15 @@ def _newton(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> Polished:
     everything = index.numel() == x.shape[0]
     part = program if everything else program.rows(index)
     x, v = x.clone(), v.clone()
-    x[index], v[index] = _sharpened(part, x[index], v[index], _rows(mu, index), kkt if everything else None)
+    x[index], v[index] = _sharpened(part, x[index], v[index], barrier_at(mu, index), kkt if everything else None)
     return Polished(x, v, check(program, x, v, mu, absolute), factorize(program, v, mu, kinks(program, v, mu)))
 
 
-def _sharpened(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor, kkt: KKT | None) -> tuple[Tensor, Tensor]:
+def _sharpened(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, kkt: KKT | None) -> tuple[Tensor, Tensor]:
     """X and v after accurate steps; kkt: K at the start, if at hand."""
     f1, f2 = residual(program, x, v, mu)
     absolute = absolutes(program)
-    residuals, size = check(program, x, v, mu, absolute), _norm(f1, f2)
+    residuals, size = check(program, x, v, mu, absolute), norm(f1, f2)
     before = torch.full_like(size, torch.inf)
     for _ in range(_STEPS):
         now = worst(residuals)
@@ -90,25 +91,20 @@ def _sharpened(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor, kkt: KKT 
     return x, v
 
 
-def _rows(mu: Tensor, index: Tensor) -> Tensor:
-    """Mu (B or 1, 1) of the instances `index`."""
-    return mu if mu.shape[0] == 1 else mu[index]
-
-
-def _approach(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+def _approach(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
     """Cheap steps, each on the instances that still move: a better start for `_newton`, with a smaller |F|."""
     if not (isinstance(program.structure.A, DensePattern) and isinstance(program.structure.P, DensePattern)):
         return x, v
     x, v = x.clone(), v.clone()
     f1, f2 = residual(program, x, v, mu)
-    size = _norm(f1, f2)
+    size = norm(f1, f2)
     goal = TARGET * (1.0 + magnitude(program.q) + magnitude(program.b))
     index = torch.nonzero(torch.isfinite(size) & (size > goal)).squeeze(-1)
     for _ in range(_STEPS):
         if not index.numel():
             break
         part = program if index.numel() == x.shape[0] else program.rows(index)
-        mu_k = _rows(mu, index)
+        mu_k = barrier_at(mu, index)
         now = x[index], v[index], f1[index], f2[index], size[index]
         dx, dv = _condensed_step(part, now[1], mu_k, now[2], now[3])
         todo = torch.isfinite(dx).all(-1) & torch.isfinite(dv).all(-1)
@@ -121,7 +117,7 @@ def _approach(program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor) -> tuple[T
     return x, v
 
 
-def _condensed_step(program: ConeProgram, v: Tensor, mu: Tensor, f1: Tensor, f2: Tensor) -> tuple[Tensor, Tensor]:
+def _condensed_step(program: ConeProgram, v: Tensor, mu: Barrier, f1: Tensor, f2: Tensor) -> tuple[Tensor, Tensor]:
     """(dx, dv) of the header, not finite where it cannot be had."""
     D = program.structure.cone.dproject(v, mu, kinks(program, v, mu))
     A, zeros = program.A.expand(v.shape[0], -1, -1), program.structure.cone.zeros
@@ -156,7 +152,7 @@ def _condensed_step(program: ConeProgram, v: Tensor, mu: Tensor, f1: Tensor, f2:
 
 
 def _damped(
-    program: ConeProgram, x: Tensor, v: Tensor, mu: Tensor, dx: Tensor, dv: Tensor, f1: Tensor, f2: Tensor, size: Tensor,
+    program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, dx: Tensor, dv: Tensor, f1: Tensor, f2: Tensor, size: Tensor,
     todo: Tensor, patient: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """x, v, F and |F| after the longest of the steps 1, 1/2, 1/4, ... that lowers |F|, and which instances have moved.
@@ -167,7 +163,7 @@ def _damped(
     for _ in range(_HALVINGS):
         x_new, v_new = x + step.unsqueeze(-1) * dx, v + step.unsqueeze(-1) * dv
         g1, g2 = residual(program, x_new, v_new, mu)
-        size_new = _norm(g1, g2)
+        size_new = norm(g1, g2)
         better = open_ & (size_new <= (1.0 - 1e-4 * step) * size)
         keep = better.unsqueeze(-1)
         x, v = torch.where(keep, x_new, x), torch.where(keep, v_new, v)
@@ -178,7 +174,3 @@ def _damped(
             break
         step = torch.where(open_, 0.5 * step, step)
     return x, v, f1, f2, size, moved
-
-
-def _norm(f1: Tensor, f2: Tensor) -> Tensor:
-    return torch.sqrt((f1 * f1).sum(-1) + (f2 * f2).sum(-1))

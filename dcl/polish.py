@@ -21,11 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dcl.cones.base import TIE_TOLERANCE
 from dcl.factor import DenseFactor
 from dcl.factor.extended import residual as extended_residual
 from dcl.kkt import KKT, factorize, residual
-from dcl.program import ConeProgram, magnitude
-from dcl.ties import TIE_TOLERANCE, kinks
+from dcl.program import ConeProgram, magnitude, norm
+from dcl.ties import kinks
 from dcl.truth import OPTIMAL_TOLERANCE, absolutes, check, worst
 
 # Below this relative residual a point is as good as the solver can be asked to make it.
@@ -103,10 +104,10 @@ def _approach(
     nowhere = torch.full_like(v[index], torch.nan)
     x_k, v_k, z_k = x[index], v[index], z[index]
     f1, f2 = residual(part, x_k, v_k, 0.0, z_k)
-    size = _norm(f1, f2)
+    size = norm(f1, f2)
     factor, patience = torch.full_like(size, _FACTOR), torch.full_like(size, _PATIENCE)
     for _ in range(_STEPS):
-        rounding = _ROUNDING * (1.0 + _norm(x_k, v_k))
+        rounding = _ROUNDING * (1.0 + norm(x_k, v_k))
         todo = (patience > 0.0) & (size > rounding)
         if not bool(todo.any()):
             break
@@ -114,7 +115,7 @@ def _approach(
         dx, dv, _ = factorize(part, v_k, 0.0, nowhere, shift).tangent(-f1, -f2)
         z_new = part.structure.cone.project(v_k + dv, 0.0)
         g1, g2 = residual(part, x_k + dx, v_k + dv, 0.0, z_new)
-        after = _norm(g1, g2)
+        after = norm(g1, g2)
         kept = todo & (after < size)
         patience = torch.where(kept & (after < _SLOW * size), _PATIENCE, patience - 1.0)
         factor = torch.where(kept, torch.where(after < _FAST * size, _KEPT, 1.0), _REFUSED) * factor
@@ -130,11 +131,6 @@ def _approach(
         v.index_copy(0, index, torch.where(better, v_k, v[index])),
         residuals.index_copy(0, index, torch.where(better, measured, residuals[index])),
     )
-
-
-def _norm(f1: Tensor, f2: Tensor) -> Tensor:
-    """2-norm of (f1, f2), (B,)."""
-    return torch.sqrt((f1 * f1).sum(-1) + (f2 * f2).sum(-1))
 
 
 def _imbalance(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from dcl.cones.base import AbstractCone
@@ -96,6 +97,16 @@ class ConeProgram:
     def detach(self) -> ConeProgram:
         """The same numbers outside of any graph."""
         return replace(self, P=self.P.detach(), q=self.q.detach(), A=self.A.detach(), b=self.b.detach())
+
+
+def symmetric(P: Tensor) -> Tensor:
+    """(P + P') / 2 of matrices (..., n, n); halved first, since P + P' may overflow where P does not."""
+    return 0.5 * P + 0.5 * P.mT
+
+
+def norm(a: Tensor, b: Tensor) -> Tensor:
+    """2-norm of (a, b) along the last dimension, as of F or of a point (x, v)."""
+    return torch.sqrt((a * a).sum(-1) + (b * b).sum(-1))
 
 
 def magnitude(t: Tensor) -> Tensor:

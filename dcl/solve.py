@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dcl.attainment import judged
 from dcl.basis import basic_multipliers
-from dcl.cones.base import Barrier
+from dcl.cones.base import Barrier, barrier_at
 from dcl.kkt import KKT, factorize
 from dcl.path import follow
 from dcl.polish import Polished, polish
@@ -194,7 +194,7 @@ def _on_path(
         kkt = None
         if solved.size:
             index = torch.from_numpy(solved).to(x.device)
-            polished = follow(program.rows(index), x[index], v[index], mu if mu.shape[0] == 1 else mu[index])
+            polished = follow(program.rows(index), x[index], v[index], barrier_at(mu, index))
             x, v = x.index_copy(0, index, polished.x), v.index_copy(0, index, polished.v)
             residuals = residuals.index_copy(0, index, polished.residuals)
     off = worst(residuals).cpu().numpy() > PATH_TOLERANCE

@@ -16,18 +16,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dcl.cones.base import Barrier
+from dcl.cones.base import TIE_ROUNDING, TIE_TOLERANCE, Barrier, is_exact
 from dcl.program import ConeProgram, magnitude
 
-TIE_TOLERANCE = 1e-9
-_ROUNDING = 1e-12
 # Terms below this are rounding themselves, for an objective of size one.
 _FLOOR = 1e-5
-
-
-def is_exact(mu: Barrier) -> bool:
-    """Is mu = 0, the exact problem?"""
-    return isinstance(mu, float) and mu == 0.0
 
 
 def kinks(program: ConeProgram, v: Tensor, mu: Barrier, x: Tensor | None = None) -> Tensor:
@@ -48,7 +41,7 @@ def kinks(program: ConeProgram, v: Tensor, mu: Barrier, x: Tensor | None = None)
 def tie_width(program: ConeProgram, v: Tensor) -> Tensor:
     """How large |v_i| may be at a kink, (B, m): v_i > 0 is a multiplier, v_i < 0 the negative of a slack."""
     largest = magnitude(v.clamp(min=0.0)).unsqueeze(-1)
-    return (_ROUNDING * torch.where(v > 0.0, largest, program.b.abs())).clamp(min=TIE_TOLERANCE)
+    return (TIE_ROUNDING * torch.where(v > 0.0, largest, program.b.abs())).clamp(min=TIE_TOLERANCE)
 
 
 def _row_width(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
@@ -62,9 +55,9 @@ def _row_width(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
     size = magnitude(x).clamp(max=1.0).unsqueeze(-1)
     width = TIE_TOLERANCE * torch.where(v > 0.0, dual.clamp(_FLOOR, 1.0), torch.maximum(primal, size).clamp(max=1.0))
     # what rounding leaves of x where it is zero: stationarity is solved to the rounding of its terms, P and q up to size one
-    noise = 0.1 * _ROUNDING * magnitude(columns).clamp(min=1e-2).unsqueeze(-1)
+    noise = 0.1 * TIE_ROUNDING * magnitude(columns).clamp(min=1e-2).unsqueeze(-1)
     rounding = torch.where(
-        v > 0.0, 0.1 * _ROUNDING * magnitude(z).unsqueeze(-1), torch.maximum(_ROUNDING * primal, noise)
+        v > 0.0, 0.1 * TIE_ROUNDING * magnitude(z).unsqueeze(-1), torch.maximum(TIE_ROUNDING * primal, noise)
     )
     blocks = structure.cone.blocks
     orthant = torch.cat([v.new_full((b.rows * b.count,), b.is_orthant, dtype=torch.bool) for b in blocks])

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder
+from dcl.border import AbstractBorder, conflict, entry, named
 from dcl.compare.advice import advise
 from dcl.compare.points import Diagnosis, PointDiagnosis
 from dcl.compare.probes import nearby_mu, zero_in
@@ -30,9 +30,6 @@ from dcl.program import ConeProgram
 from dcl.solution import Solution
 from dcl.status import GradientKind, Status
 from dcl.ties import kinks
-
-# A row of a certificate that is below this, relative to the largest, takes no part in the conflict.
-_PART = 1e-3
 
 
 def diagnose(
@@ -92,13 +89,13 @@ def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | Tensor
 class _FunctionBorder(AbstractBorder):
     """Rows of an ArgminLayer: equalities first."""
 
-    zeros: int
+    parts: tuple[tuple[str, int], ...]
 
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
         pass
 
     def describe_row(self, row: int) -> str:
-        return f"equality[{row}]" if row < self.zeros else f"inequality[{row - self.zeros}]"
+        return entry(self.parts, row)
 
 
 def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float | Tensor | None) -> Found:
@@ -107,8 +104,9 @@ def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float
         raise InputError('diagnose needs matrices, which linear_solve="cg" is there to avoid', argument="layer")
     with torch.no_grad():
         _, solution = layer(*tensors, mu=mu, return_solution=True)
-    zeros = solution.program.structure.cone.zeros
-    return solution, _FunctionBorder(tuple(solution.status.shape), zeros)
+    cone = solution.program.structure.cone
+    parts = ("equality", cone.zeros), ("inequality", cone.dim - cone.zeros)
+    return solution, _FunctionBorder(tuple(solution.status.shape), parts)
 
 
 # What a barrier may replace.
@@ -145,6 +143,7 @@ def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
     certificate = (
         None if solution.certificate is None else solution.certificate.reshape(batch, -1)[:, program.structure.n :]
     )
+    weights: list[Tensor | None] = [None] * batch if certificate is None else [t if bool(torch.isfinite(t).all()) else None for t in certificate]
     flat = {
         name: getattr(solution, name).reshape(-1)
         for name in ("status", "primal_residual", "dual_residual", "gap", "value")
@@ -168,7 +167,7 @@ def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
             value=float(flat["value"][i]),
             active=_named(border, rows),
             weakly_active=_named(border, weak),
-            conflict=_conflict(border, certificate, i),
+            conflict=_sorted(conflict(border, weights[i])),
             margin=float("inf") if on_path else float(margins[i]),
             weakest=border.describe_row(row) if row >= 0 and not on_path else None,
             rows=unique.rows if unique else 0,
@@ -188,16 +187,8 @@ def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
 
 def _named(border: AbstractBorder, rows: Sequence[int]) -> tuple[str, ...]:
     """The caller's names of the rows; a constraint of many entries is named once, what CVXPY added comes last."""
-    names = dict.fromkeys(_block(border.describe_row(row)) for row in rows)
+    return _sorted(named(border, rows))
+
+
+def _sorted(names: list[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name.startswith("epigraph of ")))
-
-
-def _block(name: str) -> str:
-    return name.split(", entry ")[0]
-
-
-def _conflict(border: AbstractBorder, certificate: Tensor | None, i: int) -> tuple[str, ...]:
-    if certificate is None or not bool(torch.isfinite(certificate[i]).all()) or not certificate.shape[-1]:
-        return ()
-    size, order = certificate[i].abs().sort(descending=True)
-    return _named(border, order[size > _PART * size[0]].tolist())

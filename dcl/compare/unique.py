@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from torch import Tensor
 
+from dcl.basis import null_space, unit_rows
 from dcl.degeneracy import CONDITION_LIMIT, Requested
 from dcl.factor import RANK_TOLERANCE
 from dcl.kkt import KKT
@@ -63,20 +64,20 @@ def uniqueness(
     if not D.diagonal:
         columns = A.mT.unsqueeze(1).expand(-1, D.d.shape[0], -1)
         A = D.to_eigen(columns)[:, i].mT
-    rows, P = _unit_rows(A.cpu().numpy()), _unit_rows(structure.P.dense(program.P)[0].cpu().numpy())
+    rows, P = unit_rows(A.cpu().numpy()), unit_rows(structure.P.dense(program.P)[0].cpu().numpy())
     weak = ties.cpu().numpy()
     strict = strong.cpu().numpy() & (d == 1.0)
     curved = (d > 0.0) & ~weak & ~strict
     active = rows[strict | weak]
     rank = _rank(active)
-    free = _null_space(np.concatenate([P, rows[strict], rows[curved]]))
+    free = null_space(np.concatenate([P, rows[strict], rows[curved]]))
     shown = None if requested is None else requested[0].cpu().numpy()
     x: bool | None = _only_zero(-rows[weak] @ free, free, shown)
     S, W = rows[strict], rows[weak]
     z: bool | None = _multipliers_unique(S, W)
     if not structure.cone.is_orthant and weak.any():
         x, z = x or None, None
-    along = _null_space(rows[strict])
+    along = null_space(rows[strict])
     vertex = (shown is None or bool(shown.any())) and _only_zero(np.zeros((0, along.shape[1])), along, shown)
     return Uniqueness(len(active), rank, x, z, vertex)
 
@@ -99,22 +100,10 @@ def _only_zero(C: Array, free: Array, requested: NDArray[np.bool_] | None) -> bo
 def _multipliers_unique(S: Array, W: Array) -> bool:
     """Is y = 0 the only y with S'y_s + W'y_w = 0, y_w >= 0?"""
     both = np.concatenate([S, W])
-    free = _null_space(both.T)
+    free = null_space(both.T)
     return _only_zero(free[len(S) :], free, None) if len(both) else True
-
-
-def _unit_rows(M: Array) -> Array:
-    size = np.abs(M).max(axis=1, keepdims=True, initial=0.0)
-    return np.asarray(M / np.where(size > 0.0, size, 1.0))
 
 
 def _rank(M: Array) -> int:
     values = np.linalg.svd(M, compute_uv=False) if M.size else np.zeros(0)
     return int((values > RANK_TOLERANCE * values.max(initial=0.0)).sum())
-
-
-def _null_space(M: Array) -> Array:
-    if not M.size:
-        return np.eye(M.shape[1])
-    _, values, Vt = np.linalg.svd(M)
-    return np.asarray(Vt[int((values > RANK_TOLERANCE * values.max(initial=0.0)).sum()) :].T)

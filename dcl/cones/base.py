@@ -18,6 +18,21 @@ from torch import Tensor
 
 Barrier = float | Tensor
 
+# What counts as a tie, |v_i| = 0 up to rounding (of symmetric cones the eigenvalue), in the units of `dcl.scaling`: below
+# this, or below what rounding leaves of the largest terms, relative to these.  `dcl.ties` says which terms.
+TIE_TOLERANCE = 1e-9
+TIE_ROUNDING = 1e-12
+
+
+def is_exact(mu: Barrier) -> bool:
+    """Is mu = 0, the exact problem?"""
+    return isinstance(mu, float) and mu == 0.0
+
+
+def barrier_at(mu: Barrier, index: Tensor) -> Barrier:
+    """mu of the instances `index` (a 1-d integer tensor); one that the batch shares stays shared."""
+    return mu[index] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu
+
 
 class AbstractDerivative(ABC):
     """The symmetric map D = dz/dv of a batch of points by its eigenvalues: D = Q diag(d) Q', Q orthogonal, 0 <= d <= 1.

@@ -23,11 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dcl.cones.base import Barrier
-
-# An eigenvalue below this is zero, and one below ROUNDING times the largest of its block: the numbers of `dcl.ties`.
-KINK_TOLERANCE = 1e-9
-ROUNDING = 1e-12
+from dcl.cones.base import TIE_ROUNDING, TIE_TOLERANCE, Barrier, is_exact
 
 
 def lifted(mu: Barrier, factor: float, dims: int) -> Barrier:
@@ -37,7 +33,7 @@ def lifted(mu: Barrier, factor: float, dims: int) -> Barrier:
 
 def is_smooth(h: Barrier) -> bool:
     """Is h > 0?"""
-    return not (isinstance(h, float) and h == 0.0)
+    return not is_exact(h)
 
 
 def root(values: Tensor, h: Barrier) -> Tensor:
@@ -72,5 +68,5 @@ def product_gap(left: Tensor, right: Tensor, h: Barrier) -> Tensor:
 
 def settled(values: Tensor, kink: Tensor | None = None) -> Tensor:
     """Eigenvalues (..., k) of blocks, exactly 0 where zero up to rounding, and where `kink` says so."""
-    zero = values.abs() <= (ROUNDING * values.abs().amax(-1, keepdim=True)).clamp(min=KINK_TOLERANCE)
+    zero = values.abs() <= (TIE_ROUNDING * values.abs().amax(-1, keepdim=True)).clamp(min=TIE_TOLERANCE)
     return torch.where(zero if kink is None else zero | kink, 0.0, values)

@@ -31,7 +31,7 @@ from dcl.cones.named import named
 from dcl.cones.semidefinite import lower_from_upper
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching, batching
-from dcl.program import ConeProgram, dense_structure
+from dcl.program import ConeProgram, dense_structure, symmetric
 from dcl.rows import Rows
 
 CORE = {"P": 2, "q": 1, "A": 2, "b": 1}
@@ -165,7 +165,7 @@ class ConeBorder(AbstractBorder):
         for name, t in zip(self.names, given, strict=True):
             check_finite(self, t, name)
             if name == "P":
-                check_psd(self, _symmetric(t).to(torch.float64), "P", t.dtype)
+                check_psd(self, symmetric(t).to(torch.float64), "P", t.dtype)
 
     def describe_row(self, row: int) -> str:
         return self.cones.describe_row(row)
@@ -205,14 +205,10 @@ def assemble(
     n = int(flat["q"].shape[-1])
     program = ConeProgram(
         dense_structure(cones.cone, n),
-        P=_symmetric(flat["P"]) if "P" in flat else flat["q"].new_zeros(1, n, n),
+        P=symmetric(flat["P"]) if "P" in flat else flat["q"].new_zeros(1, n, n),
         q=flat["q"],
         A=cones.rows.to_canonical(flat["A"], -2),
         b=cones.rows.to_canonical(flat["b"]),
     )
     border = ConeBorder(batch.shape, cones, tuple(flat), rows=cones.rows)
     return program.expanded(batch.size), border, tuple(given.values())
-
-
-def _symmetric(P: Tensor) -> Tensor:
-    return 0.5 * (P + P.mT)

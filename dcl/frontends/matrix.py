@@ -16,11 +16,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder, check_finite, check_psd
+from dcl.border import AbstractBorder, check_finite, check_psd, entry
 from dcl.cones import orthant
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
-from dcl.program import ConeProgram, Structure, dense_structure
+from dcl.program import ConeProgram, Structure, dense_structure, symmetric
 from dcl.rows import Rows
 from dcl.transforms import is_readable
 
@@ -49,14 +49,6 @@ class Blocks:
         sizes = {"h": self.G, "lb": self.lb, "ub": self.ub}
         return tuple((names.index(name), row) for name, row in first.items() if sizes[name])
 
-    def describe_row(self, row: int) -> str:
-        """The name of row `row` in the caller's arguments."""
-        for name, size in (("A", self.A), ("G", self.G), ("lb", self.lb), ("ub", self.ub)):
-            if row < size:
-                return f"{name}[{row}]"
-            row -= size
-        raise IndexError(row)
-
 
 @lru_cache(maxsize=1024)
 def structure_of(blocks: Blocks) -> Structure:
@@ -75,15 +67,12 @@ class MatrixBorder(AbstractBorder):
         for name, t in zip(self.names, given, strict=True):
             check_finite(self, t, name, infinite=_INFINITE.get(name))
         if "P" in self.names:
-            check_psd(
-                self,
-                _symmetric(given[self.names.index("P")]).to(torch.float64),
-                "P",
-                given[self.names.index("P")].dtype,
-            )
+            P = given[self.names.index("P")]
+            check_psd(self, symmetric(P).to(torch.float64), "P", P.dtype)
 
     def describe_row(self, row: int) -> str:
-        return self.blocks.describe_row(row)
+        blocks = self.blocks
+        return entry((("A", blocks.A), ("G", blocks.G), ("lb", blocks.lb), ("ub", blocks.ub)), row)
 
 
 def present(arguments: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
@@ -140,7 +129,7 @@ def assemble(
     given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
     flat = {name: t.to(torch.float64) for name, t in given.items()}
     n, q = blocks.n, flat["q"]
-    P = _symmetric(flat["P"]) if "P" in flat else q.new_zeros(1, n, n)
+    P = symmetric(flat["P"]) if "P" in flat else q.new_zeros(1, n, n)
     matrices, sides = [], []
     if blocks.A:
         matrices.append(flat["A"])
@@ -159,10 +148,6 @@ def assemble(
     b = _stack(sides, -1) if sides else q.new_zeros(1, 0)
     border = MatrixBorder(batch.shape, blocks, tuple(flat), rows=Rows(sides=blocks.sides(tuple(flat))))
     return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), border, tuple(given.values())
-
-
-def _symmetric(P: Tensor) -> Tensor:
-    return 0.5 * P + 0.5 * P.mT
 
 
 def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcl.border import check_finite, where
+from dcl.border import check_finite, entry, where
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends import function
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, project
@@ -68,11 +68,7 @@ class _Border(AbstractSmoothBorder):
                     )
 
     def describe_row(self, row: int) -> str:
-        for name, size in self.parts:
-            if row < size:
-                return f"{name}[{row}]"
-            row -= size
-        raise IndexError(row)
+        return entry(self.parts, row)
 
 
 class ArgminLayer(nn.Module):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcl.cones.base import Barrier
+from dcl.cones.base import Barrier, barrier_at
 from dcl.program import magnitude
 from dcl.scaling import Units, scaled
 from dcl.smooth.judge import Verdict, judge
@@ -70,8 +70,8 @@ def answer(
 
     def finish(x: Tensor, v: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # in units of the point: a saturated f is 1e-9 of what it was at the start, and v = z - s would lose z in s
-        part, at = rows(theta, index), _rows(mu, index)
-        v = _in_units(program, v, _rows(own_mu, index), units, index, back=True)
+        part, at = rows(theta, index), barrier_at(mu, index)
+        v = _in_units(program, v, barrier_at(own_mu, index), units, index, back=True)
         _, there = scaled(program.local(x, v, at, part))
         everything = torch.arange(x.shape[0], device=x.device)
         near_x, near_theta = program.in_units(part, there.c, there.E)
@@ -92,18 +92,18 @@ def answer(
         elif name in SCIPY:
             x = scipy_start(own, part, x, name)
         elif minimum:
-            target = torch.zeros_like(x[:, :1]) + _rows(own_mu, index)
+            target = torch.zeros_like(x[:, :1]) + barrier_at(own_mu, index)
             at = minimize(own, part, x, target, _SHORT) if name == SHORT else minimize(own, part, x, target)
             return at.x, at.v, at.steps
         else:
-            return _branch(own, part, x, _rows(own_mu, index))
+            return _branch(own, part, x, barrier_at(own_mu, index))
         return x, with_multipliers(own, part, x), none
 
     def settled(name: str, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, v, steps = near(name, x, index)
         if (name in SCIPY or name == "yours") and isinstance(own_mu, Tensor) and own.structure.cone.degree:
             # a point of the exact problem is no point of the barrier's domain: only a start
-            at = minimize(own, rows(own_theta, index), x, torch.zeros_like(x[:, :1]) + _rows(own_mu, index))
+            at = minimize(own, rows(own_theta, index), x, torch.zeros_like(x[:, :1]) + barrier_at(own_mu, index))
             x, v, steps = at.x, at.v, at.steps
         x, v, more = finish(x, v, index)
         return x, v, steps + more
@@ -118,7 +118,7 @@ def answer(
         if not bad.numel():
             break
         found = settled(name, start[bad], bad)
-        fresh = judge(program, rows(theta, bad), found[0], found[1], _rows(mu, bad), start[bad], minimum=minimum)
+        fresh = judge(program, rows(theta, bad), found[0], found[1], barrier_at(mu, bad), start[bad], minimum=minimum)
         # what a warm start leaves is no verdict on the program
         better = torch.nonzero((fresh.facts.status == Status.OPTIMAL) | (names[k - 1] == WARM)).squeeze(-1)
         if better.numel():
@@ -172,10 +172,6 @@ def _in_units(program: SmoothProgram, v: Tensor, mu: Barrier, units: Units, inde
 
 def _center(program: SmoothProgram, x: Tensor) -> Tensor:
     return x.new_zeros(x.shape[0], program.structure.m)
-
-
-def _rows(mu: Barrier, index: Tensor) -> Barrier:
-    return mu[index] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu
 
 
 def _branch(program: SmoothProgram, theta: Theta, x: Tensor, mu: Barrier) -> tuple[Tensor, Tensor, Tensor]:

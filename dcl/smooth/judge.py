@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcl.cones.base import Barrier
+from dcl.cones.base import Barrier, is_exact
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, magnitude
 from dcl.scaling import Units, scaled
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.reduced import reduce
 from dcl.status import Status
-from dcl.ties import is_exact, kinks
+from dcl.ties import kinks
 from dcl.truth import check
 
 STATIONARY = 1e-8

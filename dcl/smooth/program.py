@@ -23,7 +23,7 @@ from torch.func import grad, grad_and_value, jacrev, vjp, vmap
 from torch.utils._pytree import tree_map
 
 from dcl.cones.base import Barrier
-from dcl.program import ConeProgram, Structure
+from dcl.program import ConeProgram, Structure, symmetric
 
 Theta = Sequence[Tensor]
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class SmoothProgram:
     def hessian(self, x: Tensor, z: Tensor, theta: Theta) -> Tensor:
         """H (B, n, n), symmetric."""
         H: Tensor = _each(jacrev(grad(self._lagrangian)), (x, z), theta)
-        return 0.5 * (H + H.mT)
+        return symmetric(H)
 
     def hessian_product(self, x: Tensor, z: Tensor, w: Tensor, theta: Theta) -> Tensor:
         """H w (B, n) for w (B, n), without H."""

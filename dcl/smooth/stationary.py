@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dcl.cones.base import Barrier
+from dcl.cones.base import Barrier, barrier_at
 from dcl.kkt import KKT, factorize
-from dcl.program import ConeProgram, magnitude
+from dcl.program import ConeProgram, magnitude, norm
 from dcl.smooth.program import SmoothProgram, Theta, rows
 from dcl.ties import kinks
 
@@ -39,7 +39,7 @@ def solve_residual(
     for _ in range(steps):
         if not todo.numel():
             break
-        mu_k = mu[todo] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu
+        mu_k = barrier_at(mu, todo)
         x[todo], v[todo], goes_on = _step(program, rows(theta, todo), x[todo], v[todo], mu_k, reach)
         count[todo] += 1.0
         todo = todo[goes_on]
@@ -51,7 +51,7 @@ def _step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     cone = program.structure.cone
     f1, f2 = program.residual(x, cone.project(v, mu), v, theta)
-    size = _norm(f1, f2)
+    size = norm(f1, f2)
     local = program.local(x, v, mu, theta)
     finite = (
         torch.isfinite(local.P).flatten(1).all(-1) & torch.isfinite(local.A).flatten(1).all(-1) & torch.isfinite(size)
@@ -65,7 +65,7 @@ def _step(
     moved = torch.zeros_like(open_)
     for _ in range(_HALVINGS):
         x_new, v_new = x + step.unsqueeze(-1) * dx, v + step.unsqueeze(-1) * dv
-        size_new = _norm(*program.residual(x_new, cone.project(v_new, mu), v_new, theta))
+        size_new = norm(*program.residual(x_new, cone.project(v_new, mu), v_new, theta))
         good = open_ & (size_new < (1.0 - 1e-4 * step) * size)
         x, v = torch.where(good.unsqueeze(-1), x_new, x), torch.where(good.unsqueeze(-1), v_new, v)
         # a shorter piece of a step that is rounding already changes nothing
@@ -75,7 +75,3 @@ def _step(
         step = torch.where(open_, 0.5 * step, step)
     small = (magnitude(dx) <= _ROUNDING * magnitude(x)) & (magnitude(dv) <= _ROUNDING * magnitude(v))
     return x, v, moved & ~small
-
-
-def _norm(f1: Tensor, f2: Tensor) -> Tensor:
-    return torch.sqrt((f1 * f1).sum(-1) + (f2 * f2).sum(-1))

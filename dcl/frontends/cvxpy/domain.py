@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dcl.errors import InputError
+from dcl.program import symmetric
 
 _ENTRY_TOLERANCE = 1e-10
 _EIGENVALUE_TOLERANCE = 1e-8
@@ -63,15 +64,15 @@ class Domain:
         self._raise(f"entry {place[lead:]} is {value[place].item():.6g}", place[:lead])
 
     def _check_eigenvalues(self, value: Tensor, tol: float) -> None:
-        symmetric = 0.5 * self.sign * (value + value.mT)
-        shift = tol * (1.0 + symmetric.abs().amax((-2, -1)))
-        eye = torch.eye(symmetric.shape[-1], dtype=symmetric.dtype, device=symmetric.device)
+        signed = self.sign * symmetric(value)
+        shift = tol * (1.0 + signed.abs().amax((-2, -1)))
+        eye = torch.eye(signed.shape[-1], dtype=signed.dtype, device=signed.device)
         # a Cholesky factorization is the cheap test; eigenvalues only for the message
-        failed = torch.linalg.cholesky_ex(symmetric + shift[..., None, None] * eye).info != 0
+        failed = torch.linalg.cholesky_ex(signed + shift[..., None, None] * eye).info != 0
         if not bool(failed.any()):
             return
         place = tuple(int(i) for i in failed.nonzero()[0])
-        worst = self.sign * float(torch.linalg.eigvalsh(symmetric[place])[0])
+        worst = self.sign * float(torch.linalg.eigvalsh(signed[place])[0])
         self._raise(f"an eigenvalue is {worst:.6g}", place[: value.ndim - len(self.shape)])
 
     def _raise(self, what: str, index: tuple[int, ...]) -> None:
