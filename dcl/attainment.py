@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from dcl.certificates import candidate
-from dcl.factor import Conditioning
-from dcl.polish import Polished
-from dcl.program import ConeProgram, magnitude
+from dcl.point import OPTIMAL_TOLERANCE, Point, worst
+from dcl.program import magnitude
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.host import to_host
-from dcl.truth import OPTIMAL_TOLERANCE, ROUNDED, acceptable, worst
+from dcl.truth import ROUNDED, acceptable
 
 LOOSE = 1e-5
 CLOSE = 0.1
@@ -35,14 +34,13 @@ _FREE = 1e13
 _HOLDS = 1e-7
 
 
-def runs_off(
-    program: ConeProgram, x: Tensor, v: Tensor, conditioning: Conditioning, solver: AbstractSolver, wanted: Tensor | None
-) -> Tensor:
-    """(B,) boolean: instances at x (B, n), v (B, m) whose slacks run off as the tolerance falls.
+def runs_off(point: Point, solver: AbstractSolver, wanted: Tensor | None) -> Tensor:
+    """(B,) boolean: instances whose slacks run off as the tolerance falls.
 
     solver: one with a loose tolerance.  wanted: the entries of x (n,) of which one must run off too, None for all.
     """
-    off = torch.zeros(v.shape[0], dtype=torch.bool, device=v.device)
+    program, device, conditioning = point.program, point.v.device, point.kkt.conditioning
+    off = torch.zeros(point.v.shape[0], dtype=torch.bool, device=device)
     if program.structure.cone.is_orthant:
         return off
     free = (conditioning.null_a > 0.0) | ~(conditioning.condition < _FREE)
@@ -52,23 +50,22 @@ def runs_off(
     host = to_host(program)
     out = Iterates.empty(program.batch, host.n, host.m)
     solver.solve(host, rows.tolist(), out)
-    index = torch.from_numpy(rows).to(v.device)
-    part = program.rows(index)
-    z = part.structure.cone.project(v[index], 0.0)
-    x_loose = torch.from_numpy(out.x).to(v.device)[index]
-    loose = part.b - part.Ax(x_loose)
-    moved, start = torch.zeros_like(z[:, 0]), 0
-    for block in part.structure.cone.blocks:
+    index = torch.from_numpy(rows).to(device)
+    part = point.rows(index)
+    x_loose = torch.from_numpy(out.x).to(device)[index]
+    loose = part.program.b - part.program.Ax(x_loose)
+    moved, start = torch.zeros_like(part.z[:, 0]), 0
+    for block in program.structure.cone.blocks:
         stop = start + block.rows * block.count
         if not block.is_orthant:
             shape = (-1, block.count, block.rows)
-            s, t, w = (u[:, start:stop].reshape(shape) for u in (z - v[index], loose, z))
+            s, t, w = (u[:, start:stop].reshape(shape) for u in (part.s, loose, part.z))
             distance = _distance(s, t)
             held = magnitude(w) > _HOLDS
             moved = torch.maximum(moved, torch.where(held, distance, 0.0).amax(-1))
         start = stop
     if wanted is not None and bool(wanted.any()):
-        moved = torch.minimum(moved, _distance(x[index][:, wanted], x_loose[:, wanted]))
+        moved = torch.minimum(moved, _distance(part.x[:, wanted], x_loose[:, wanted]))
     # where the loose solve left no point nothing is known, and nothing is said
     return off.index_copy(0, index, moved > CLOSE)
 
@@ -78,27 +75,25 @@ def _distance(s: Tensor, t: Tensor) -> Tensor:
     return magnitude(s - t) / (1.0 + torch.minimum(magnitude(s), magnitude(t)))
 
 
-def judged(
-    program: ConeProgram, polished: Polished, time_limit: float | None, wanted: Tensor | None = None
-) -> Tensor:
+def judged(point: Point, time_limit: float | None, wanted: Tensor | None = None) -> Tensor:
     """The residuals (B, 3) by which the points are judged; infinite where they are on their way to infinity.
 
     That is where a minimum is not attained (`dcl.attainment`), and where a linear or quadratic program whose solution
     is not unique has a direction of descent (`dcl.certificates`) that its small residuals hide.
     """
-    residuals = acceptable(program, polished.x, polished.v, polished.residuals, polished.kkt.factor)
+    residuals = acceptable(point)
     good = worst(residuals) <= OPTIMAL_TOLERANCE
-    if program.structure.cone.is_orthant:
-        doubtful = good & (worst(polished.residuals) > ROUNDED)
+    if point.program.structure.cone.is_orthant:
+        doubtful = good & (worst(point.residuals) > ROUNDED)
         if not bool(doubtful.any()):
             return residuals
         off = torch.zeros_like(good)
-        for i in torch.nonzero(doubtful & (polished.kkt.conditioning.null_a > 0)).flatten().tolist():
-            one = program.rows(torch.tensor([i], device=off.device)).detach()
+        for i in torch.nonzero(doubtful & (point.kkt.conditioning.null_a > 0)).flatten().tolist():
+            one = point.program.rows(torch.tensor([i], device=off.device)).detach()
             off[i] = candidate(one, Clarabel(time_limit=time_limit)) is not None
     elif bool(good.any()):
         loose = Clarabel(eps=LOOSE, time_limit=time_limit)
-        off = good & runs_off(program, polished.x, polished.v, polished.kkt.conditioning, loose, wanted)
+        off = good & runs_off(point, loose, wanted)
     else:
         return residuals
     return torch.where(off.unsqueeze(-1), torch.inf, residuals)

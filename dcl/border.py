@@ -93,8 +93,8 @@ def named(border: AbstractBorder, rows: Iterable[int]) -> list[str]:
 
 
 def conflict(border: AbstractBorder, weights: Tensor | None) -> list[str]:
-    """The names of the rows that take part in a certificate with these weights (m,), largest first; None: no certificate."""
-    if weights is None or not weights.numel():
+    """The names of the rows that take part in a certificate with these weights (m,), largest first; none for None or NaN."""
+    if weights is None or not weights.numel() or not bool(torch.isfinite(weights).all()):
         return []
     size, order = weights.abs().sort(descending=True)
     return named(border, order[size > _PART * size[0]].tolist())

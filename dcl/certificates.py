@@ -25,6 +25,7 @@ from torch import Tensor
 from dcl.cones.base import Block
 from dcl.cones.named import named
 from dcl.pattern import AbstractPattern, pattern_of
+from dcl.point import Point
 from dcl.polish import polish
 from dcl.program import ConeProgram, Structure, dense_structure
 from dcl.solvers.base import AbstractSolver, Claim, Iterates
@@ -98,7 +99,7 @@ def _shortest(rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, so
     x, z = torch.from_numpy(out.x), torch.from_numpy(out.z)
     if out.claim[0] != Claim.SOLVED or not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
         return None
-    return polish(program, x, z - (program.b - program.Ax(x))).x
+    return polish(Point(program, x, z - (program.b - program.Ax(x)))).x
 
 
 def _into_primal(blocks: tuple[Block, ...]) -> sp.sparray:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcl.point import Point, worst
 from dcl.program import ConeProgram
 from dcl.solvers.base import AbstractSolver, Claim, Iterates
 from dcl.solvers.host import to_host
-from dcl.truth import measures, worst
 
 # l, for an objective of size one.  With a smaller one fewer steps are needed, but methods give up on some of them.
 _PROXIMAL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
@@ -27,8 +27,8 @@ _PROXIMAL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 SIZE_LIMIT = 3000
 
 
-def vertex(program: ConeProgram, center: Tensor, solver: AbstractSolver) -> tuple[Tensor, Tensor] | None:
-    """The best point x (1, n), v (1, m) after proximal steps from center (1, n), by its net residual; None if there is none.
+def vertex(program: ConeProgram, center: Tensor, solver: AbstractSolver) -> Point | None:
+    """The best point after proximal steps from center (1, n), by its net residual; None if there is none.
 
     program: one dense instance of a linear or quadratic program.
     """
@@ -44,8 +44,8 @@ def vertex(program: ConeProgram, center: Tensor, solver: AbstractSolver) -> tupl
         if out.claim[0] != Claim.SOLVED or not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
             continue
         center, z = (torch.from_numpy(t).to(center.device) for t in (out.x, out.z))
-        v = z - (program.b - program.Ax(center))
-        size = float(worst(measures(program, center, v, 0.0)[1]))
+        point = Point(program, center, z - (program.b - program.Ax(center)))
+        size = float(worst(point.measures()[1]))
         if size < least:
-            best, least = (center, v), size
+            best, least = point, size
     return best

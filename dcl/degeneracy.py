@@ -15,17 +15,15 @@ The tolerances are stated in `dcl.ties`, `dcl.factor.RANK_TOLERANCE` and CONDITI
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dcl.basis import kink_values
-from dcl.cones.base import Barrier
-from dcl.kkt import KKT
+from dcl.point import Point
 from dcl.program import ConeProgram, magnitude
 from dcl.status import GradientKind
-from dcl.ties import kinks
 
 CONDITION_LIMIT = 1e10
 ERROR_LIMIT = 1e-6
@@ -49,30 +47,31 @@ class Degeneracy:
     condition: Tensor
 
 
-def resolve_kinks(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Tensor:
-    """The value of D at the ties of the point x (B, n), v (B, m), NaN elsewhere: (B, m)."""
-    at_kink = kinks(program, v, mu, x)
-    if not program.structure.cone.is_orthant:  # `dcl.basis` is about rows that do not see each other
-        return at_kink
-    zeros = program.structure.cone.zeros
-    for i in torch.nonzero((~torch.isnan(at_kink)).any(-1)).flatten().tolist():
-        one = program.rows(torch.tensor([i], device=v.device))
-        at_kink[i] = kink_values(one, v[i], at_kink[i], zeros)
-    return at_kink
+def resolved(point: Point) -> Point:
+    """The point with the values of D at its ties with which it is differentiated."""
+    program = point.program
+    tied = (~torch.isnan(point.at_kink)).any(-1)
+    if not program.structure.cone.is_orthant or not bool(tied.any()):  # `dcl.basis` is about rows that do not see each other
+        return point
+    ties, zeros = point.at_kink.clone(), program.structure.cone.zeros
+    for i in torch.nonzero(tied).flatten().tolist():
+        one = program.rows(torch.tensor([i], device=ties.device))
+        ties[i] = kink_values(one, point.v[i], ties[i], zeros)
+    halves = bool((torch.isnan(ties) | (ties == 0.5)).all())
+    return point if halves else replace(point, ties=ties, near=None)
 
 
 Requested = tuple[Tensor, Tensor]
 
 
-def classify(
-    program: ConeProgram, v: Tensor, at_kink: Tensor, kkt: KKT, residual: Tensor, requested: Requested | None = None
-) -> Degeneracy:
-    """The kind of derivative at v (B, m), with D = at_kink (B, m) at its ties, and K factored there.
+def classify(point: Point, residual: Tensor, requested: Requested | None = None) -> Degeneracy:
+    """The kind of derivative at a point, its ties resolved.
 
     residual (B,): the larger of the primal and dual residual at the point.  requested: which entries of x (n,) and z (m,)
     the caller asked for, None for all.  A tie or a flat direction that moves none of them is no cause: the epigraph
     variables that CVXPY adds are often not unique where x is.
     """
+    program, v, at_kink, kkt = point.program, point.v, point.at_kink, point.kkt
     batch = v.shape[0]
     if v.shape[-1]:
         distance, weakest = program.structure.cone.kink_distance(v).min(-1)
@@ -87,7 +86,7 @@ def classify(
         if bool(flat.any()):
             flat = flat & (conditioning.spread[:, requested[0]] > _MOVES).any(-1)
         if bool(tied.any()) and kkt.D.diagonal:
-            effect = _effect_of_ties(program, at_kink, kkt, requested)
+            effect = _effect_of_ties(point, requested)
             tied, weakest = effect.amax(-1) > _MOVES, torch.where(tied, effect.argmax(-1), weakest)
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
     # the later cause is the graver one
@@ -112,19 +111,20 @@ def _first_rows(program: ConeProgram, rows: Tensor) -> Tensor:
     return table[rows]
 
 
-def _effect_of_ties(program: ConeProgram, at_kink: Tensor, kkt: KKT, requested: Requested) -> Tensor:
+def _effect_of_ties(point: Point, requested: Requested) -> Tensor:
     """How much D at each tie changes the requested entries' derivative, relative, (B, m); zero for rows without a tie.
 
     Another value of D_i adds a multiple of c = (A_i', e_i) e_i' to K, so a linear function E of the solution keeps its
     derivative E K^-1 if and only if E K^-1 c = 0; if that holds for each tie it holds for all values of D at all of them.
     """
+    at_kink, kkt = point.at_kink, point.kkt
     tied = ~torch.isnan(at_kink)
     count = int(tied.sum(-1).max())
     rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
     effect = torch.zeros_like(at_kink)
     for column in rows.T:
         e = torch.zeros_like(at_kink).scatter(-1, column.unsqueeze(-1), 1.0)
-        dx, dv, _ = kkt.tangent(program.ATz(e), e)
+        dx, dv, _ = kkt.tangent(point.program.ATz(e), e)
         dz = kkt.D.apply(dv)
         moved = torch.cat([dx[:, requested[0]], dz[:, requested[1]]], -1)
         share = magnitude(moved) / torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny)

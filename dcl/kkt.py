@@ -34,9 +34,9 @@ from dcl.pattern import SparsePattern
 from dcl.program import ConeProgram
 
 
-def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """F(x, v): (B, n) and (B, m). z: Pi_mu*(v), if at hand."""
-    z = program.structure.cone.project(v, mu) if z is None else z
+def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
+    """F(x, v): (B, n) and (B, m)."""
+    z = program.structure.cone.project(v, mu)
     return program.Px(x) + program.q + program.ATz(z), program.Ax(x) - program.b + z - v
 
 
@@ -94,7 +94,11 @@ def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor, shi
 
     shift (B, 1): the l of the header, for `tangent` only; None for none.
     """
-    D = program.structure.cone.dproject(v, mu, at_kink)
+    return assemble(program, v, program.structure.cone.dproject(v, mu, at_kink), shift)
+
+
+def assemble(program: ConeProgram, v: Tensor, D: AbstractDerivative, shift: Tensor | None = None) -> KKT:
+    """`factorize` with D at hand."""
     if isinstance(program.structure.A, SparsePattern) or isinstance(program.structure.P, SparsePattern):
         return KKT(program, v.detach(), D, _sparse(program, D, shift), None, shift)
     live = D.d != 0.0

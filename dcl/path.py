@@ -20,13 +20,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dcl.cones.base import Barrier, barrier_at
-from dcl.kkt import KKT, factorize, residual
+from dcl.cones.base import Barrier
 from dcl.pattern import DensePattern
-from dcl.polish import TARGET, Polished
-from dcl.program import ConeProgram, magnitude, norm
-from dcl.ties import kinks
-from dcl.truth import PATH_TOLERANCE, absolutes, check, worst
+from dcl.point import Point, worst
+from dcl.polish import TARGET
+from dcl.program import magnitude
+from dcl.truth import PATH_TOLERANCE
 
 _STEPS = 60
 _HALVINGS = 40
@@ -40,87 +39,64 @@ _FAR = 1e5
 _ENOUGH = 1e-11
 
 
-def follow(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Polished:
-    """The point of the central path at mu (B or 1, 1) for each instance, from the exact x (B, n), v (B, m)."""
-    first = _newton(program, *_approach(program, x, v, mu), mu)
+def follow(exact: Point, mu: Barrier) -> Point:
+    """The point of the central path at mu (B or 1, 1) for each instance, from the exact one."""
+    program, x, v = exact.program, exact.x, exact.v
+    first = _newton(_approach(Point(program, x, v, mu)))
     lost = worst(first.residuals) > PATH_TOLERANCE
     if not bool(lost.any()):
         return first
     center = v.clone()
     center[:, program.structure.cone.zeros :] = 0.0
-    second = _newton(program, *_approach(program, x, center, mu), mu)
-    take = (lost & (worst(second.residuals) < worst(first.residuals))).unsqueeze(-1)
-    x, v = torch.where(take, second.x, first.x), torch.where(take, second.v, first.v)
-    residuals = torch.where(take, second.residuals, first.residuals)
-    return Polished(x, v, residuals, factorize(program, v, mu, kinks(program, v, mu)))
+    second = _newton(_approach(Point(program, x, center, mu)))
+    return second.where(lost & (worst(second.residuals) < worst(first.residuals)), first)
 
 
-def _newton(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> Polished:
-    """Accurate steps on the instances above TARGET, as long as they help; K is factored at the last points."""
-    absolute = absolutes(program)
-    kkt, residuals = factorize(program, v, mu, kinks(program, v, mu)), check(program, x, v, mu, absolute)
-    index = torch.nonzero(worst(residuals) > TARGET).squeeze(-1)
-    if not index.numel():
-        return Polished(x, v, residuals, kkt)
-    everything = index.numel() == x.shape[0]
-    part = program if everything else program.rows(index)
-    x, v = x.clone(), v.clone()
-    x[index], v[index] = _sharpened(part, x[index], v[index], barrier_at(mu, index), kkt if everything else None)
-    return Polished(x, v, check(program, x, v, mu, absolute), factorize(program, v, mu, kinks(program, v, mu)))
+def _newton(point: Point) -> Point:
+    """Accurate steps on the instances above TARGET, as long as they help."""
+    index = torch.nonzero(worst(point.residuals) > TARGET).squeeze(-1)
+    return point.with_rows(index, _sharpened(point.rows(index))) if index.numel() else point
 
 
-def _sharpened(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, kkt: KKT | None) -> tuple[Tensor, Tensor]:
-    """X and v after accurate steps; kkt: K at the start, if at hand."""
-    f1, f2 = residual(program, x, v, mu)
-    absolute = absolutes(program)
-    residuals, size = check(program, x, v, mu, absolute), norm(f1, f2)
-    before = torch.full_like(size, torch.inf)
+def _sharpened(point: Point) -> Point:
+    before = torch.full_like(point.size, torch.inf)
     for _ in range(_STEPS):
-        now = worst(residuals)
+        now = worst(point.residuals)
         rough = now > _ENOUGH
-        todo = (rough | ((now > TARGET) & (now < _WORTHWHILE * before))) & torch.isfinite(size)
+        todo = (rough | ((now > TARGET) & (now < _WORTHWHILE * before))) & torch.isfinite(point.size)
         before = now
         if not bool(todo.any()):
             break
-        kkt = kkt or factorize(program, v, mu, kinks(program, v, mu))
-        dx, dv, _ = kkt.tangent(-f1, -f2)
-        x, v, f1, f2, size, moved = _damped(program, x, v, mu, dx, dv, f1, f2, size, todo, rough)
+        point, moved = _damped(point, *point.newton(), todo, rough)
         if not bool(moved.any()):
             break
-        residuals, kkt = check(program, x, v, mu, absolute), None
-    return x, v
+    return point
 
 
-def _approach(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
+def _approach(point: Point) -> Point:
     """Cheap steps, each on the instances that still move: a better start for `_newton`, with a smaller |F|."""
+    program = point.program
     if not (isinstance(program.structure.A, DensePattern) and isinstance(program.structure.P, DensePattern)):
-        return x, v
-    x, v = x.clone(), v.clone()
-    f1, f2 = residual(program, x, v, mu)
-    size = norm(f1, f2)
-    goal = TARGET * (1.0 + magnitude(program.q) + magnitude(program.b))
-    index = torch.nonzero(torch.isfinite(size) & (size > goal)).squeeze(-1)
+        return point
+    goal = (TARGET * (1.0 + magnitude(program.q) + magnitude(program.b))).expand(point.x.shape[0])
+    index = torch.nonzero(torch.isfinite(point.size) & (point.size > goal)).squeeze(-1)
     for _ in range(_STEPS):
         if not index.numel():
             break
-        part = program if index.numel() == x.shape[0] else program.rows(index)
-        mu_k = barrier_at(mu, index)
-        now = x[index], v[index], f1[index], f2[index], size[index]
-        dx, dv = _condensed_step(part, now[1], mu_k, now[2], now[3])
+        now = point.rows(index)
+        dx, dv = _condensed_step(now)
         todo = torch.isfinite(dx).all(-1) & torch.isfinite(dv).all(-1)
-        *after, moved = _damped(part, *now[:2], mu_k, dx, dv, *now[2:], todo, todo)
-        x[index], v[index], f1[index], f2[index], size[index] = after
-        goal_k = goal.expand(x.shape[0])[index]
-        far = moved & (after[4] > _FAR * goal_k)
-        goes_on = (after[4] > goal_k) & (far | (after[4] < _WORTHWHILE * now[4]))
-        index = index[goes_on]
-    return x, v
+        after, moved = _damped(now, dx, dv, todo, todo)
+        point = point.with_rows(index, after)
+        far = moved & (after.size > _FAR * goal[index])
+        index = index[(after.size > goal[index]) & (far | (after.size < _WORTHWHILE * now.size))]
+    return point
 
 
-def _condensed_step(program: ConeProgram, v: Tensor, mu: Barrier, f1: Tensor, f2: Tensor) -> tuple[Tensor, Tensor]:
+def _condensed_step(point: Point) -> tuple[Tensor, Tensor]:
     """(dx, dv) of the header, not finite where it cannot be had."""
-    D = program.structure.cone.dproject(v, mu, kinks(program, v, mu))
-    A, zeros = program.A.expand(v.shape[0], -1, -1), program.structure.cone.zeros
+    program, D, f1, f2 = point.program, point.D, point.stationarity, point.feasibility
+    A, zeros = program.A.expand(point.v.shape[0], -1, -1), program.structure.cone.zeros
     b = -f2 if D.diagonal else D.to_eigen(-f2)
     if not D.diagonal:
         A = D.to_eigen(A.permute(2, 0, 1)).permute(1, 2, 0)
@@ -151,26 +127,19 @@ def _condensed_step(program: ConeProgram, v: Tensor, mu: Barrier, f1: Tensor, f2
     return dx, dv if D.diagonal else D.from_eigen(dv)
 
 
-def _damped(
-    program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier, dx: Tensor, dv: Tensor, f1: Tensor, f2: Tensor, size: Tensor,
-    todo: Tensor, patient: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """x, v, F and |F| after the longest of the steps 1, 1/2, 1/4, ... that lowers |F|, and which instances have moved.
+def _damped(point: Point, dx: Tensor, dv: Tensor, todo: Tensor, patient: Tensor) -> tuple[Point, Tensor]:
+    """The point after the longest of the steps 1, 1/2, 1/4, ... that lowers |F|, and which instances have moved, (B,).
 
     todo (B,): instances that move at all; patient (B,): those for which shorter steps than 1 are tried.
     """
-    step, open_, moved = torch.ones_like(size), todo, torch.zeros_like(todo)
+    start, step, open_, moved = point, torch.ones_like(point.size), todo, torch.zeros_like(todo)
     for _ in range(_HALVINGS):
-        x_new, v_new = x + step.unsqueeze(-1) * dx, v + step.unsqueeze(-1) * dv
-        g1, g2 = residual(program, x_new, v_new, mu)
-        size_new = norm(g1, g2)
-        better = open_ & (size_new <= (1.0 - 1e-4 * step) * size)
-        keep = better.unsqueeze(-1)
-        x, v = torch.where(keep, x_new, x), torch.where(keep, v_new, v)
-        f1, f2, size = torch.where(keep, g1, f1), torch.where(keep, g2, f2), torch.where(better, size_new, size)
+        new = start.moved(step.unsqueeze(-1) * dx, step.unsqueeze(-1) * dv)
+        better = open_ & (new.size <= (1.0 - 1e-4 * step) * start.size)
+        point = new.where(better, point)
         moved = moved | better
         open_ = open_ & ~better & patient
         if not bool(open_.any()):
             break
         step = torch.where(open_, 0.5 * step, step)
-    return x, v, f1, f2, size, moved
+    return point, moved

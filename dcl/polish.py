@@ -16,18 +16,15 @@ each of them kept if |F| falls.  With l = O(|F|) they are as fast as Newton's, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from dcl.cones.base import TIE_TOLERANCE
 from dcl.factor import DenseFactor
 from dcl.factor.extended import residual as extended_residual
-from dcl.kkt import KKT, factorize, residual
-from dcl.program import ConeProgram, magnitude, norm
-from dcl.ties import kinks
-from dcl.truth import OPTIMAL_TOLERANCE, absolutes, check, worst
+from dcl.kkt import factorize
+from dcl.point import OPTIMAL_TOLERANCE, Point, worst
+from dcl.program import magnitude, norm
 
 # Below this relative residual a point is as good as the solver can be asked to make it.
 TARGET = 1e-13
@@ -46,112 +43,69 @@ _STEPS, _PATIENCE, _SLOW = 30, 3, 0.5
 _ROUNDING = 1e-15
 
 
-@dataclass(frozen=True, eq=False)
-class Polished:
-    """The point x (B, n), v (B, m); its residuals (B, 3); K factored there, with D = 1/2 at the kinks."""
-
-    x: Tensor
-    v: Tensor
-    residuals: Tensor
-    kkt: KKT
-
-
-def polish(program: ConeProgram, x: Tensor, v: Tensor, steps: int = 10) -> Polished:
-    """Improve all B points at once; points that are good enough or hopeless are left alone."""
-    absolute = absolutes(program)
-    z = program.structure.cone.project(v, 0.0)
-    residuals = check(program, x, v, 0.0, absolute, z=z)
-    hopeless = _HOPELESS
-    if not program.structure.cone.is_orthant:
-        x, v, residuals = _approach(program, x, v, z, residuals, absolute)
-        hopeless = _HOPELESS_LARGE if program.structure.n + program.structure.m > _LARGE else _HOPELESS
-    kkt = factorize(program, v, 0.0, kinks(program, v, 0.0, x))
+def polish(point: Point, steps: int = 10) -> Point:
+    """Improve all B points of the exact program at once; points that are good enough or hopeless are left alone."""
+    structure, hopeless = point.program.structure, _HOPELESS
+    if not structure.cone.is_orthant:
+        point = _approach(point)
+        hopeless = _HOPELESS_LARGE if structure.n + structure.m > _LARGE else _HOPELESS
     for _ in range(steps):
-        now = worst(residuals)
+        now = worst(point.residuals)
         todo = (now > TARGET) & (now < hopeless)
         if not bool(todo.any()):
             break
-        f1, f2 = residual(program, x, v, 0.0)
-        dx, dv, _ = kkt.tangent(-f1, -f2)
-        measured = check(program, x + dx, v + dv, 0.0, absolute)
-        better = (todo & (worst(measured) < now)).unsqueeze(-1)
+        new = point.moved(*point.newton())
+        better = todo & (worst(new.residuals) < now)
         if not bool(better.any()):
             break
-        x, v = torch.where(better, x + dx, x), torch.where(better, v + dv, v)
-        residuals = torch.where(better, measured, residuals)
-        kkt = _refactored(program, x, v, kkt)
-        if not bool((worst(residuals) < 0.5 * now).any()):
+        point = new.where(better, point)
+        if not bool((worst(point.residuals) < 0.5 * now).any()):
             break
     # in extended precision P and A are dense: not for programs that are stored sparse because they are large
-    if isinstance(kkt.factor, DenseFactor) and program.structure.cone.is_orthant:
-        imbalance = kkt.conditioning.condition * _imbalance(program, x, v)
-        delicate = (imbalance > _DELICATE) & (worst(residuals) < OPTIMAL_TOLERANCE)
+    if isinstance(point.kkt.factor, DenseFactor) and structure.cone.is_orthant:
+        imbalance = point.kkt.conditioning.condition * _imbalance(point)
+        delicate = (imbalance > _DELICATE) & (worst(point.residuals) < OPTIMAL_TOLERANCE)
         if bool(delicate.any()):
-            x, v = _sharpen(program, x, v, kkt, delicate)
-            residuals = check(program, x, v, 0.0, absolute)
-    return Polished(x, v, residuals, kkt)
+            return _sharpen(point, delicate)
+    return point
 
 
-def _approach(
-    program: ConeProgram, x: Tensor, v: Tensor, z: Tensor, residuals: Tensor, absolute: ConeProgram
-) -> tuple[Tensor, Tensor, Tensor]:
-    """X, v, residuals after proximal steps on the instances above TARGET; never worse than the start."""
-    now = worst(residuals)
+def _approach(point: Point) -> Point:
+    """The point after proximal steps on the instances above TARGET; never worse than the start."""
+    now = worst(point.residuals)
     index = torch.nonzero((now > TARGET) & torch.isfinite(now)).squeeze(-1)
     if not index.numel():
-        return x, v, residuals
-    part = program if index.numel() == x.shape[0] else program.rows(index)
-    nowhere = torch.full_like(v[index], torch.nan)
-    x_k, v_k, z_k = x[index], v[index], z[index]
-    f1, f2 = residual(part, x_k, v_k, 0.0, z_k)
-    size = norm(f1, f2)
-    factor, patience = torch.full_like(size, _FACTOR), torch.full_like(size, _PATIENCE)
+        return point
+    start = at = point.rows(index)
+    nowhere = torch.full_like(at.v, torch.nan)
+    factor, patience = torch.full_like(at.size, _FACTOR), torch.full_like(at.size, _PATIENCE)
     for _ in range(_STEPS):
-        rounding = _ROUNDING * (1.0 + norm(x_k, v_k))
-        todo = (patience > 0.0) & (size > rounding)
+        todo = (patience > 0.0) & (at.size > _ROUNDING * (1.0 + norm(at.x, at.v)))
         if not bool(todo.any()):
             break
-        shift = (factor * size).clamp(_SMALLEST_SHIFT, _LARGEST_SHIFT).unsqueeze(-1)
-        dx, dv, _ = factorize(part, v_k, 0.0, nowhere, shift).tangent(-f1, -f2)
-        z_new = part.structure.cone.project(v_k + dv, 0.0)
-        g1, g2 = residual(part, x_k + dx, v_k + dv, 0.0, z_new)
-        after = norm(g1, g2)
-        kept = todo & (after < size)
-        patience = torch.where(kept & (after < _SLOW * size), _PATIENCE, patience - 1.0)
-        factor = torch.where(kept, torch.where(after < _FAST * size, _KEPT, 1.0), _REFUSED) * factor
-        keep = kept.unsqueeze(-1)
-        x_k, v_k = torch.where(keep, x_k + dx, x_k), torch.where(keep, v_k + dv, v_k)
-        z_k = torch.where(keep, z_new, z_k)
-        f1, f2, size = torch.where(keep, g1, f1), torch.where(keep, g2, f2), torch.where(kept, after, size)
-    absolute = absolute if part is program else absolute.rows(index)
-    measured = check(part, x_k, v_k, 0.0, absolute, z=z_k)
-    better = (worst(measured) < now[index]).unsqueeze(-1)
-    return (
-        x.index_copy(0, index, torch.where(better, x_k, x[index])),
-        v.index_copy(0, index, torch.where(better, v_k, v[index])),
-        residuals.index_copy(0, index, torch.where(better, measured, residuals[index])),
-    )
+        shift = (factor * at.size).clamp(_SMALLEST_SHIFT, _LARGEST_SHIFT).unsqueeze(-1)
+        kkt = factorize(at.program, at.v, 0.0, nowhere, shift)
+        dx, dv, _ = kkt.tangent(-at.stationarity, -at.feasibility)
+        new = at.moved(dx, dv)
+        kept = todo & (new.size < at.size)
+        patience = torch.where(kept & (new.size < _SLOW * at.size), _PATIENCE, patience - 1.0)
+        factor = torch.where(kept, torch.where(new.size < _FAST * at.size, _KEPT, 1.0), _REFUSED) * factor
+        at = new.where(kept, at)
+    return point.with_rows(index, at.where(worst(at.residuals) < worst(start.residuals), start))
 
 
-def _imbalance(program: ConeProgram, x: Tensor, v: Tensor) -> Tensor:
+def _imbalance(point: Point) -> Tensor:
     """Largest over smallest of |x| and the multipliers that are not zero: (B,). The smallest loses digits by this factor."""
-    z = program.structure.cone.project(v, 0.0).abs()
-    sizes = torch.cat([magnitude(x).unsqueeze(-1), torch.where(z > TIE_TOLERANCE, z, torch.nan)], -1)
+    z = point.z.abs()
+    sizes = torch.cat([magnitude(point.x).unsqueeze(-1), torch.where(z > TIE_TOLERANCE, z, torch.nan)], -1)
     return sizes.nan_to_num(nan=0.0).amax(-1) / sizes.nan_to_num(nan=torch.inf).amin(-1).clamp(
         min=TIE_TOLERANCE, max=1.0
     )
 
 
-def _refactored(program: ConeProgram, x: Tensor, v: Tensor, kkt: KKT) -> KKT:
-    """K factored at v, which is `kkt` where D is the same (always so once the active set is found)."""
-    at_kink = kinks(program, v, 0.0, x)
-    D = program.structure.cone.dproject(v, 0.0, at_kink)
-    same = D.diagonal and torch.equal(D.d, kkt.D.d)
-    return kkt if same else factorize(program, v, 0.0, at_kink)
-
-
-def _sharpen(program: ConeProgram, x: Tensor, v: Tensor, kkt: KKT, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _sharpen(point: Point, rows: Tensor) -> Point:
     """Newton steps with F in extended precision, on the instances where `rows` (B,) is true, as long as steps shrink."""
+    program, kkt, x, v = point.program, point.kkt, point.x, point.v
     structure = program.structure
     P, A = structure.P.dense(program.P), structure.A.dense(program.A)
     index = torch.nonzero(rows).squeeze(-1)
@@ -162,8 +116,8 @@ def _sharpen(program: ConeProgram, x: Tensor, v: Tensor, kkt: KKT, rows: Tensor)
         z = structure.cone.project(v, 0.0)
         right = torch.cat([-program.q.expand_as(x), program.b + (v - z)], -1)[index]  # v - z is exact: -s or 0
         f = torch.zeros(*x.shape[:1], structure.n + structure.m, dtype=x.dtype, device=x.device)
-        point = torch.cat([x, z], -1)[index].unsqueeze(-1)
-        f = f.index_copy(0, index, extended_residual(M, point, right.unsqueeze(-1)).squeeze(-1))
+        at = torch.cat([x, z], -1)[index].unsqueeze(-1)
+        f = f.index_copy(0, index, extended_residual(M, at, right.unsqueeze(-1)).squeeze(-1))
         dx, dv, _ = kkt.tangent(f[:, : structure.n], f[:, structure.n :])
         size = magnitude(dx) / (1.0 + magnitude(x))
         shrinks = (size < 0.5 * last) & (size < 1e-3)
@@ -171,4 +125,4 @@ def _sharpen(program: ConeProgram, x: Tensor, v: Tensor, kkt: KKT, rows: Tensor)
         x = torch.where(keeps.unsqueeze(-1), x + dx, x)
         v = torch.where(keeps.unsqueeze(-1), v + dv, v)
         last = size
-    return x, v
+    return Point(program, x, v, near=kkt)

@@ -78,6 +78,10 @@ class ConeProgram:
         """A' z, (..., B, n)."""
         return self.structure.A.rmatvec(self.A, z)
 
+    def absolute(self) -> ConeProgram:
+        """The program with |P| and |A|."""
+        return replace(self, P=self.P.abs(), A=self.A.abs())
+
     def objective(self, x: Tensor) -> Tensor:
         """1/2 x'Px + q'x, (B,), without the constant d."""
         return ((0.5 * self.Px(x) + self.q) * x).sum(-1)
@@ -114,3 +118,8 @@ def magnitude(t: Tensor) -> Tensor:
     if t.shape[-1] == 0:
         return t.new_zeros(t.shape[:-1])
     return t.abs().amax(-1)
+
+
+def largest(*sizes: Tensor) -> Tensor:
+    """The largest of several tensors, entry by entry."""
+    return torch.stack(torch.broadcast_tensors(*sizes)).amax(0)

@@ -12,7 +12,8 @@ from dcl.attainment import judged
 from dcl.certificates import direction, multipliers
 from dcl.crossover import SIZE_LIMIT, vertex
 from dcl.pattern import DensePattern
-from dcl.polish import Polished, polish
+from dcl.point import OPTIMAL_TOLERANCE, Point, worst
+from dcl.polish import polish
 from dcl.program import ConeProgram
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.clarabel import Clarabel
@@ -20,40 +21,37 @@ from dcl.solvers.daqp import Daqp
 from dcl.solvers.highs import Highs
 from dcl.solvers.host import to_host
 from dcl.status import Status
-from dcl.truth import OPTIMAL_TOLERANCE, measures, worst
 
 # Of the interior point from which an active-set method starts, and of the method, which may not end: seconds.
 _TIGHT, _LOOSE, _PATIENCE = 1e-11, 1e-9, 2.0
 
 
-def order_of(program: ConeProgram, polished: Polished, residuals: Tensor) -> Tensor:
+def order_of(point: Point, residuals: Tensor) -> Tensor:
     """(B,) by which the best point is kept: the residual of answers, and after them the net residual."""
     size = worst(residuals)
     if bool((size <= OPTIMAL_TOLERANCE).all()):
         return size
-    return torch.where(size <= OPTIMAL_TOLERANCE, size, 1.0 + worst(measures(program, polished.x, polished.v, 0.0)[1]))
+    return torch.where(size <= OPTIMAL_TOLERANCE, size, 1.0 + worst(point.measures()[1]))
 
 
-def vertex_near(
-    program: ConeProgram, i: int, x: Tensor, solvers: Sequence[AbstractSolver]
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """x, v and residuals of instance i, dense and without curved cones, if `dcl.crossover` finds an answer near x (1, n)."""
-    structure = program.structure
+def vertex_near(point: Point, solvers: Sequence[AbstractSolver]) -> tuple[Point, Tensor] | None:
+    """An answer and its residuals (1, 3), if `dcl.crossover` finds one near a point: one dense instance, no curved cones."""
+    structure = point.program.structure
     is_dense = isinstance(structure.A, DensePattern) and isinstance(structure.P, DensePattern)
     if not (structure.cone.is_orthant and is_dense and structure.n + structure.m <= SIZE_LIMIT):
         return None
-    one, limit = program.rows(torch.tensor([i], device=x.device)).detach(), solvers[0].time_limit
+    one, limit = point.program.detach(), solvers[0].time_limit
     host = to_host(one)
     out = Iterates.empty(1, host.n, host.m)
     Clarabel(eps=_TIGHT, time_limit=limit).solve(host, [0], out)
-    center = torch.from_numpy(out.x).to(x.device) if np.isfinite(out.x).all() else x
+    center = torch.from_numpy(out.x).to(point.x.device) if np.isfinite(out.x).all() else point.x
     for solver in (Daqp(time_limit=limit), Highs(eps=_LOOSE, time_limit=limit or _PATIENCE)):
         found = vertex(one, center, solver)
         if found is not None:
-            polished = polish(one, *found)
-            measured = judged(one, polished, limit)
+            found = polish(found)
+            measured = judged(found, limit)
             if float(worst(measured)) <= OPTIMAL_TOLERANCE:
-                return polished.x[0], polished.v[0], measured[0]
+                return found, measured
     return None
 
 

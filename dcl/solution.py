@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from dcl.cones.base import Barrier
-from dcl.degeneracy import Degeneracy, Requested, classify, resolve_kinks
+from dcl.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.errors import UnsupportedError
-from dcl.kkt import factorize
 from dcl.pattern import DensePattern
+from dcl.point import Point
 from dcl.program import ConeProgram
 from dcl.status import Status
 from dcl.transforms import is_readable
@@ -70,11 +70,9 @@ class Solution:
             )
         x = self.x.reshape(-1, self.x.shape[-1])
         program, v, mu = self._in_one_batch()
-        at_kink = resolve_kinks(program, x, v, mu)
-        kkt = factorize(program, v, mu, at_kink)
         residual = torch.maximum(self.primal_residual, self.dual_residual).reshape(-1)
         requested = self.requested and tuple(mask.reshape(-1, mask.shape[-1])[0] for mask in self.requested)
-        return classify(program, v, at_kink, kkt, residual, requested)  # type: ignore[arg-type]
+        return classify(resolved(Point(program, x, v, mu)), residual, requested)  # type: ignore[arg-type]
 
     def _in_one_batch(self) -> tuple[ConeProgram, Tensor, Barrier]:
         """program, v and mu with one batch dimension; torch.func.vmap has put others in front."""

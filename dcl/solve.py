@@ -19,9 +19,9 @@ from torch import Tensor
 from dcl.attainment import judged
 from dcl.basis import basic_multipliers
 from dcl.cones.base import Barrier, barrier_at
-from dcl.kkt import KKT, factorize
 from dcl.path import follow
-from dcl.polish import Polished, polish
+from dcl.point import OPTIMAL_TOLERANCE, Point, worst
+from dcl.polish import polish
 from dcl.program import ConeProgram
 from dcl.rescue import order_of, proof_of, vertex_near
 from dcl.solvers.base import AbstractSolver, Claim, Iterates
@@ -29,15 +29,12 @@ from dcl.solvers.choose import after_claims
 from dcl.solvers.host import to_host
 from dcl.solvers.pool import run
 from dcl.status import Status
-from dcl.ties import kinks
 from dcl.truth import (
     INACCURATE_TOLERANCE,
-    OPTIMAL_TOLERANCE,
     PATH_TOLERANCE,
     ROUNDED,
     dual_infeasible,
     primal_infeasible,
-    worst,
 )
 
 _LIMITS = {int(Claim.MAX_ITERATIONS): Status.MAX_ITERATIONS, int(Claim.TIME_LIMIT): Status.TIME_LIMIT}
@@ -47,21 +44,18 @@ _LIMITS = {int(Claim.MAX_ITERATIONS): Status.MAX_ITERATIONS, int(Claim.TIME_LIMI
 class Answer:
     """What came out, per instance.
 
-    x (B, n), v (B, m): the best point found, finite.  status (B,): `dcl.Status` as integers.  residuals (B, 3): primal,
-    dual, gap.  iterations, seconds, solver (B,): totals, and the position in `solvers` of the one whose point this is.
+    point: the best found, finite.  status (B,): `dcl.Status` as integers.  residuals (B, 3): primal, dual, gap, by which it
+    was judged.  iterations, seconds, solver (B,): totals, and the position in `solvers` of the one whose point this is.
     certificate (B, n + m): x part for DUAL_INFEASIBLE, z part for PRIMAL_INFEASIBLE, else NaN; None if nothing failed.
-    kkt: K factored at v, where polishing left it.
     """
 
-    x: Tensor
-    v: Tensor
+    point: Point
     status: Tensor
     residuals: Tensor
     iterations: Tensor
     seconds: Tensor
     solver: Tensor
     certificate: Tensor | None
-    kkt: KKT | None
 
 
 def answer(
@@ -79,14 +73,13 @@ def answer(
     host = to_host(program)
     device, batch = program.q.device, program.batch
     x = torch.zeros(batch, host.n, dtype=torch.float64, device=device)
-    v = torch.zeros(batch, host.m, dtype=torch.float64, device=device)
+    best = Point(program, x, torch.zeros(batch, host.m, dtype=torch.float64, device=device))
     residuals = torch.full((batch, 3), torch.inf, dtype=torch.float64, device=device)
     status = np.full(batch, int(Status.NUMERICAL_ERROR), dtype=np.int64)
     used = np.zeros(batch, dtype=np.int64)
     iterations, seconds = np.zeros(batch, dtype=np.int64), np.zeros(batch)
     order = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
     certificate: Tensor | None = None
-    kkt: KKT | None = None
     pending = np.arange(batch)
     position, rest = {solver: k for k, solver in enumerate(solvers)}, tuple(solvers)
     own = solvers[0].at_own_tolerance()
@@ -111,20 +104,19 @@ def answer(
             index = torch.from_numpy(points).to(device)
             part = program if everything else program.rows(index)
             x_k, z_k = _take(out.x, points, device), _take(out.z, points, device)
-            polished = polish(part, x_k, z_k - (part.b - part.Ax(x_k)))
+            found = polish(Point(part, x_k, z_k - (part.b - part.Ax(x_k))))
             if not (solver.gives_basic_duals or host.cones):
-                polished = _basic(part, polished, host.zeros)
-            measured = judged(part, polished, solver.time_limit, wanted)
+                found = _basic(found)
+            measured = judged(found, solver.time_limit, wanted)
+            place = order_of(found, measured)
             if everything and solver is solvers[0]:
-                x, v, residuals, kkt = polished.x, polished.v, measured, polished.kkt
+                best, residuals = found, measured
             else:
-                better = (order_of(part, polished, measured) < order[index]).unsqueeze(-1)
-                x[index] = torch.where(better, polished.x, x[index])
-                v[index] = torch.where(better, polished.v, v[index])
-                residuals[index] = torch.where(better, measured, residuals[index])
-                used[points[better.squeeze(-1).cpu().numpy()]] = k
-                kkt = None
-            order[index] = torch.minimum(order[index], order_of(part, polished, measured))
+                better = place < order[index]
+                best = best.with_rows(index, found.where(better, best.rows(index)))
+                residuals[index] = torch.where(better.unsqueeze(-1), measured, residuals[index])
+                used[points[better.cpu().numpy()]] = k
+            order[index] = torch.minimum(order[index], place)
         quality = worst(residuals).cpu().numpy()
         # a point that polishing left above ROUNDED may sit on a wrong active set: one more solver is asked
         accepted = OPTIMAL_TOLERANCE if k > 0 or not rest else ROUNDED
@@ -143,63 +135,54 @@ def answer(
         if pending.size:
             rest = after_claims(rest, out.claim[pending])
     for i in pending[quality[pending] > OPTIMAL_TOLERANCE]:
+        index = torch.tensor([i], device=device)
         proof = proof_of(program, int(i), solvers)
-        found = None if proof is not None or len(solvers) == 1 else vertex_near(program, int(i), x[[i]], solvers)
+        near = None if proof is not None or len(solvers) == 1 else vertex_near(best.rows(index), solvers)
         if proof is not None:
             certificate = _no_certificates(program, batch) if certificate is None else certificate
             status[i], certificate[i] = int(proof[0]), proof[1]
-        elif found is not None:
-            x[i], v[i], residuals[i] = found
-            status[i], kkt = int(Status.OPTIMAL), None
+        elif near is not None:
+            best, residuals[i], status[i] = best.with_rows(index, near[0]), near[1][0], int(Status.OPTIMAL)
     pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
     if pending.size:
         status[pending[quality[pending] <= INACCURATE_TOLERANCE]] = int(Status.INACCURATE)
         status[pending[quality[pending] <= OPTIMAL_TOLERANCE]] = int(Status.OPTIMAL)
     if isinstance(mu, Tensor):
-        x, v, residuals, kkt = _on_path(program, x, v, residuals, mu, status)
+        best, residuals = _on_path(best, residuals, mu, status)
 
     def to(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
 
-    return Answer(x, v, to(status), residuals, to(iterations), to(seconds), to(used), certificate, kkt)
+    return Answer(best, to(status), residuals, to(iterations), to(seconds), to(used), certificate)
 
 
-def _basic(program: ConeProgram, polished: Polished, zeros: int) -> Polished:
+def _basic(point: Point) -> Point:
     """The same points with basic multipliers where the active rows are dependent (`dcl.basis`)."""
-    dependent = polished.kkt.conditioning.null_y > 0
-    if not bool(dependent.any()):
-        return polished
-    x, v, residuals = polished.x.clone(), polished.v.clone(), polished.residuals.clone()
-    for i in torch.nonzero(dependent).flatten().tolist():
-        one = program.rows(torch.tensor([i], device=x.device))
-        reduced = polish(one, x[[i]], basic_multipliers(one, x[i], v[i], zeros).unsqueeze(0))
-        if float(worst(reduced.residuals)) <= max(OPTIMAL_TOLERANCE, float(worst(residuals[[i]]))):
-            x[i], v[i], residuals[i] = reduced.x[0], reduced.v[0], reduced.residuals[0]
-    return Polished(x, v, residuals, factorize(program, v, 0.0, kinks(program, v, 0.0, x)))
+    program, zeros = point.program, point.program.structure.cone.zeros
+    for i in torch.nonzero(point.kkt.conditioning.null_y > 0).flatten().tolist():
+        index = torch.tensor([i], device=point.x.device)
+        one = point.rows(index)
+        v = basic_multipliers(program.rows(index), one.x[0], one.v[0], zeros)
+        reduced = polish(Point(one.program, one.x, v.unsqueeze(0)))
+        if float(worst(reduced.residuals)) <= max(OPTIMAL_TOLERANCE, float(worst(one.residuals))):
+            point = point.with_rows(index, reduced)
+    return point
 
 
 def _take(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(array if rows.size == len(array) else array[rows]).to(device)
 
 
-def _on_path(
-    program: ConeProgram, x: Tensor, v: Tensor, residuals: Tensor, mu: Tensor, status: NDArray[np.int64]
-) -> tuple[Tensor, Tensor, Tensor, KKT | None]:
-    """x, v, residuals and K at x(mu), from the exact points of the instances that have one; `status` tells where it fails."""
-    solved = np.flatnonzero(status == int(Status.OPTIMAL))
-    if solved.size == status.size:
-        polished = follow(program, x, v, mu)
-        x, v, residuals, kkt = polished.x, polished.v, polished.residuals, polished.kkt
-    else:
-        kkt = None
-        if solved.size:
-            index = torch.from_numpy(solved).to(x.device)
-            polished = follow(program.rows(index), x[index], v[index], barrier_at(mu, index))
-            x, v = x.index_copy(0, index, polished.x), v.index_copy(0, index, polished.v)
-            residuals = residuals.index_copy(0, index, polished.residuals)
+def _on_path(exact: Point, residuals: Tensor, mu: Tensor, status: NDArray[np.int64]) -> tuple[Point, Tensor]:
+    """The points x(mu) of the instances that have an exact one, and residuals; `status` tells where there is no x(mu)."""
+    point = Point(exact.program, exact.x, exact.v, mu)
+    solved = torch.from_numpy(np.flatnonzero(status == int(Status.OPTIMAL))).to(exact.x.device)
+    if solved.numel():
+        found = follow(exact.rows(solved), barrier_at(mu, solved))
+        point, residuals = point.with_rows(solved, found), residuals.index_copy(0, solved, found.residuals)
     off = worst(residuals).cpu().numpy() > PATH_TOLERANCE
     status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
-    return x, v, residuals, kkt
+    return point, residuals
 
 
 def _no_certificates(program: ConeProgram, batch: int) -> Tensor:

@@ -15,6 +15,7 @@ from dcl.implicit import kkt_solve, project
 from dcl.kkt import factorize, residual
 from dcl.path import follow
 from dcl.pattern import DensePattern
+from dcl.point import Point
 from dcl.program import ConeProgram, Structure
 from dcl.ties import kinks, tie_width
 
@@ -641,5 +642,5 @@ def test_unit_ball_of_equation_61(mu):
     program = ConeProgram(structure, P, q, A, torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64))
     # from the solution at mu = 0: x = (-1, 0), s = (1, -1, 0), z = (1, 1, 0)
     x, v = torch.tensor([[-1.0, 0.0]], dtype=torch.float64), torch.tensor([[0.0, 2.0, 0.0]], dtype=torch.float64)
-    polished = follow(program, x, v, barrier(mu))
+    polished = follow(Point(program, x, v), barrier(mu))
     assert polished.x[0].tolist() == pytest.approx([-r, 0.0], abs=1e-9)

@@ -22,14 +22,13 @@ from dcl.compare.points import Diagnosis, PointDiagnosis
 from dcl.compare.probes import nearby_mu, zero_in
 from dcl.compare.subject import Layer, bind, has_engine, with_engine, with_settings
 from dcl.compare.unique import uniqueness
-from dcl.degeneracy import resolve_kinks
+from dcl.degeneracy import resolved
 from dcl.errors import InputError
-from dcl.kkt import factorize
 from dcl.layers.argmin import ArgminLayer
+from dcl.point import Point
 from dcl.program import ConeProgram
 from dcl.solution import Solution
 from dcl.status import GradientKind, Status
-from dcl.ties import kinks
 
 
 def diagnose(
@@ -133,9 +132,8 @@ def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
     batch = v.shape[0]
     x, on_path = solution.x.reshape(batch, -1), isinstance(mu, Tensor)
     ok = solution.ok.reshape(-1)
-    at_kink = resolve_kinks(program, x, v, mu)
-    kkt = factorize(program, v, mu, at_kink)
-    ties = ~torch.isnan(kinks(program, v, mu, x))
+    found = Point(program, x, v, mu)
+    kkt, ties = resolved(found).kkt, ~torch.isnan(found.at_kink)
     strong = (kkt.D.d > 0.5) & ~ties
     if on_path:
         strong = torch.zeros_like(strong)
@@ -143,7 +141,6 @@ def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
     certificate = (
         None if solution.certificate is None else solution.certificate.reshape(batch, -1)[:, program.structure.n :]
     )
-    weights: list[Tensor | None] = [None] * batch if certificate is None else [t if bool(torch.isfinite(t).all()) else None for t in certificate]
     flat = {
         name: getattr(solution, name).reshape(-1)
         for name in ("status", "primal_residual", "dual_residual", "gap", "value")
@@ -167,7 +164,7 @@ def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
             value=float(flat["value"][i]),
             active=_named(border, rows),
             weakly_active=_named(border, weak),
-            conflict=_sorted(conflict(border, weights[i])),
+            conflict=_sorted(conflict(border, None if certificate is None else certificate[i])),
             margin=float("inf") if on_path else float(margins[i]),
             weakest=border.describe_row(row) if row >= 0 and not on_path else None,
             rows=unique.rows if unique else 0,

@@ -23,9 +23,9 @@ from dcl.compare.subject import Layer, Loss, Result, Spy, Subject, bind, has_eng
 from dcl.compare.table import Comparison, Row
 from dcl.compare.verdict import Evidence, decide
 from dcl.errors import InputError, OptionError, SolveError
+from dcl.point import Point, worst
 from dcl.program import ConeProgram
 from dcl.status import GradientKind
-from dcl.truth import check, worst
 
 # Slopes below this part of the loss's own size are what rounding leaves of zero, for steps of `dcl.compare.differences`.
 _ZERO = 1e-7
@@ -281,7 +281,7 @@ def _outside_residual(spy: Spy) -> float:
     if not isinstance(program, ConeProgram) or answer is None:
         return float("nan")
     v = (answer.z - answer.s).detach()
-    return float(worst(check(program.detach(), answer.x.detach(), v, 0.0)).max())
+    return float(worst(Point(program.detach(), answer.x.detach(), v).residuals).max())
 
 
 def _describe(call: Subject, layer: Layer, x: Tensor, reference: Differences) -> str:

@@ -21,7 +21,7 @@ from torch.autograd import Function
 
 from dcl.border import report_degeneracy
 from dcl.cones.base import Barrier
-from dcl.degeneracy import Degeneracy, classify, resolve_kinks
+from dcl.degeneracy import Degeneracy, classify, resolved
 from dcl.implicit.cg import cg_solve
 from dcl.implicit.folding import Fold
 from dcl.implicit.kkt_solve import kkt_solve
@@ -32,7 +32,6 @@ from dcl.implicit.stationary_failures import AbstractSmoothBorder, raise_failure
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram
 from dcl.smooth.answer import Found, answer, methods
-from dcl.smooth.judge import seen
 from dcl.smooth.large import answer_large, method
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import Solver
@@ -147,11 +146,9 @@ class SmoothSolve(Function):
         x, v = torch.where(good, x, start), torch.where(good, v, 0.0)
         at_kink = torch.full_like(v, torch.nan)
         if call.record or call.explain:
-            ties = resolve_kinks(verdict.local, seen(x), verdict.v, verdict.mu)
-            at_kink = verdict.at_kink(ties)
-            halves = bool((torch.isnan(ties) | (ties == 0.5)).all())
-            kkt = verdict.kkt if halves else factorize(verdict.local, verdict.v, verdict.mu, ties)
-            outcome.degeneracy = classify(verdict.local, verdict.v, ties, kkt, facts.residuals[:, :2].amax(-1))
+            point = resolved(verdict.point)
+            at_kink = verdict.at_kink(point.at_kink)
+            outcome.degeneracy = classify(point, facts.residuals[:, :2].amax(-1))
             if call.record and call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(
                     call.border, call.on_degenerate, outcome.degeneracy, facts.status

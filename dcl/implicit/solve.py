@@ -19,12 +19,12 @@ from torch.autograd import Function
 
 from dcl.border import AbstractBorder, check_barrier, raise_failures, report_degeneracy
 from dcl.cones.base import Barrier
-from dcl.degeneracy import Degeneracy, Requested, classify, resolve_kinks
+from dcl.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.implicit.folding import Fold, size_of_batch
 from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
-from dcl.kkt import KKT, factorize
+from dcl.kkt import KKT
 from dcl.program import ConeProgram, Structure
 from dcl.scaling import Units
 from dcl.solve import answer
@@ -138,16 +138,14 @@ class Solve(Function):
             on_path = isinstance(mu, Tensor)
             eps = outcome.solvers[0].eps
             raise_failures(call.border, out.status, out.residuals, outcome.certificate, weights, on_path, eps)
-        at_kink = torch.full_like(out.v, torch.nan)
+        point, at_kink = out.point, torch.full_like(out.point.v, torch.nan)
         if call.record:
-            at_kink = resolve_kinks(program, out.x, out.v, mu)
-            reusable = out.kkt is not None and bool((torch.isnan(at_kink) | (at_kink == 0.5)).all())
-            kkt = out.kkt if out.kkt is not None and reusable else factorize(program, out.v, mu, at_kink)
-            outcome.kkt = kkt
-            outcome.degeneracy = classify(program, out.v, at_kink, kkt, out.residuals[:, :2].amax(-1), call.requested)
+            point = resolved(point)
+            outcome.kkt, at_kink = point.kkt, point.at_kink
+            outcome.degeneracy = classify(point, out.residuals[:, :2].amax(-1), call.requested)
             if call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(call.border, call.on_degenerate, outcome.degeneracy, out.status)
-        return out.x, out.v, at_kink, report
+        return point.x, point.v, at_kink, report
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

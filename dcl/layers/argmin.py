@@ -262,7 +262,7 @@ class ArgminLayer(nn.Module):
         elif found is None:  # inside of torch.func.vmap
             program, v_units, mu_units = plan.program.local(x, v, mu, theta), v, mu
         else:
-            program, v_units, mu_units = found.verdict.local, found.verdict.v, found.verdict.mu
+            program, v_units, mu_units = found.verdict.point.program, found.verdict.point.v, found.verdict.point.mu
         leaves = function.take_apart(result)[1]
         return Solution(
             outputs=tuple(t.detach() for t in leaves),

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from dcl.cones.base import Barrier, is_exact
-from dcl.kkt import KKT, factorize
+from dcl.point import Point
 from dcl.program import ConeProgram, magnitude
 from dcl.scaling import Units, scaled
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.reduced import reduce
 from dcl.status import Status
 from dcl.ties import kinks
-from dcl.truth import check
 
 STATIONARY = 1e-8
 _FEASIBLE = 1e-6
@@ -49,7 +48,7 @@ _WRONG_WAY = -1e-10
 class Facts:
     """Numbers about a point, per instance.
 
-    status (B,): `dcl.Status` as integers.  residuals (B, 3): primal, dual, gap, as in `dcl.truth` with a floor of one.
+    status (B,): `dcl.Status` as integers.  residuals (B, 3): primal, dual, gap, as in `dcl.point` with a floor of one.
     step (B,): |dx| / (1 + |x|) of Newton's step.  gradient (B,): |grad_x L|.  curvature (B,): the smallest eigenvalue of the
     reduced Hessian.  largest (B,): the largest eigenvalue, by size.
     """
@@ -66,16 +65,13 @@ class Facts:
 class Verdict:
     """The facts, and what they were found with.
 
-    direction (B, n): unit vector of the smallest eigenvalue of the reduced Hessian.  local, kkt, v, mu: the quadratic program at
-    the point in the units of `dcl.scaling`, its K, the point and the barrier there, and these units.
+    direction (B, n): unit vector of the smallest eigenvalue of the reduced Hessian.  point: that of the quadratic program that
+    agrees with this one there, in the units of `dcl.scaling`, and these units.
     """
 
     facts: Facts
     direction: Tensor
-    local: ConeProgram
-    kkt: KKT
-    v: Tensor
-    mu: Barrier
+    point: Point
     units: Units
 
     def at_kink(self, scaled: Tensor) -> Tensor:
@@ -97,10 +93,11 @@ def judge(
     z = cone.project(v, mu)
     zs, ss, mus = units.scaled_dual(z), (z - v) * units.E, units.barrier(mu)
     vs = zs - ss
-    kkt = factorize(local, vs, mus, kinks(local, vs, mus, seen(x)))
+    at = Point(local, x, vs, mus, kinks(local, vs, mus, _seen(x)))
+    kkt = at.kkt
     f1, f2 = _residual(local, x, zs, vs)
     dx, dv, _ = kkt.tangent(-f1, -f2)
-    residuals = check(local, x, vs, mus, floor=1.0)
+    residuals = torch.maximum(*at.measures(floor=1.0))
     curvature, smallest, largest, direction, weakest = _curvature(local, kkt.D.d, is_exact(mu))
     size = 1.0 + magnitude(x)
     reach = (10.0 * magnitude(dx)).maximum(1e-13 * size).minimum(STATIONARY * size).unsqueeze(-1)
@@ -142,7 +139,7 @@ def judge(
     gradient = magnitude(f1) / units.c.squeeze(-1)
     scale = 1.0 / units.c.squeeze(-1)
     facts = Facts(status, residuals, step, gradient, curvature * scale, largest * scale)
-    return Verdict(facts, direction, local, kkt, vs, mus, units)
+    return Verdict(facts, direction, at, units)
 
 
 def _violates(program: SmoothProgram, theta: Theta, x: Tensor, units: Units) -> Tensor:
@@ -159,7 +156,7 @@ def _drift(
     return magnitude((change @ u.unsqueeze(-1)).squeeze(-1))
 
 
-def seen(x: Tensor) -> Tensor:
+def _seen(x: Tensor) -> Tensor:
     """x (B, n) as `dcl.ties` is to see it: a slack that is the rounding of an x that is zero is zero."""
     return torch.where(x.abs() < _NOTHING, _NOTHING, x)
 
