@@ -100,7 +100,7 @@ def with_engine(
 def with_settings(layer: ArgminLayer, **settings: Any) -> ArgminLayer:
     """A copy of an ArgminLayer with these settings over its own."""
     twin = copy.copy(layer)
-    twin._settings = replace(twin._settings, **settings)
+    twin._engine = Engine(replace(twin._engine.settings, **settings))
     return twin
 
 

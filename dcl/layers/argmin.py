@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from dcl.border import check_finite, entry, where
+from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends import function
-from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, project
+from dcl.implicit import project
 from dcl.implicit.smooth_solve import SmoothCall, smooth_solve
 from dcl.implicit.stationary_failures import AbstractSmoothBorder
-from dcl.layers.engine import Settings, barrier
+from dcl.layers.engine import Engine, Point, Settings, warm
+from dcl.point import Point as Exact
 from dcl.program import ConeProgram
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import SCIPY
 from dcl.solution import Solution
-from dcl.status import Status
 from dcl.transforms import check_order, is_readable, is_recorded, uncompiled
 
 HESSIANS = ("exact", "diagonal")
@@ -136,7 +136,7 @@ class ArgminLayer(nn.Module):
         on_degenerate: str = "warn",
     ) -> None:
         super().__init__()
-        self._settings = Settings(mu=mu, on_failure=on_failure, on_degenerate=on_degenerate)
+        self._engine = Engine(Settings(mu=mu, on_failure=on_failure, on_degenerate=on_degenerate))
         _one_of("hessian", hessian, HESSIANS)
         _one_of("linear_solve", linear_solve, LINEAR_SOLVES)
         _one_of("stationary", stationary, STATIONARY)
@@ -160,7 +160,6 @@ class ArgminLayer(nn.Module):
         self._sign = -1.0 if maximize else 1.0
         self._hessian, self._linear_solve, self._minimum = hessian, linear_solve or "direct", stationary == "minimum"
         self._in_dims, self._batch_dims = in_dims, batch_dims
-        self._has_warned = False
 
     def _parts(self) -> list[function.Part]:
         given = {"objective": self.objective, "equality": self.equality, "inequality": self.inequality}
@@ -208,9 +207,9 @@ class ArgminLayer(nn.Module):
         warm_start: Solution | None,
         return_solution: bool,
     ) -> Any:
-        settings = self._settings
+        engine = self._engine
         plan = function.plan(self._parts(), self._sign, y0, params, self._in_dims, self._batch_dims)
-        chosen = barrier(settings.mu if mu is None else mu, plan.batch.shape)
+        chosen = engine.barrier(mu, plan.batch.shape)
         if isinstance(chosen, Tensor):
             chosen = chosen.to(plan.start.device)
         solver = self._solver
@@ -224,65 +223,48 @@ class ArgminLayer(nn.Module):
             minimum=self._minimum,
             hessian=self._hessian,
             linear_solve=self._linear_solve,
-            on_failure=settings.on_failure,
-            on_degenerate="ignore" if settings.on_degenerate == "warn" and self._has_warned else settings.on_degenerate,
+            on_failure=engine.settings.on_failure,
+            on_degenerate=engine.on_degenerate,
             sign=self._sign,
             record=is_recorded(plan.theta),
             explain=return_solution,
             warm=None if warm_start is None or self._linear_solve == "cg" else _warm(warm_start, plan),
         )
         x, v, at_kink, report = smooth_solve(call, chosen, plan.start, plan.theta)
-        self._has_warned = self._has_warned or call.outcome.has_warned
-        ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
-        y = x
-        if settings.on_failure != "raise":
-            # where() gives the failed rows an exactly zero gradient, whatever arrives from downstream
-            y = torch.where(ok, x, torch.full_like(x, torch.nan) if settings.on_failure == "nan" else x.detach())
-        result = plan.outputs(plan.batch.restore(y))
+        engine.note(call.outcome)
+        result = plan.outputs(engine.settle(report, x, plan.batch))
         if not return_solution:
             return result
-        return result, self._solution(plan, call, result, x.detach(), v.detach(), chosen, at_kink, report)
+        point = self._point(plan, call, x.detach(), v.detach(), chosen, at_kink, report)
+        value = self._sign * plan.program.f_and_c(point.x, [t.detach() for t in plan.theta])[0]
+        leaves = function.take_apart(result)[1]
+        return result, engine.solution(point, leaves, value.reshape(plan.batch.shape), plan.batch)
 
-    def _solution(
-        self, plan: function.Plan, call: SmoothCall, result: Any, x: Tensor, v: Tensor, mu: float | Tensor, at_kink: Tensor,
-        report: Tensor,
-    ) -> Solution:  # fmt: skip
-        theta = tuple(t.detach() for t in plan.theta)
-        z = project(plan.program.structure, mu, v, at_kink)
-        value = self._sign * plan.program.f_and_c(x, theta)[0]
-
-        def shaped(t: Tensor) -> Tensor:
-            return t.detach().reshape((*plan.batch.shape, *t.shape[1:]))
-
+    def _point(
+        self, plan: function.Plan, call: SmoothCall, x: Tensor, v: Tensor, mu: Barrier, at_kink: Tensor, report: Tensor
+    ) -> Point:
+        """The answer, with the quadratic program that agrees with this one at the solution."""
         found, structure = call.outcome.found, plan.program.structure
+        z = project(structure, mu, v, at_kink)
         if self._linear_solve == "cg":  # H is not at hand, and would not fit
             H = x.new_zeros(1, 1, 1).expand(1, structure.n, structure.n)
             A, b = x.new_zeros(1, 0, structure.n), x.new_zeros(1, 0)
-            program, v_units, mu_units = ConeProgram(structure, H, torch.zeros_like(x), A, b), v, mu
+            local = Exact(ConeProgram(structure, H, torch.zeros_like(x), A, b), x, v, mu)
         elif found is None:  # inside of torch.func.vmap
-            program, v_units, mu_units = plan.program.local(x, v, mu, theta), v, mu
+            local = Exact(plan.program.local(x, v, mu, [t.detach() for t in plan.theta]), x, v, mu)
         else:
-            program, v_units, mu_units = found.verdict.point.program, found.verdict.point.v, found.verdict.point.mu
-        leaves = function.take_apart(result)[1]
-        return Solution(
-            outputs=tuple(t.detach() for t in leaves),
-            x=shaped(x),
-            z=shaped(z),
-            s=shaped(z - v),
-            value=shaped(value),
-            status=shaped(report[:, STATUS]).to(torch.int64),
-            primal_residual=shaped(report[:, PRIMAL]),
-            dual_residual=shaped(report[:, DUAL]),
-            gap=shaped(report[:, GAP]),
-            iterations=shaped(report[:, ITERATIONS]).to(torch.int64),
-            seconds=shaped(report[:, SECONDS]),
-            solver=shaped(report[:, SOLVER]).to(torch.int64),
+            local = found.verdict.point
+        return Point(
+            x=x,
+            z=z,
+            s=z - v,
+            report=report,
+            program=local.program,
+            v=local.v,
+            mu=local.mu,
+            at_kink=at_kink,
             solvers=call.names,
-            certificate=None,
-            program=program,
-            v=v_units,
-            mu=mu_units,
-            known_degeneracy=call.outcome.degeneracy,
+            degeneracy=call.outcome.degeneracy,
         )
 
     def solve(self, y0: Any, *params: Any, mu: float | Tensor | None = None) -> Solution:
@@ -320,18 +302,7 @@ def _known(solver: object) -> Any:
 
 def _warm(solution: object, plan: function.Plan) -> Tensor | None:
     """x, z and s of a solution side by side, (B, n + 2 m); None where torch.func.vmap maps it."""
-    if not isinstance(solution, Solution):
-        raise InputError(f"warm_start must be a dcl.Solution, got {type(solution).__name__}", argument="warm_start")
-    structure = plan.program.structure
-    given = (solution.x, solution.z, solution.s)
-    parts = [t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]).to(plan.start) for t in given]
-    shapes = [tuple(t.shape) for t in parts]
-    if shapes != [(plan.batch.size, size) for size in (structure.n, structure.m, structure.m)]:
-        raise InputError(
-            f"warm_start has x {shapes[0]} and z {shapes[1]}; this call needs ({plan.batch.size}, {structure.n}) and "
-            f"({plan.batch.size}, {structure.m})",
-            argument="warm_start",
-        )
+    parts = [t.to(plan.start) for t in warm(solution, plan.batch.size, plan.program.structure)]
     return torch.cat(parts, -1) if all(is_readable(t) for t in parts) else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from dcl.border import AbstractBorder, check_barrier
 from dcl.cones.base import AbstractCone, Barrier
-from dcl.degeneracy import Requested
+from dcl.degeneracy import Degeneracy, Requested
 from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, project, solve
-from dcl.program import ConeProgram
+from dcl.implicit.smooth_solve import SmoothOutcome
+from dcl.implicit.solve import Outcome
+from dcl.program import ConeProgram, Structure
 from dcl.rows import Rows
 from dcl.scaling import scaled
 from dcl.solution import Solution
@@ -61,23 +63,26 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A differentiable answer: x (B, n), z (B, m), s (B, m), ok (B,), and what `Solution` needs.
+    """A differentiable answer: x (B, n), z (B, m), s (B, m), the report (B, 7), and what `Solution` needs.
 
     program, v (B, m) and mu are in the units of `dcl.scaling`, the rest in the caller's; all rows are the canonical ones.
-    given: the caller's tensors, (B or 1, ...).
+    solvers: names, in the order in which the report counts them.  given: the caller's tensors, (B or 1, ...).
     """
 
     x: Tensor
     z: Tensor
     s: Tensor
-    ok: Tensor
     report: Tensor
-    call: Call
     program: ConeProgram
     v: Tensor
     mu: Barrier
     at_kink: Tensor
-    given: Sequence[Tensor]
+    solvers: tuple[str, ...]
+    certificate: Tensor | None = None
+    degeneracy: Degeneracy | None = None
+    requested: Requested | None = None
+    rows: Rows = field(default=Rows())
+    given: Sequence[Tensor] = ()
 
     @property
     def known(self) -> Known:
@@ -108,6 +113,20 @@ class Engine:
             return None
         found = barrier(mu, batch_shape)
         return (found.reshape(-1).contiguous(),) if isinstance(found, Tensor) else (None,)
+
+    def barrier(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> Barrier:
+        """The barrier parameter of a call, that of the layer for None, as `barrier` has it."""
+        return barrier(self.settings.mu if mu is None else mu, batch_shape)
+
+    @property
+    def on_degenerate(self) -> str:
+        """What the next call does about degenerate points: a layer warns once."""
+        how = self.settings.on_degenerate
+        return "ignore" if how == "warn" and self._has_warned else how
+
+    def note(self, outcome: Outcome | SmoothOutcome) -> None:
+        """Remember what a call has warned of."""
+        self._has_warned = self._has_warned or outcome.has_warned
 
     def check_cones(self, cone: AbstractCone) -> None:
         """Raise OptionError if the chosen solver does not take one of the cones: said when the layer is made."""
@@ -149,14 +168,13 @@ class Engine:
         program, units = scaled(program)
         data = (program.P, program.q, program.A, program.b)
         check_order(data)
-        how = settings.on_degenerate
-        mu = units.barrier(barrier(settings.mu if mu is None else mu, border.batch_shape))
+        mu = units.barrier(self.barrier(mu, border.batch_shape))
         call = Call(
             structure=program.structure,
             border=border,
             choose=choice.order,
             on_failure=settings.on_failure,
-            on_degenerate="ignore" if how == "warn" and self._has_warned else how,
+            on_degenerate=self.on_degenerate,
             record=is_recorded(data) if record is None else record,
             known=known,
             requested=requested,
@@ -171,24 +189,44 @@ class Engine:
             report = torch.zeros(0, GAP + 1, dtype=torch.float64, device=program.q.device)
         else:
             x, v, at_kink, report = solve(call, units, mu, program, given)
-        self._has_warned = self._has_warned or call.outcome.has_warned
+        outcome = call.outcome
+        self.note(outcome)
         z = project(program.structure, mu, v, at_kink)
-        ok = report[:, STATUS] == Status.OPTIMAL
-        return Point(x, units.dual(z), units.slack(z - v), ok, report, call, program, v, mu, at_kink, given)
+        return Point(
+            x=x,
+            z=units.dual(z),
+            s=units.slack(z - v),
+            report=report,
+            program=program,
+            v=v,
+            mu=mu,
+            at_kink=at_kink,
+            solvers=tuple(s.name for s in outcome.solvers),
+            certificate=outcome.certificate,
+            degeneracy=outcome.degeneracy,
+            requested=requested,
+            rows=border.rows,
+            given=given,
+        )
 
     def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
+        """`settle` for a point."""
+        return self.settle(point.report, t, batch)
+
+    def settle(self, report: Tensor, t: Tensor, batch: Batching) -> Tensor:
         """(B, ...) -> (*batch, ...) in the caller's dtype; failed instances are constants, NaN where on_failure="nan"."""
         if self.settings.on_failure != "raise":
             # where() gives the failed rows an exactly zero gradient, whatever arrives from downstream
             last = torch.full_like(t, torch.nan) if self.settings.on_failure == "nan" else t.detach()
-            t = torch.where(point.ok.reshape((-1, *[1] * (t.ndim - 1))), t, last)
+            ok = report[:, STATUS] == Status.OPTIMAL
+            t = torch.where(ok.reshape((-1, *[1] * (t.ndim - 1))), t, last)
         return batch.restore(t)
 
     def solution(self, point: Point, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
         """Everything known of `point`, detached."""
-        report, outcome, rows = point.report, point.call.outcome, point.call.border.rows
+        report, rows = point.report, point.rows
         # inside of torch.func.vmap these belong to the whole batch, which a single instance does not see
-        certificate, degeneracy = (outcome.certificate, outcome.degeneracy) if is_readable(report) else (None, None)
+        certificate, degeneracy = (point.certificate, point.degeneracy) if is_readable(report) else (None, None)
 
         def shaped(t: Tensor) -> Tensor:
             return t.detach().reshape((*batch.shape, *t.shape[1:]))
@@ -206,12 +244,12 @@ class Engine:
             iterations=shaped(report[:, ITERATIONS]).to(torch.int64),
             seconds=shaped(report[:, SECONDS]),
             solver=shaped(report[:, SOLVER]).to(torch.int64),
-            solvers=tuple(s.name for s in outcome.solvers),
+            solvers=point.solvers,
             certificate=None if certificate is None else shaped(certificate),
             program=point.program.detach(),
             v=point.v.detach(),
             mu=point.mu,
-            requested=point.call.requested,
+            requested=point.requested,
             known_degeneracy=degeneracy,
         )
 
@@ -254,23 +292,28 @@ def options(solver_args: object, verbose: bool = False) -> dict[str, object]:
     return ({"verbose": True} if verbose else {}) | dict(solver_args or {})
 
 
+def warm(warm_start: object, batch: int, structure: Structure) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, n), z (B, m) and s (B, m) of a `Solution` to start from, detached. Raises InputError."""
+    if not isinstance(warm_start, Solution):
+        raise InputError(f"warm_start must be a dcl.Solution, got {type(warm_start).__name__}", argument="warm_start")
+    x, z, s = (
+        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]) for t in (warm_start.x, warm_start.z, warm_start.s)
+    )
+    n, m = structure.n, structure.m
+    if x.shape != (batch, n) or z.shape != (batch, m) or s.shape != (batch, m):
+        raise InputError(
+            f"warm_start has x {tuple(x.shape)} and z {tuple(z.shape)}; this call needs ({batch}, {n}) and ({batch}, {m})",
+            argument="warm_start",
+        )
+    return x, z, s
+
+
 def _start(warm_start: Solution | bool | None, program: ConeProgram, rows: Rows) -> Iterates | None:
     """The point to start from; True and False, as other packages take them, mean nothing here."""
     if warm_start is None or isinstance(warm_start, bool):
         return None
-    if not isinstance(warm_start, Solution):
-        raise InputError(f"warm_start must be a dcl.Solution, got {type(warm_start).__name__}", argument="warm_start")
     structure = program.structure
-    x, z = (
-        t.detach().cpu().to(torch.float64).reshape(math.prod(t.shape[:-1]), t.shape[-1])
-        for t in (warm_start.x, warm_start.z)
-    )
-    if x.shape != (program.batch, structure.n) or z.shape != (program.batch, structure.m):
-        raise InputError(
-            f"warm_start has x {tuple(x.shape)} and z {tuple(z.shape)}; this call needs "
-            f"({program.batch}, {structure.n}) and ({program.batch}, {structure.m})",
-            argument="warm_start",
-        )
+    x, z, _ = (t.cpu().to(torch.float64) for t in warm(warm_start, program.batch, structure))
     start = Iterates.empty(program.batch, structure.n, structure.m)
     start.x[:], start.z[:] = x.numpy(), rows.to_canonical(z).numpy()
     return start
