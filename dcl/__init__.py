@@ -30,7 +30,7 @@ from dcl.layers.argmin import ArgminLayer, argmin
 from dcl.layers.cone import ConeLayer, ConeResult
 from dcl.layers.cvxpy import CvxpyLayer
 from dcl.layers.qp import QPLayer, QPResult, solve_qp
-from dcl.solution import Solution
+from dcl.outcome.solution import Solution
 from dcl.status import GradientKind, Status
 
 __version__ = "0.1.0"

@@ -99,7 +99,7 @@ class DegenerateError(DclError, RuntimeError):
 
 
 class DegenerateWarning(UserWarning):
-    """The derivative at a solution is one-sided, not unique, or ill-conditioned (DESIGN: `dcl.degeneracy`)."""
+    """The derivative at a solution is one-sided, not unique, or ill-conditioned (DESIGN: `dcl.point.degeneracy`)."""
 
 
 class SlowWarning(UserWarning):

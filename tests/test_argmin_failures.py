@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import dcl
-from dcl.frontends import function
+from dcl.smooth import function
 from dcl.smooth.judge import judge
 
 ZERO = torch.zeros(1).double()

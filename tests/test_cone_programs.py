@@ -16,8 +16,8 @@ from dcl.cones.named import named
 from dcl.cones.semidefinite import smat, svec
 from dcl.frontends.cone import parse
 from dcl.kkt import factorize
-from dcl.pattern import DensePattern, pattern_of
 from dcl.program import ConeProgram, Structure
+from dcl.program.pattern import DensePattern, pattern_of
 from dcl.solvers import Clarabel, Iterates, Scs
 from dcl.solvers.host import to_host
 from dcl.status import Status

@@ -17,8 +17,8 @@ from dcl.cones.product import Product
 from dcl.errors import UnsupportedError
 from dcl.implicit import project
 from dcl.kkt import factorize
-from dcl.pattern import DensePattern
 from dcl.program import ConeProgram, Structure
+from dcl.program.pattern import DensePattern
 
 TOLERANCE = {
     "member": 1e-14,  # of z and s, times the size of v

@@ -13,11 +13,11 @@ from dcl.cones import Nonnegative, Product, SecondOrder, Semidefinite, Zero
 from dcl.cones.semidefinite import lower_from_upper, smat, svec
 from dcl.implicit import kkt_solve, project
 from dcl.kkt import factorize, residual
-from dcl.path import follow
-from dcl.pattern import DensePattern
 from dcl.point import Point
+from dcl.point.ties import kinks, tie_width
 from dcl.program import ConeProgram, Structure
-from dcl.ties import kinks, tie_width
+from dcl.program.pattern import DensePattern
+from dcl.solve.path import follow
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own, in jvp
 

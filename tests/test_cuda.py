@@ -15,8 +15,8 @@ from simulated_device import DEVICE, SimulatedDevice, fetch, send
 from test_layer_cvxpy import CANONICALIZE, FAMILIES, build, chain
 
 import dcl
-from dcl.factor.dense import _probe
-from dcl.pattern import SparsePattern
+from dcl.kkt.dense import _probe
+from dcl.program.pattern import SparsePattern
 
 HAS_CUDA = torch.cuda.is_available()
 GPU = pytest.mark.skipif(not HAS_CUDA, reason="needs a CUDA GPU; the simulated device runs the same test")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import dcl
-from dcl.polish import polish
+from dcl.solve.polish import polish
 from dcl.solvers import AbstractSolver, Claim, Clarabel, Daqp, Osqp
 from dcl.status import Status
 
@@ -360,7 +360,7 @@ def test_a_lie_in_one_instance():
 @pytest.mark.parametrize("at", ["x", "z"])
 def test_optimal_means_1e_8_measured_by_dcl(error, status, at, monkeypatch):
     # min x^2/2 - x  s.t.  x <= 1/2:  x = z = 1/2; nobody repairs the point, nobody else is asked
-    monkeypatch.setattr("dcl.solve.polish", partial(polish, steps=0))
+    monkeypatch.setattr("dcl.solve.pipeline.polish", partial(polish, steps=0))
     monkeypatch.setattr("dcl.layers.engine.Choice.order", lambda self, *_, **__: (self.solver,))
     one = torch.ones(1, dtype=torch.float64)
 

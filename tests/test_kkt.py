@@ -7,9 +7,9 @@ import torch
 import dcl
 from dcl.cones import orthant
 from dcl.kkt import factorize, residual
-from dcl.pattern import DensePattern, pattern_of
+from dcl.point.ties import kinks
 from dcl.program import ConeProgram, Structure
-from dcl.ties import kinks
+from dcl.program.pattern import DensePattern, pattern_of
 
 BATCH, N, P, M = 4, 6, 2, 9
 EXACT = {"rtol": 1e-9, "atol": 1e-10}

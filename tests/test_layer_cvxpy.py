@@ -11,7 +11,7 @@ import torch
 from oracles import polish
 
 import dcl
-from dcl.pattern import SparsePattern
+from dcl.program.pattern import SparsePattern
 
 STEP = 1e-4
 CANONICALIZE = sys.modules["dcl.frontends.cvxpy.canonicalize"]  # its package has a function of the same name

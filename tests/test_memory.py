@@ -13,9 +13,8 @@ import torch
 from known_layers import KNOWN
 
 import dcl
-from dcl.factor import DenseFactor
 from dcl.implicit.solve import Call
-from dcl.kkt import KKT
+from dcl.kkt import KKT, DenseFactor
 from dcl.program import ConeProgram
 
 PASSES = int(os.environ.get("DCL_PASSES", "2000"))

@@ -196,10 +196,10 @@ def test_a_loose_tolerance_is_not_what_fails(K, n, eps):
 
 
 def test_the_message_names_the_tolerance_that_was_set(monkeypatch):
-    monkeypatch.setattr("dcl.solve.OPTIMAL_TOLERANCE", 1e-30)  # nothing passes
+    monkeypatch.setattr("dcl.solve.pipeline.OPTIMAL_TOLERANCE", 1e-30)  # nothing passes
     P, q = torch.eye(2).double(), torch.ones(2).double()
     G, h = torch.tensor([[1.0, 0.3]]).double(), -torch.ones(1).double() / 3
-    monkeypatch.setattr("dcl.rescue.OPTIMAL_TOLERANCE", 1e-30)
-    monkeypatch.setattr("dcl.solve.ROUNDED", 1e-30)
+    monkeypatch.setattr("dcl.solve.rescue.OPTIMAL_TOLERANCE", 1e-30)
+    monkeypatch.setattr("dcl.solve.pipeline.ROUNDED", 1e-30)
     with pytest.raises(dcl.SolveError, match=r"eps=0\.001"):
         dcl.solve_qp(P, q, G=G, h=h, solver=Clarabel(eps=1e-3))

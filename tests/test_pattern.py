@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcl.pattern import DensePattern, pattern_of
+from dcl.program.pattern import DensePattern, pattern_of
 
 SHAPES = {"wide": (3, 5), "tall": (6, 2), "square": (4, 4), "one": (1, 1), "no rows": (0, 3), "row": (1, 4)}
 LEADS = [(), (3,), (2, 3)]

@@ -12,7 +12,7 @@ from oracles.cones import smat, svec
 
 import dcl
 from dcl.frontends.cone import parse
-from dcl.rows import Rows
+from dcl.program.rows import Rows
 from dcl.solvers import Scs
 from dcl.solvers.base import AbstractSolver
 from dcl.status import Status

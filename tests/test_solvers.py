@@ -13,8 +13,8 @@ import pytest
 
 from dcl.cones.orthant import Nonnegative
 from dcl.errors import CompatibilityWarning, OptionError
-from dcl.pattern import DensePattern, pattern_of
 from dcl.program import Structure
+from dcl.program.pattern import DensePattern, pattern_of
 from dcl.solvers import AbstractSolver, Claim, Clarabel, Daqp, HostProgram, Iterates, Osqp, Piqp, Scs
 from dcl.solvers import pool as pool_module
 from dcl.solvers.choose import Choice, after_claims, configure, solver_order

@@ -9,10 +9,10 @@ from oracles.real_data import data_folder
 import dcl
 from dcl.cones.base import Block
 from dcl.cones.named import named
-from dcl.pattern import DensePattern
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
+from dcl.point.truth import acceptable
 from dcl.program import ConeProgram, Structure
-from dcl.truth import acceptable
+from dcl.program.pattern import DensePattern
 
 ROOT = np.sqrt(2.0)
 

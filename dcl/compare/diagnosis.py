@@ -1,6 +1,6 @@
 """`diagnose`: one point explained. Is it solved, what is active, is the derivative unique, and what to do if it is not.
 
-active          rows with multiplier above the tie width of `dcl.ties` (cones: eigenvalues of D above 1/2), equalities too
+active          rows with multiplier above the tie width of `dcl.point.ties` (cones: eigenvalues of D above 1/2), equalities too
 weakly active   rows with slack and multiplier both zero: the kinks of the solution map
 LICQ            the gradients of the active and weakly active rows are independent: rank = number
 x unique        no direction d with Pd = 0, A_active d = 0 and A_weak d <= 0         (`dcl.compare.unique`)
@@ -16,18 +16,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder, conflict, entry, named
 from dcl.compare.advice import advise
 from dcl.compare.points import Diagnosis, PointDiagnosis
 from dcl.compare.probes import nearby_mu, zero_in
 from dcl.compare.subject import Layer, bind, has_engine, with_engine, with_settings
 from dcl.compare.unique import uniqueness
-from dcl.degeneracy import resolved
 from dcl.errors import InputError
 from dcl.layers.argmin import ArgminLayer
+from dcl.outcome.messages import AbstractBorder, conflict, entry, named
+from dcl.outcome.solution import Solution
 from dcl.point import Point
+from dcl.point.degeneracy import resolved
 from dcl.program import ConeProgram
-from dcl.solution import Solution
 from dcl.status import GradientKind, Status
 
 

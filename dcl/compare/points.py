@@ -18,7 +18,7 @@ class PointDiagnosis:
     index: batch index.  status; primal_residual, dual_residual, gap: relative, measured by dcl.  value: of the objective.
     active, weakly_active, conflict: names of the caller's constraints (conflict: of an infeasible instance).
     On the central path (mu > 0) x(mu) is inside of all inequalities: active are the equalities, the margin is infinite.
-    margin, weakest: the strict-complementarity margin in the units of `dcl.scaling`, and the constraint that has it.
+    margin, weakest: the strict-complementarity margin in the units of `dcl.program.scaling`, and the constraint that has it.
     rows, rank: number of active and weakly active rows, and their rank (LICQ: equal).  condition: of the KKT matrix.
     rank, unique_x, unique_z: None where it is not decided.  gradient_kind.
     vertex: active constraints alone fix x, whatever the objective is.  zero_in: names of the arguments in which the

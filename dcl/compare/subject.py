@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder
 from dcl.errors import DegenerateWarning, InputError
 from dcl.frontends import cone, matrix
 from dcl.frontends.batching import Batching
@@ -30,8 +29,9 @@ from dcl.layers.cone import ConeLayer, ConeResult
 from dcl.layers.cvxpy import CvxpyLayer
 from dcl.layers.engine import Engine, Settings
 from dcl.layers.qp import QPLayer, QPResult
+from dcl.outcome.messages import AbstractBorder
+from dcl.outcome.solution import Solution
 from dcl.program import ConeProgram
-from dcl.solution import Solution
 
 Result = Tensor | tuple[Tensor, ...]
 Loss = Callable[[Any], Tensor]

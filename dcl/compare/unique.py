@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from torch import Tensor
 
-from dcl.basis import null_space, unit_rows
-from dcl.degeneracy import CONDITION_LIMIT, Requested
-from dcl.factor import RANK_TOLERANCE
-from dcl.kkt import KKT
+from dcl.kkt import KKT, RANK_TOLERANCE
+from dcl.point.basis import null_space, unit_rows
+from dcl.point.degeneracy import CONDITION_LIMIT, Requested
 from dcl.program import ConeProgram
 
 Array = NDArray[np.float64]

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcl.border import where
 from dcl.compat.closest import Data, closest
 from dcl.errors import SolveError
 from dcl.layers.qp import QPResult
-from dcl.solution import Solution
+from dcl.outcome.messages import where
+from dcl.outcome.solution import Solution
 from dcl.status import Status
 
 

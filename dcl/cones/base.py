@@ -5,7 +5,7 @@
 
 mu is the float 0.0 (Euclidean projection) or a tensor that broadcasts against v, (B or 1, 1), with entries > 0.
 At a kink of the projection (mu = 0, v_i = 0 up to rounding) D takes the value `at_kink`: 1/2, the limit of D as mu -> 0,
-unless `dcl.basis` chose another; NaN says that there is no kink (`dcl.ties`).
+unless `dcl.point.basis` chose another; NaN says that there is no kink (`dcl.point.ties`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 Barrier = float | Tensor
 
-# What counts as a tie, |v_i| = 0 up to rounding (of symmetric cones the eigenvalue), in the units of `dcl.scaling`: below
-# this, or below what rounding leaves of the largest terms, relative to these.  `dcl.ties` says which terms.
+# What counts as a tie, |v_i| = 0 up to rounding (of symmetric cones the eigenvalue), in the units of `dcl.program.scaling`: below
+# this, or below what rounding leaves of the largest terms, relative to these.  `dcl.point.ties` says which terms.
 TIE_TOLERANCE = 1e-9
 TIE_ROUNDING = 1e-12
 

@@ -24,15 +24,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcl.border import AbstractBorder, check_finite, check_psd
 from dcl.cones import AbstractCone
 from dcl.cones.base import Block
 from dcl.cones.named import named
 from dcl.cones.semidefinite import lower_from_upper
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching, batching
+from dcl.outcome.messages import AbstractBorder, check_finite, check_psd
 from dcl.program import ConeProgram, dense_structure, symmetric
-from dcl.rows import Rows
+from dcl.program.rows import Rows
 
 CORE = {"P": 2, "q": 1, "A": 2, "b": 1}
 

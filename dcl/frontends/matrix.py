@@ -16,13 +16,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder, check_finite, check_psd, entry
 from dcl.cones import orthant
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
+from dcl.outcome.messages import AbstractBorder, check_finite, check_psd, entry
 from dcl.program import ConeProgram, Structure, dense_structure, symmetric
-from dcl.rows import Rows
-from dcl.transforms import is_readable
+from dcl.program.rows import Rows
+from dcl.torch_modes import is_readable
 
 # Core dimensions of each argument, in the order of the public signatures.
 CORE = {"P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lb": 1, "ub": 1}
@@ -44,7 +44,7 @@ class Blocks:
         return torch.split(t, [self.A, self.G, self.lb, self.ub], dim=-1)
 
     def sides(self, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-        """`dcl.rows.Rows.sides` for arguments that are given in the order of `names`."""
+        """`dcl.program.rows.Rows.sides` for arguments that are given in the order of `names`."""
         first = {"h": self.A, "lb": self.A + self.G, "ub": self.A + self.G + self.lb}
         sizes = {"h": self.G, "lb": self.lb, "ub": self.ub}
         return tuple((names.index(name), row) for name, row in first.items() if sizes[name])

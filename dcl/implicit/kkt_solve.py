@@ -22,7 +22,7 @@ from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import bend, dproduct, sum_to
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
-from dcl.transforms import apply
+from dcl.torch_modes import apply
 
 # A relative residual of a KKT solve above this is said aloud.
 _ACCURACY_LIMIT = 1e-6

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch.autograd import Function
 
-from dcl.transforms import uncompiled
+from dcl.torch_modes import uncompiled
 
 F = TypeVar("F", bound=type[Function])
 _whole = uncompiled("it solves, or factors, with code that is no torch operation")

@@ -18,7 +18,7 @@ from dcl.cones.base import Barrier
 from dcl.implicit.folding import Fold, in_front, size_of_batch
 from dcl.implicit.primitive import primitive
 from dcl.program import Structure
-from dcl.transforms import apply
+from dcl.torch_modes import apply
 
 
 def project(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor) -> Tensor:

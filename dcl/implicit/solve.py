@@ -4,7 +4,7 @@
     q~ = -ux,   b~ = uv,   P~ = -ux x',   A~ = -(z ux' + uv x')         (F is bilinear in the data and the point)
 
 v is an ordinary differentiable output.  The factor made in the forward pass serves every later solve at the same point.
-Gradients are exact where `dcl.degeneracy` says so; failed instances have zero gradient.
+Gradients are exact where `dcl.point.degeneracy` says so; failed instances have zero gradient.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dcl.border import AbstractBorder, check_barrier, raise_failures, report_degeneracy
 from dcl.cones.base import Barrier
-from dcl.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.implicit.folding import Fold, size_of_batch
 from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
 from dcl.kkt import KKT
+from dcl.outcome.messages import AbstractBorder, check_barrier, raise_failures, report_degeneracy
+from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.program import ConeProgram, Structure
-from dcl.scaling import Units
-from dcl.solve import answer
+from dcl.program.scaling import Units
+from dcl.solve.pipeline import answer
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.status import Status
 

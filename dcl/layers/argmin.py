@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcl.border import check_finite, entry, where
 from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
-from dcl.frontends import function
 from dcl.implicit import project
-from dcl.implicit.smooth_solve import SmoothCall, smooth_solve
-from dcl.implicit.stationary_failures import AbstractSmoothBorder
 from dcl.layers.engine import Engine, Point, Settings, warm
+from dcl.outcome.messages import check_finite, entry, where
+from dcl.outcome.solution import Solution
 from dcl.point import Point as Exact
 from dcl.program import ConeProgram
+from dcl.smooth import function
+from dcl.smooth.failures import AbstractSmoothBorder
 from dcl.smooth.program import SmoothProgram, Theta
+from dcl.smooth.solve import SmoothCall, smooth_solve
 from dcl.smooth.start import SCIPY
-from dcl.solution import Solution
-from dcl.transforms import check_order, is_readable, is_recorded, uncompiled
+from dcl.torch_modes import check_order, is_readable, is_recorded, uncompiled
 
 HESSIANS = ("exact", "diagonal")
 LINEAR_SOLVES = (None, "cg")

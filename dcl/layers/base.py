@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from dcl import core
 from dcl.about import warn_of_slow_path
-from dcl.border import AbstractBorder, Members
 from dcl.core import dense
-from dcl.degeneracy import Requested
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching
 from dcl.implicit import Known
@@ -27,9 +25,11 @@ from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
 from dcl.layers.known import known_of
 from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane
+from dcl.outcome.messages import AbstractBorder, Members
+from dcl.outcome.solution import Solution
+from dcl.point.degeneracy import Requested
 from dcl.program import ConeProgram
-from dcl.solution import Solution
-from dcl.transforms import is_ordinary, is_plain, uncompiled
+from dcl.torch_modes import is_ordinary, is_plain, uncompiled
 
 Arguments = Mapping[str, Tensor]
 # Ways through the core that a layer remembers: shapes of arguments.

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dcl.implicit import Known
 from dcl.implicit.folding import in_front
-from dcl.solution import Solution
-from dcl.transforms import is_differentiated, is_mapped
+from dcl.outcome.solution import Solution
+from dcl.torch_modes import is_differentiated, is_mapped
 
 if TYPE_CHECKING:
     from dcl.layers.base import AbstractLayer

@@ -13,7 +13,7 @@ from dcl.frontends import cone
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.layers.lane import AbstractMap
-from dcl.solution import Solution
+from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
 

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder, check_finite
 from dcl.cones.named import describe
-from dcl.degeneracy import Requested
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
 from dcl.frontends.cvxpy import CanonicalForm, canonicalize
@@ -20,8 +18,10 @@ from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cvxpy_lane import cvxpy_map
 from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.layers.lane import AbstractMap
+from dcl.outcome.messages import AbstractBorder, check_finite
+from dcl.outcome.solution import Solution
+from dcl.point.degeneracy import Requested
 from dcl.program import ConeProgram
-from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
 if TYPE_CHECKING:

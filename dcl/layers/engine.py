@@ -10,22 +10,22 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from dcl.border import AbstractBorder, check_barrier
 from dcl.cones.base import AbstractCone, Barrier
-from dcl.degeneracy import Degeneracy, Requested
 from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, project, solve
-from dcl.implicit.smooth_solve import SmoothOutcome
 from dcl.implicit.solve import Outcome
+from dcl.outcome.messages import AbstractBorder, check_barrier
+from dcl.outcome.solution import Solution
+from dcl.point.degeneracy import Degeneracy, Requested
 from dcl.program import ConeProgram, Structure
-from dcl.rows import Rows
-from dcl.scaling import scaled
-from dcl.solution import Solution
+from dcl.program.rows import Rows
+from dcl.program.scaling import scaled
+from dcl.smooth.solve import SmoothOutcome
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.choose import Choice, check_cones, configure
 from dcl.status import Status
-from dcl.transforms import check_order, is_ordinary, is_readable, is_recorded
+from dcl.torch_modes import check_order, is_ordinary, is_readable, is_recorded
 
 ON_FAILURE = ("raise", "nan", "last")
 ON_DEGENERATE = ("ignore", "warn", "raise")
@@ -65,7 +65,7 @@ class Settings:
 class Point:
     """A differentiable answer: x (B, n), z (B, m), s (B, m), the report (B, 7), and what `Solution` needs.
 
-    program, v (B, m) and mu are in the units of `dcl.scaling`, the rest in the caller's; all rows are the canonical ones.
+    program, v (B, m) and mu are in the units of `dcl.program.scaling`, the rest in the caller's; all rows are the canonical ones.
     solvers: names, in the order in which the report counts them.  given: the caller's tensors, (B or 1, ...).
     """
 

@@ -7,12 +7,12 @@ import torch
 from dcl.core import dense
 from dcl.implicit import GAP, STATUS, Known
 from dcl.program import ConeProgram
-from dcl.scaling import scaled
+from dcl.program.scaling import scaled
 from dcl.status import Status
 
 
 def known_of(answer: dense.Answer, program: ConeProgram) -> Known:
-    """x, v = z - s in the units of `dcl.scaling`, and a report; instances that are not certified have no derivative.
+    """x, v = z - s in the units of `dcl.program.scaling`, and a report; instances that are not certified have no derivative.
 
     program: as the careful lane states it, rows [A; G; -I (lb); I (ub)].  A multiplier that is zero in the core is exactly so.
     """

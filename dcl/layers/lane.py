@@ -22,7 +22,7 @@ from torch.autograd import Function
 
 from dcl.core import dense
 from dcl.frontends.batching import Batching
-from dcl.transforms import is_ordinary
+from dcl.torch_modes import is_ordinary
 
 Grads = Sequence[Tensor | None]
 

@@ -15,9 +15,9 @@ from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.layers.lane import AbstractMap, Grads
-from dcl.solution import Solution
+from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
-from dcl.transforms import uncompiled
+from dcl.torch_modes import uncompiled
 
 
 class QPResult(NamedTuple):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dcl.cones.base import Barrier, barrier_at
 from dcl.program import magnitude
-from dcl.scaling import Units, scaled
+from dcl.program.scaling import Units, scaled
 from dcl.smooth.judge import Verdict, judge
 from dcl.smooth.newton import MU_FIRST, MU_LAST, minimize
 from dcl.smooth.program import SmoothProgram, Theta, rows

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from dcl.cones.base import Barrier, is_exact
 from dcl.point import Point
+from dcl.point.ties import kinks
 from dcl.program import ConeProgram, magnitude
-from dcl.scaling import Units, scaled
+from dcl.program.scaling import Units, scaled
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.reduced import reduce
 from dcl.status import Status
-from dcl.ties import kinks
 
 STATIONARY = 1e-8
 _FEASIBLE = 1e-6
@@ -66,7 +66,7 @@ class Verdict:
     """The facts, and what they were found with.
 
     direction (B, n): unit vector of the smallest eigenvalue of the reduced Hessian.  point: that of the quadratic program that
-    agrees with this one there, in the units of `dcl.scaling`, and these units.
+    agrees with this one there, in the units of `dcl.program.scaling`, and these units.
     """
 
     facts: Facts
@@ -157,7 +157,7 @@ def _drift(
 
 
 def _seen(x: Tensor) -> Tensor:
-    """x (B, n) as `dcl.ties` is to see it: a slack that is the rounding of an x that is zero is zero."""
+    """x (B, n) as `dcl.point.ties` is to see it: a slack that is the rounding of an x that is zero is zero."""
     return torch.where(x.abs() < _NOTHING, _NOTHING, x)
 
 

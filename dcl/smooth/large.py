@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcl.factor import RANK_TOLERANCE
+from dcl.kkt import RANK_TOLERANCE
 from dcl.program import magnitude
 from dcl.smooth.judge import STATIONARY, Facts
 from dcl.smooth.program import SmoothProgram, Theta

@@ -107,7 +107,7 @@ class SmoothProgram:
         return ConeProgram(self.structure, H, q, J, (J @ x.unsqueeze(-1)).squeeze(-1) - c)
 
     def in_units(self, theta: Theta, c: Tensor, E: Tensor) -> tuple[SmoothProgram, tuple[Tensor, ...]]:
-        """c f subject to E c(x), in the units of `dcl.scaling`, as a program with c (B or 1, 1) and E (B or 1, m) in theta."""
+        """c f subject to E c(x), in the units of `dcl.program.scaling`: a program with c (B or 1, 1), E (B or 1, m) in theta."""
         program = SmoothProgram(
             self.structure,
             lambda x, c, E, *theta: c.squeeze(-1) * self.f(x, *theta),

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dcl.cones.base import Barrier, barrier_at
 from dcl.kkt import KKT, factorize
+from dcl.point.ties import kinks
 from dcl.program import ConeProgram, magnitude, norm
 from dcl.smooth.program import SmoothProgram, Theta, rows
-from dcl.ties import kinks
 
 _HALVINGS = 12
 # A step below this, relative to |x| and |v|, is rounding.

@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 
 from dcl.cones.base import AbstractCone
 from dcl.errors import CompatibilityWarning, OptionError, level_of_caller
-from dcl.pattern import DensePattern
 from dcl.program import Structure
+from dcl.program.pattern import DensePattern
 from dcl.solvers.base import AbstractSolver, Claim
 from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.daqp import Daqp

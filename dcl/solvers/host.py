@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dcl.pattern import SparsePattern
 from dcl.program import ConeProgram
+from dcl.program.pattern import SparsePattern
 from dcl.solvers.base import HostProgram
 
 

@@ -19,10 +19,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from dcl.affine import AffineMap, take
 from dcl.frontends.cvxpy.domain import Domain
-from dcl.pattern import DensePattern
 from dcl.program import ConeProgram, Structure
+from dcl.program.affine import AffineMap, take
+from dcl.program.pattern import DensePattern
 
 
 def flatten_columns(t: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -16,11 +16,11 @@ import scipy.sparse as sp
 from cvxpy.lin_ops.lin_op import CONSTANT_ID
 from numpy.typing import NDArray
 
-from dcl.affine import AffineMap, affine_map
 from dcl.errors import UnsupportedError
 from dcl.frontends.cvxpy.attributes import reduction
 from dcl.frontends.cvxpy.chain import Reduced
-from dcl.pattern import AbstractPattern, DensePattern, pattern_of
+from dcl.program.affine import AffineMap, affine_map
+from dcl.program.pattern import AbstractPattern, DensePattern, pattern_of
 
 Ints = NDArray[np.int64]
 

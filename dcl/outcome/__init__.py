@@ -1,0 +1,1 @@
+"""What the caller gets: `Solution`, and messages in his own words."""

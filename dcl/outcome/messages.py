@@ -1,0 +1,248 @@
+"""Where values become messages: bad inputs, failed instances and degenerate points, in the caller's own words.
+
+A front end describes its program with an `AbstractBorder`; what happened is decided elsewhere and only told here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcl.cones.base import TIE_TOLERANCE
+from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
+from dcl.point.degeneracy import Degeneracy
+from dcl.program import ConeProgram
+from dcl.program.rows import Rows
+from dcl.status import GradientKind, Status
+
+# How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD; never less than
+# 8 n times the rounding of the caller's dtype, which a covariance computed in float32 misses by.
+PSD_TOLERANCE = 1e-9
+# A row whose weight in a certificate is below this, relative to the largest, takes no part in the conflict.
+_PART = 1e-3
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Members:
+    """Instances of a larger batch of this shape: the place of each in that batch, flattened."""
+
+    batch_shape: tuple[int, ...]
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class AbstractBorder(ABC):
+    """What one call must know of its caller: the names of arguments and rows, his batch dimensions, the order of his rows."""
+
+    batch_shape: tuple[int, ...]
+    rows: Rows = field(default=Rows(), kw_only=True)
+    members: Members | None = field(default=None, kw_only=True)
+
+    @abstractmethod
+    def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
+        """Look at the values of the caller's tensors, (B or 1, ...), and of the program.
+
+        Raises InputError that names the argument and the batch index of what cannot be used.
+        """
+
+    @abstractmethod
+    def describe_row(self, row: int) -> str:
+        """The caller's name of row `row` of A, such as "G[3]" or "constraint 2 (sum(x) == 1)"."""
+
+    def index(self, i: int) -> tuple[int, ...]:
+        """Batch index of the i-th instance of the flattened batch, () for an unbatched call."""
+        shape = self.batch_shape
+        if self.members is not None:
+            shape, i = self.members.batch_shape, self.members.places[i]
+        return tuple(int(k) for k in np.unravel_index(i, shape)) if shape else ()
+
+    @property
+    def count(self) -> int:
+        """Number of instances of the caller's batch."""
+        return int(np.prod(self.batch_shape if self.members is None else self.members.batch_shape))
+
+    def index_in(self, t: Tensor, i: int) -> tuple[int, ...]:
+        """Batch index of row i of t (B or 1, ...): () where t is shared by the whole batch."""
+        return self.index(i) if t.shape[0] == int(np.prod(self.batch_shape)) else ()
+
+
+def where(index: tuple[int, ...]) -> str:
+    """As in "... at batch index (3,)"; nothing for an unbatched call."""
+    return f" at batch index {index}" if index else ""
+
+
+def entry(parts: Sequence[tuple[str, int]], row: int) -> str:
+    """The name of row `row` of parts with names and sizes, one after the other, as in "G[3]"."""
+    for name, size in parts:
+        if row < size:
+            return f"{name}[{row}]"
+        row -= size
+    raise IndexError(row)
+
+
+def named(border: AbstractBorder, rows: Iterable[int]) -> list[str]:
+    """The caller's names of the rows, in this order; a constraint of many entries is named once."""
+    return list(dict.fromkeys(border.describe_row(row).split(", entry ")[0] for row in rows))
+
+
+def conflict(border: AbstractBorder, weights: Tensor | None) -> list[str]:
+    """The names of the rows that take part in a certificate with these weights (m,), largest first; none for None or NaN."""
+    if weights is None or not weights.numel() or not bool(torch.isfinite(weights).all()):
+        return []
+    size, order = weights.abs().sort(descending=True)
+    return named(border, order[size > _PART * size[0]].tolist())
+
+
+def _whom(border: AbstractBorder, preposition: str, those: list[int]) -> str:
+    """As in " for 3 of 8 instances (batch indices (0,), (2,), (5,))"; nothing for an unbatched call."""
+    if not border.batch_shape:
+        return ""
+    shown = ", ".join(str(border.index(i)) for i in those[:_SHOWN]) + (", ..." if len(those) > _SHOWN else "")
+    return f"{preposition}{len(those)} of {border.count} instances (batch indices {shown})"
+
+
+def _subject(border: AbstractBorder, name: str, those: list[int], all_of_them: list[int]) -> str:
+    """The name of an outcome, and whom it concerns if that is not everybody just named."""
+    return name if those == all_of_them else name + _whom(border, " in ", those)
+
+
+def check_psd(border: AbstractBorder, P: Tensor, argument: str, dtype: torch.dtype) -> None:
+    """Raise InputError if a matrix of P (B or 1, n, n), symmetric and finite, has an eigenvalue below -PSD_TOLERANCE.
+
+    dtype: that of the caller's tensor, whose rounding is allowed for.
+    """
+    tolerance = max(PSD_TOLERANCE, 8.0 * P.shape[-1] * torch.finfo(dtype).eps)
+    size = P.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
+    shift = 0.1 * tolerance * size + torch.finfo(P.dtype).tiny
+    _, info = torch.linalg.cholesky_ex(P + torch.diag_embed(shift.unsqueeze(-1).expand(P.shape[:-1])))
+    for i in torch.nonzero(info).flatten().tolist():
+        values = torch.linalg.eigvalsh(P[i])
+        if float(values[0]) < -tolerance * float(values.abs().max()):
+            index = border.index_in(P, i)
+            raise InputError(
+                f"{argument} is not positive semidefinite{where(index)}: its smallest eigenvalue is "
+                f"{float(values[0]):.3g} (largest {float(values[-1]):.3g}), so the problem is not convex",
+                argument=argument,
+                index=index,
+            )
+
+
+def check_finite(border: AbstractBorder, t: Tensor, argument: str, *, infinite: float | None = None) -> None:
+    """Raise InputError at the first NaN or infinity of t (B or 1, ...); `infinite` (+inf or -inf) is let through."""
+    good = torch.isfinite(t)
+    if bool(good.all()):
+        return
+    if infinite is not None:
+        good = good | (t == infinite)
+        if bool(good.all()):
+            return
+    place = torch.nonzero(~good)[0].tolist()
+    index = border.index_in(t, place[0])
+    value = float(t[tuple(place)])
+    entry = f"[{', '.join(map(str, place[1:]))}]" if len(place) > 1 else ""
+    raise InputError(f"{argument}{entry} is {value}{where(index)}", argument=argument, index=index)
+
+
+def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]]) -> None:
+    """Raise InputError at the first entry of mu that is not finite and positive; index_of(its place): the batch index."""
+    good = torch.isfinite(mu) & (mu > 0.0)
+    if not bool(good.all()):
+        place = torch.nonzero(~good)[0].tolist()
+        index = index_of(place)
+        raise InputError(
+            f"mu is {float(mu[tuple(place)])}{where(index)}: as a tensor it must be finite and positive in every instance",
+            argument="mu",
+            index=index,
+        )
+
+
+def raise_failures(
+    border: AbstractBorder,
+    status: Tensor,
+    residuals: Tensor,
+    certificate: Tensor | None,
+    weights: Tensor | None,
+    on_path: bool,
+    eps: float | None = None,
+) -> None:
+    """Raise SolveError if an instance is not OPTIMAL.
+
+    certificate (B, n + m) or None: what the error carries.  weights (B, m) or None: its multipliers, for rows of size one.
+    on_path: was x(mu) asked for?  eps: the tolerance that the caller set, None if he set none.
+    """
+    failed = torch.nonzero(status != Status.OPTIMAL).flatten().tolist()
+    if not failed:
+        return
+    statuses = [Status(int(status[i])) for i in failed]
+    lines = []
+    for kind in dict.fromkeys(statuses):
+        those = [i for i, s in zip(failed, statuses, strict=True) if s == kind]
+        worst = float(residuals[those].nan_to_num(nan=torch.inf, posinf=torch.inf).amax())
+        found = f" (relative residual reached: {worst:.1e})" if np.isfinite(worst) else ""
+        if kind == Status.PRIMAL_INFEASIBLE and weights is not None:
+            names = conflict(border, weights[those[0]])
+            found = "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        if kind == Status.NUMERICAL_ERROR and on_path:
+            found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
+        if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and eps is not None:
+            found += f"; your eps={eps:g} was tried first, then dcl's own tolerance"
+        lines.append(f"{_subject(border, kind.name, those, failed)}: {kind.message}{found}")
+    raise SolveError(
+        "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(border),
+        indices=[border.index(i) for i in failed],
+        statuses=statuses,
+        certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
+    )
+
+
+def others(border: AbstractBorder) -> str:
+    """What an error about instances ends with, where there are several."""
+    return '\n  (on_failure="nan" or "last" returns the other instances)' if border.batch_shape else ""
+
+
+def _certificate(row: Tensor) -> Tensor | None:
+    """The part of a certificate row (n + m,) that is there."""
+    there = ~torch.isnan(row)
+    return row[there] if bool(there.any()) else None
+
+
+def _weakest(border: AbstractBorder, degeneracy: Degeneracy, those: list[int]) -> str:
+    """The rows nearest to a tie in these instances, in words."""
+    rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
+    return ", ".join(border.describe_row(row) for row in list(rows)[:_SHOWN])
+
+
+def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, status: Tensor) -> bool:
+    """Warn or raise about optimal instances whose derivative is not EXACT; False if there are none."""
+    doubtful = torch.nonzero((degeneracy.kind != GradientKind.EXACT) & (status == Status.OPTIMAL)).flatten().tolist()
+    if not doubtful:
+        return False
+    kinds = [GradientKind(int(degeneracy.kind[i])) for i in doubtful]
+    lines = []
+    for kind in dict.fromkeys(kinds):
+        those = [i for i, k in zip(doubtful, kinds, strict=True) if k == kind]
+        line = f"{_subject(border, kind.name, those, doubtful)}: {kind.message}"
+        if kind == GradientKind.WEAKLY_ACTIVE:
+            line += f"; weakly active: {_weakest(border, degeneracy, those)}"
+        tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE]
+        if kind == GradientKind.RANK_DEFICIENT and tied:
+            line += f"; weakly active besides, so that x may have one-sided derivatives: {_weakest(border, degeneracy, tied)}"
+        if kind == GradientKind.ILL_CONDITIONED:
+            line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
+        lines.append(line)
+    message = "the derivative is doubtful" + _whom(border, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
+    if how == "raise":
+        raise DegenerateError(message, indices=[border.index(i) for i in doubtful])
+    warnings.warn(
+        message + '\n  (said once per layer; on_degenerate="ignore" silences it)',
+        DegenerateWarning,
+        stacklevel=level_of_caller(),
+    )
+    return True

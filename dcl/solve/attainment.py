@@ -1,0 +1,99 @@
+"""Is the minimum attained?  inf e^x, inf 1/x, separable logistic regression without a penalty have points that pass any check.
+
+Such points run off as the tolerance falls: e^x is 1e-5 at x = -12 and 1e-16 at x = -37, and at both a primal and a dual
+point agree to that much.  Where a minimum is attained, unique or not, points of interior-point methods converge, to
+the center of the solutions.  So where the KKT matrix of a program with curved cones says that the point can move freely
+(a flat direction, or a condition that is rounding), the program is solved again with a loose tolerance, and the slacks
+
+    s = b - A x  of the curved cones with multipliers         loose: relative residuals of 1e-5
+
+must be the same up to CLOSE of 1 + |s|.  Variables that nobody asked for may run off: a geometric program whose entries
+tend to zero, in logarithms, has a right answer in all others.  Orthants do not need it: a linear or quadratic program that
+is bounded has a solution (Frank and Wolfe 1956).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcl.point import OPTIMAL_TOLERANCE, Point, worst
+from dcl.point.truth import ROUNDED, acceptable
+from dcl.program import magnitude
+from dcl.solve.certificates import candidate
+from dcl.solvers.base import AbstractSolver, Iterates
+from dcl.solvers.clarabel import Clarabel
+from dcl.solvers.host import to_host
+
+LOOSE = 1e-5
+CLOSE = 0.1
+# A condition that leaves no digit.
+_FREE = 1e13
+# Multipliers below this, in the units of `dcl.program.scaling`, hold nothing.
+_HOLDS = 1e-7
+
+
+def runs_off(point: Point, solver: AbstractSolver, wanted: Tensor | None) -> Tensor:
+    """(B,) boolean: instances whose slacks run off as the tolerance falls.
+
+    solver: one with a loose tolerance.  wanted: the entries of x (n,) of which one must run off too, None for all.
+    """
+    program, device, conditioning = point.program, point.v.device, point.kkt.conditioning
+    off = torch.zeros(point.v.shape[0], dtype=torch.bool, device=device)
+    if program.structure.cone.is_orthant:
+        return off
+    free = (conditioning.null_a > 0.0) | ~(conditioning.condition < _FREE)
+    rows = np.flatnonzero(free.cpu().numpy())
+    if not rows.size:
+        return off
+    host = to_host(program)
+    out = Iterates.empty(program.batch, host.n, host.m)
+    solver.solve(host, rows.tolist(), out)
+    index = torch.from_numpy(rows).to(device)
+    part = point.rows(index)
+    x_loose = torch.from_numpy(out.x).to(device)[index]
+    loose = part.program.b - part.program.Ax(x_loose)
+    moved, start = torch.zeros_like(part.z[:, 0]), 0
+    for block in program.structure.cone.blocks:
+        stop = start + block.rows * block.count
+        if not block.is_orthant:
+            shape = (-1, block.count, block.rows)
+            s, t, w = (u[:, start:stop].reshape(shape) for u in (part.s, loose, part.z))
+            distance = _distance(s, t)
+            held = magnitude(w) > _HOLDS
+            moved = torch.maximum(moved, torch.where(held, distance, 0.0).amax(-1))
+        start = stop
+    if wanted is not None and bool(wanted.any()):
+        moved = torch.minimum(moved, _distance(part.x[:, wanted], x_loose[:, wanted]))
+    # where the loose solve left no point nothing is known, and nothing is said
+    return off.index_copy(0, index, moved > CLOSE)
+
+
+def _distance(s: Tensor, t: Tensor) -> Tensor:
+    """Of vectors (..., k), relative to 1 + the smaller one."""
+    return magnitude(s - t) / (1.0 + torch.minimum(magnitude(s), magnitude(t)))
+
+
+def judged(point: Point, time_limit: float | None, wanted: Tensor | None = None) -> Tensor:
+    """The residuals (B, 3) by which the points are judged; infinite where they are on their way to infinity.
+
+    That is where a minimum is not attained (`dcl.solve.attainment`), and where a linear or quadratic program whose solution
+    is not unique has a direction of descent (`dcl.solve.certificates`) that its small residuals hide.
+    """
+    residuals = acceptable(point)
+    good = worst(residuals) <= OPTIMAL_TOLERANCE
+    if point.program.structure.cone.is_orthant:
+        doubtful = good & (worst(point.residuals) > ROUNDED)
+        if not bool(doubtful.any()):
+            return residuals
+        off = torch.zeros_like(good)
+        for i in torch.nonzero(doubtful & (point.kkt.conditioning.null_a > 0)).flatten().tolist():
+            one = point.program.rows(torch.tensor([i], device=off.device)).detach()
+            off[i] = candidate(one, Clarabel(time_limit=time_limit)) is not None
+    elif bool(good.any()):
+        loose = Clarabel(eps=LOOSE, time_limit=time_limit)
+        off = good & runs_off(point, loose, wanted)
+    else:
+        return residuals
+    return torch.where(off.unsqueeze(-1), torch.inf, residuals)

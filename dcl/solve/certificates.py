@@ -1,0 +1,129 @@
+"""Certificates that no solver gave: the shortest direction, the smallest multipliers, that prove what was suspected.
+
+    dual infeasible      minimize |d|^2 / 2   subject to   P d = 0,   q'd = -1,   A d + s = 0,  s in K
+    primal infeasible    minimize |z|^2 / 2   subject to   A'z = 0,   b'z = -1,   z in K*
+
+Both are strictly convex, so that where there is a certificate there is one that is unique and small, and an interior-point
+method finds it to its full accuracy, however far away the iterates of the program itself have gone.  P d = 0 is asked on
+the eigenvectors of P that count (above _NULL of the largest eigenvalue): with P as it is stored, d = 0 would be all that
+rounding leaves.  K* is written by a linear map T into K, so that the solver sees cones that it knows:
+
+    exponential  T (u, v, w) = (u - v, -u, w)        power  T (u, v, w) = (u / a, v / (1 - a), w)        others  T = I
+
+What is found counts only if it passes the check of `dcl.point.truth`, like a solver's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from dcl.cones.base import Block
+from dcl.cones.named import named
+from dcl.point import Point
+from dcl.point.truth import dual_infeasible, primal_infeasible
+from dcl.program import ConeProgram, Structure, dense_structure
+from dcl.program.pattern import AbstractPattern, pattern_of
+from dcl.solve.polish import polish
+from dcl.solvers.base import AbstractSolver, Claim, Iterates
+from dcl.solvers.host import to_host
+
+# Eigenvalues of P below this, relative to the largest, count as zero; above _DENSE variables they are not computed.
+# Above _DENSE rows and variables the program for a certificate is stored sparse.
+_NULL = 1e-10
+_DENSE = 1000
+
+
+def multipliers(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
+    """z (m,), scaled to b'z = -1, that proves a program of one instance primal infeasible; None if none was found."""
+    structure, zeros = program.structure, program.structure.cone.zeros
+    A, b = _matrix(structure.A, program.A), _row(program.b)
+    T = sp.csr_array(_into_primal(structure.cone.blocks))
+    if b is None:
+        return None
+    z = _shortest(sp.vstack([A.T, b, -T[zeros:]]), structure.n, structure.cone.blocks, structure.m, solver)
+    if z is None:
+        return None
+    holds, z = primal_infeasible(program, z.to(program.b))
+    return z[0] if bool(holds) else None
+
+
+def direction(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
+    """x (n,), scaled to q'x = -1, that proves a program of one instance dual infeasible; None if none was found."""
+    x = candidate(program, solver)
+    if x is None:
+        return None
+    holds, x = dual_infeasible(program, x)
+    return x[0] if bool(holds) else None
+
+
+def candidate(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
+    """The direction (1, n) before it is checked: None says that the solver found none, which is a claim and no proof."""
+    structure, zeros = program.structure, program.structure.cone.zeros
+    A, P, q = _matrix(structure.A, program.A), _matrix(structure.P, program.P), _row(program.q)
+    if q is None:
+        return None
+    if structure.n <= _DENSE:
+        values, V = np.linalg.eigh(P.toarray())
+        P = sp.csr_array(V[:, values > _NULL * float(values.max(initial=0.0))].T)
+    rows = sp.vstack([P, A[:zeros], q, A[zeros:]])
+    x = _shortest(rows, P.shape[0] + zeros, structure.cone.blocks, structure.n, solver)
+    return None if x is None else x.to(program.q)
+
+
+def _shortest(rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, solver: AbstractSolver) -> Tensor | None:
+    """The shortest x (1, n): rows x + s = b with `zeros` equalities to 0, one to -1, and s in the cones after that."""
+    coo = sp.coo_array(rows)
+    coo.sum_duplicates()
+    m = coo.shape[0]
+    b = np.zeros((1, m))
+    b[0, zeros] = -1.0
+    cone = named([Block("zero", zeros + 1), *(block for block in cones if block.kind != "zero")])
+    diagonal = np.arange(n)
+    structure = Structure(
+        pattern_of(diagonal, diagonal, (n, n)),
+        pattern_of(coo.row.astype(np.int64), coo.col.astype(np.int64), (m, n)),
+        cone,
+    )
+    data = (torch.from_numpy(t) for t in (np.ones((1, n)), np.zeros((1, n)), coo.data.reshape(1, -1), b))
+    program = ConeProgram(structure, *data)
+    if n + m <= _DENSE:
+        P, A = structure.P.dense(program.P), structure.A.dense(program.A)
+        program = replace(program, structure=dense_structure(cone, n), P=P, A=A)
+    out = Iterates.empty(1, n, m)
+    solver.solve(to_host(program), [0], out)
+    x, z = torch.from_numpy(out.x), torch.from_numpy(out.z)
+    if out.claim[0] != Claim.SOLVED or not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
+        return None
+    return polish(Point(program, x, z - (program.b - program.Ax(x)))).x
+
+
+def _into_primal(blocks: tuple[Block, ...]) -> sp.sparray:
+    """T of the header, block by block."""
+    exponential = np.array([[1.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    pieces: list[sp.sparray] = [sp.csr_array((0, 0))]
+    for block in blocks:
+        if block.kind == "exponential":
+            pieces.append(sp.kron(sp.eye_array(block.count), exponential))
+        elif block.kind == "power":
+            pieces += [sp.diags_array([1.0 / a, 1.0 / (1.0 - a), 1.0]) for a in block.alphas]
+        else:
+            pieces.append(sp.eye_array(block.rows * block.count))
+    return sp.block_diag(pieces, format="csr")
+
+
+def _matrix(pattern: AbstractPattern, values: Tensor) -> sp.csr_array:
+    """The matrix of the one instance."""
+    flat = values[0].detach().flatten().cpu().numpy()
+    return sp.csr_array(sp.coo_array((flat, pattern.coordinates()), shape=pattern.shape))
+
+
+def _row(t: Tensor) -> sp.csr_array | None:
+    """A vector (1, k) as a row of size one; None if it is zero."""
+    values = t.detach().cpu().numpy()
+    size = float(np.abs(values).max(initial=0.0))
+    return sp.csr_array(values / size) if size > 0.0 else None
