@@ -16,7 +16,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,17 +53,13 @@ class Spy:
 
     settings: Settings
     other: Callable[[ConeProgram], Answer] | None = None
+    is_free: ClassVar[bool] = False  # nothing goes past it
     program: ConeProgram | None = field(default=None, init=False)
     border: AbstractBorder | None = field(default=None, init=False)
     answer: Answer | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._engine = Engine(self.settings)
-
-    @property
-    def is_free(self) -> bool:
-        """As `Engine.is_free`; the compiled core asks no engine, so that there would be nothing to note."""
-        return False
 
     def solve(self, program: ConeProgram, given: Sequence[Tensor], border: AbstractBorder, **options: Any) -> Any:
         """As `Engine.solve`."""

@@ -15,7 +15,7 @@ from dcl.implicit import project
 from dcl.layers.engine import Engine, Point, Settings, warm
 from dcl.outcome.messages import check_finite, entry, where
 from dcl.outcome.solution import Solution
-from dcl.point import Point as Exact
+from dcl.point import Point as Local
 from dcl.program import ConeProgram
 from dcl.smooth import function
 from dcl.smooth.failures import AbstractSmoothBorder
@@ -249,9 +249,9 @@ class ArgminLayer(nn.Module):
         if self._linear_solve == "cg":  # H is not at hand, and would not fit
             H = x.new_zeros(1, 1, 1).expand(1, structure.n, structure.n)
             A, b = x.new_zeros(1, 0, structure.n), x.new_zeros(1, 0)
-            local = Exact(ConeProgram(structure, H, torch.zeros_like(x), A, b), x, v, mu)
+            local = Local(ConeProgram(structure, H, torch.zeros_like(x), A, b), x, v, mu)
         elif found is None:  # inside of torch.func.vmap
-            local = Exact(plan.program.local(x, v, mu, [t.detach() for t in plan.theta]), x, v, mu)
+            local = Local(plan.program.local(x, v, mu, [t.detach() for t in plan.theta]), x, v, mu)
         else:
             local = found.verdict.point
         return Point(
