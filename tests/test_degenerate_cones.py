@@ -16,7 +16,7 @@ from oracles.cones import gradients, regular, smat, svec
 import dcl
 from dcl import GradientKind
 from dcl.cones import Nonnegative, Product, SecondOrder, Zero
-from dcl.kkt import _rotations
+from dcl.kkt.system import _rotations
 
 GRADIENT = 1e-7
 SOLUTION = 1e-7
