@@ -35,7 +35,7 @@ def corner(kind, cost):
 def test_a_point_that_is_not_at_its_bound_is_refused_however_small_the_cost(cost):
     program = corner("semidefinite", cost)
     x, v = tensor([[1.0, 0.5]]), tensor([[1.0, 0.0, -1.5]])  # x_2 is free to fall, or to rise
-    assert float(worst(torch.maximum(*Point(program, x, v).measures(floor=1.0)))) <= 1e-8  # and nobody sees it
+    assert float(worst(Point(program, x, v).check(floor=1.0))) <= 1e-8  # and nobody sees it
     found = acceptable(Point(program, x, v))
     assert (float(worst(found)) <= OPTIMAL_TOLERANCE) == (cost == 0.0)
 

@@ -106,8 +106,8 @@ class Point:
 
     @cached_property
     def residuals(self) -> Tensor:
-        """Primal, dual and gap residual, (B, 3): the larger of both measures."""
-        return torch.maximum(*self.measures())
+        """`check` with the usual floor, (B, 3)."""
+        return self.check()
 
     @cached_property
     def at_kink(self) -> Tensor:
@@ -156,6 +156,10 @@ class Point:
             return other
         rows = mask.unsqueeze(-1)
         return _combined(self.program, self.mu, lambda t: torch.where(rows, t[0], t[1]), self, other)
+
+    def check(self, floor: float = FLOOR) -> Tensor:
+        """Primal, dual and gap residual, (B, 3): the larger of both measures."""
+        return torch.maximum(*self.measures(floor))
 
     def measures(self, floor: float = FLOOR) -> tuple[Tensor, Tensor]:
         """The two measures of the header, row by row and net: primal, dual and gap residual, (B, 3) each."""

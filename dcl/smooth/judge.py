@@ -97,7 +97,7 @@ def judge(
     kkt = at.kkt
     f1, f2 = _residual(local, x, zs, vs)
     dx, dv, _ = kkt.tangent(-f1, -f2)
-    residuals = torch.maximum(*at.measures(floor=1.0))
+    residuals = at.check(floor=1.0)
     curvature, smallest, largest, direction, weakest = _curvature(local, kkt.D.d, is_exact(mu))
     size = 1.0 + magnitude(x)
     reach = (10.0 * magnitude(dx)).maximum(1e-13 * size).minimum(STATIONARY * size).unsqueeze(-1)
