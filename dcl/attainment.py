@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcl.certificates import candidate
+from dcl.certificates import descends
 from dcl.factor import Conditioning
 from dcl.polish import Polished
 from dcl.program import ConeProgram, magnitude
@@ -95,7 +95,7 @@ def judged(
         off = torch.zeros_like(good)
         for i in torch.nonzero(doubtful & (polished.kkt.conditioning.null_a > 0)).flatten().tolist():
             one = program.rows(torch.tensor([i], device=off.device)).detach()
-            off[i] = candidate(one, Clarabel(time_limit=time_limit)) is not None
+            off[i] = descends(one, Clarabel(time_limit=time_limit))
     elif bool(good.any()):
         loose = Clarabel(eps=LOOSE, time_limit=time_limit)
         off = good & runs_off(program, polished.x, polished.v, polished.kkt.conditioning, loose, wanted)
