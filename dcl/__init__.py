@@ -5,6 +5,7 @@ instance, and differentiated exactly through its KKT conditions.
 """
 
 from dcl import solvers
+from dcl.about import Info, info
 from dcl.compare import Comparison, Diagnosis, PointDiagnosis, compare_gradients, diagnose
 from dcl.errors import (
     CompatibilityWarning,
@@ -21,6 +22,7 @@ from dcl.errors import (
     OptionError,
     RunsOffError,
     SaddleError,
+    SlowWarning,
     SolveError,
     UnsupportedError,
 )
@@ -48,6 +50,7 @@ __all__ = [
     "DtypeError",
     "FlatError",
     "GradientKind",
+    "Info",
     "InputError",
     "LocallyInfeasibleError",
     "NoMinimumError",
@@ -58,6 +61,7 @@ __all__ = [
     "QPResult",
     "RunsOffError",
     "SaddleError",
+    "SlowWarning",
     "Solution",
     "SolveError",
     "Status",
@@ -65,6 +69,7 @@ __all__ = [
     "argmin",
     "compare_gradients",
     "diagnose",
+    "info",
     "solve_qp",
     "solvers",
 ]

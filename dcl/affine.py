@@ -76,6 +76,15 @@ class AffineMap:
             return out
         return out.index_add(-1, self.rest_rows.to(u.device), _times(take(u, self.rest_cols), self.rest_weights))
 
+    def adjoint(self, y: Tensor, sizes: Sequence[int]) -> dict[int, Tensor]:
+        """M_p' y, (B, size_p), for the p that are touched; y (B, size), sizes[p] = size_p. Law: see the class."""
+        widths = [sizes[p] for p in self.touching]
+        u = y.new_zeros(y.shape[0], sum(widths) + self.constants.shape[-1])
+        u.index_add_(-1, self.index, _times(y, self.weights))
+        if self.rest_rows.numel():
+            u.index_add_(-1, self.rest_cols, _times(take(y, self.rest_rows), self.rest_weights))
+        return dict(zip(self.touching, u[:, : sum(widths)].split(widths, -1), strict=True)) if widths else {}
+
 
 def _weights(values: NDArray[np.float64]) -> Tensor | None:
     return None if np.all(values == 1.0) else torch.from_numpy(values)

@@ -27,12 +27,21 @@ PSD_TOLERANCE = 1e-9
 _SHOWN = 5
 
 
+@dataclass(frozen=True)
+class Members:
+    """Instances of a larger batch of this shape: the place of each in that batch, flattened."""
+
+    batch_shape: tuple[int, ...]
+    places: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class AbstractBorder(ABC):
     """What one call must know of its caller: the names of arguments and rows, his batch dimensions, the order of his rows."""
 
     batch_shape: tuple[int, ...]
     rows: Rows = field(default=Rows(), kw_only=True)
+    members: Members | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
@@ -47,7 +56,15 @@ class AbstractBorder(ABC):
 
     def index(self, i: int) -> tuple[int, ...]:
         """Batch index of the i-th instance of the flattened batch, () for an unbatched call."""
-        return tuple(int(k) for k in np.unravel_index(i, self.batch_shape)) if self.batch_shape else ()
+        shape = self.batch_shape
+        if self.members is not None:
+            shape, i = self.members.batch_shape, self.members.places[i]
+        return tuple(int(k) for k in np.unravel_index(i, shape)) if shape else ()
+
+    @property
+    def count(self) -> int:
+        """Number of instances of the caller's batch."""
+        return int(np.prod(self.batch_shape if self.members is None else self.members.batch_shape))
 
     def index_in(self, t: Tensor, i: int) -> tuple[int, ...]:
         """Batch index of row i of t (B or 1, ...): () where t is shared by the whole batch."""
@@ -64,7 +81,7 @@ def _whom(border: AbstractBorder, preposition: str, those: list[int]) -> str:
     if not border.batch_shape:
         return ""
     shown = ", ".join(str(border.index(i)) for i in those[:_SHOWN]) + (", ..." if len(those) > _SHOWN else "")
-    return f"{preposition}{len(those)} of {int(np.prod(border.batch_shape))} instances (batch indices {shown})"
+    return f"{preposition}{len(those)} of {border.count} instances (batch indices {shown})"
 
 
 def _subject(border: AbstractBorder, name: str, those: list[int], all_of_them: list[int]) -> str:

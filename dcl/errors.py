@@ -102,6 +102,10 @@ class DegenerateWarning(UserWarning):
     """The derivative at a solution is one-sided, not unique, or ill-conditioned (DESIGN: `dcl.degeneracy`)."""
 
 
+class SlowWarning(UserWarning):
+    """The compiled core is not there, so that every call takes the slow path. Said once."""
+
+
 class CompatibilityWarning(UserWarning):
     """An option of another package that has no counterpart here was ignored."""
 

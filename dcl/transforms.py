@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import Function, forward_ad
+from torch.nn import Parameter
 
 from dcl.errors import UnsupportedError
 
@@ -40,6 +41,23 @@ def is_readable(t: Tensor) -> bool:
 def is_wrapped(t: Tensor) -> bool:
     """Does t belong to a transform of torch.func that is active?"""
     return bool(_functorch.is_functorch_wrapped_tensor(t))
+
+
+def is_ordinary(t: Tensor) -> bool:
+    """Is t a plain tensor, no subclass, and of no vmap or other transform of torch.func, the older vmap included?"""
+    return type(t) in (Tensor, Parameter) and not (
+        _functorch.is_functorch_wrapped_tensor(t) or _functorch.is_legacy_batchedtensor(t)
+    )
+
+
+def is_plain() -> bool:
+    """Is torch doing nothing but computing, and recording for reverse mode? No transform, forward mode or mode of dispatch."""
+    return (
+        _functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+    )
 
 
 def first_instance(t: Tensor) -> Tensor:

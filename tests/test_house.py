@@ -19,8 +19,8 @@ MODULES = {".".join(("dcl", *p.relative_to(ROOT).with_suffix("").parts)): p for 
 
 # Parts of the package, lowest first: a part imports parts of lower lines only. "dcl" is the public package itself.
 ORDER = [
-    {"errors", "status"},
-    {"affine", "transforms"},
+    {"core", "errors", "status"},
+    {"about", "affine", "transforms"},
     {"rows"},
     {"pattern"},
     {"cones", "factor"},

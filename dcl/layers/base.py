@@ -8,24 +8,32 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from dcl.border import AbstractBorder
+from dcl import core
+from dcl.about import warn_of_slow_path
+from dcl.border import AbstractBorder, Members
+from dcl.core import dense
 from dcl.degeneracy import Requested
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching
 from dcl.implicit import Known
 from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
+from dcl.layers.known import known_of
+from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane
 from dcl.program import ConeProgram
 from dcl.solution import Solution
-from dcl.transforms import uncompiled
+from dcl.transforms import is_ordinary, is_plain, uncompiled
 
 Arguments = Mapping[str, Tensor]
+# Ways through the core that a layer remembers: shapes of arguments.
+_LANES = 64
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,10 @@ class AbstractLayer(nn.Module):
     def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
         """The outputs (B, ...), of the shapes in the plan."""
 
+    @abstractmethod
+    def _map(self, arguments: Arguments) -> AbstractMap | None:
+        """How arguments of these shapes go through the compiled core; None where they do not."""
+
     def _value(self, stated: Stated, point: Point) -> Tensor:
         """The optimal value (B,)."""
         return stated.program.objective(point.x) + stated.d
@@ -81,6 +93,7 @@ class AbstractLayer(nn.Module):
     def _enroll(self, engine: Engine) -> None:
         """To be called at the end of `__init__`."""
         self._engine = engine
+        self._lanes: dict[Any, Lane | None] = {}
         self._handle = compiled.enroll(self)
 
     @final
@@ -103,16 +116,104 @@ class AbstractLayer(nn.Module):
         straight = self._engine.settings.straight_through if straight_through is None else straight_through
         if compiled.fits(solver_args, warm_start, mu, straight, return_solution):
             return compiled.call(self._handle, arguments, mu), None
+        if self._engine.is_free and not (
+            straight or return_solution or solver_args or isinstance(warm_start, Solution)
+        ):
+            outputs = self._fast(arguments, mu)
+            if outputs is not None:
+                return outputs, None
         options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         return self._evaluate(arguments, options, straight, return_solution)
 
+    def _fast(self, arguments: Arguments, mu: float | Tensor | None) -> tuple[Tensor, ...] | None:
+        """The outputs by the compiled core; None where it does not serve, and nothing has happened."""
+        tensors = tuple(arguments.values())
+        if not core.available:
+            warn_of_slow_path()
+        if torch.compiler.is_compiling() or not (core.available and is_plain() and all(map(is_ordinary, tensors))):
+            return None
+        key = tuple([(name, t.shape, t.dtype, t.device) for name, t in arguments.items()])
+        if key not in self._lanes:
+            if len(self._lanes) >= _LANES:
+                self._lanes.clear()
+            self._lanes[key] = self._lane(arguments)
+        lane = self._lanes[key]
+        given = self._engine.path(mu, lane.batch.shape) if lane is not None else None
+        if lane is None or given is None:
+            return None
+        call = FastCall(lane, given[0], torch.get_num_threads(), partial(self._differentiable, tuple(arguments), mu))
+        if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
+            outputs = Fast.apply(call, *tensors)
+        else:
+            outputs = call.outputs(tensors)
+        assert call.answer is not None
+        if not bool(call.answer.status.any()):
+            return outputs  # type: ignore[no-any-return]
+        return self._completed(arguments, lane, outputs, call.answer, mu)
+
+    def _lane(self, arguments: Arguments) -> Lane | None:
+        """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
+        batch = self._plan(arguments).batch
+        first = next(iter(arguments.values()))
+        alike = all(t.dtype == first.dtype and t.device.type == "cpu" for t in arguments.values())
+        if not alike or first.dtype not in (torch.float32, torch.float64) or batch.size == 0:
+            return None
+        way = self._map(arguments)
+        cores = self._cores()
+        return None if way is None else Lane(way, batch, tuple(cores[name] for name in arguments))
+
+    def _completed(
+        self,
+        arguments: Arguments,
+        lane: Lane,
+        outputs: tuple[Tensor, ...],
+        answer: dense.Answer,
+        mu: float | Tensor | None,
+    ) -> tuple[Tensor, ...] | None:
+        """The outputs with the rows that the core has not certified from the careful lane; None where that is all of them."""
+        rows = torch.nonzero(answer.status).flatten()
+        batch = lane.batch
+        if rows.numel() == batch.size:
+            return None
+
+        def pick(t: Tensor, core: int) -> Tensor:
+            t = batch.merge(t, core)
+            return t if t.shape[0] == 1 else t.index_select(0, rows)
+
+        part = {name: pick(t, c) for (name, t), c in zip(arguments.items(), lane.cores, strict=True)}
+        if isinstance(mu, Tensor) and mu.numel() > 1:
+            mu = mu.expand(batch.shape).reshape(-1).index_select(0, rows)
+        members = Members(batch.shape, tuple(rows.tolist()))
+        found, _ = self._evaluate(part, {"solver_args": None, "warm_start": None, "mu": mu}, False, False, members)
+        return tuple(
+            out.reshape((batch.size, *out.shape[len(batch.shape) :])).index_copy(0, rows, new).reshape(out.shape)
+            for out, new in zip(outputs, found, strict=True)
+        )
+
+    def _differentiable(
+        self, names: tuple[str, ...], mu: float | Tensor | None, tensors: Sequence[Tensor], answer: dense.Answer | None
+    ) -> tuple[Tensor, ...]:
+        """The outputs by the careful lane, at the point of the core if its digits are those of float64."""
+        arguments = dict(zip(names, tensors, strict=True))
+        plan = self._plan(arguments)
+        known = None
+        if answer is not None and answer.x.dtype == torch.float64:
+            with torch.no_grad():
+                known = known_of(answer, self._state(arguments, plan).program)
+        return self._solved(arguments, plan, mu=mu, known=known)[0]
+
     @uncompiled(compiled.UNFIT)
     def _evaluate(
-        self, arguments: Arguments, options: dict[str, Any], straight: bool, return_solution: bool
+        self,
+        arguments: Arguments,
+        options: dict[str, Any],
+        straight: bool,
+        return_solution: bool,
+        members: Members | None = None,
     ) -> tuple[tuple[Tensor, ...], Solution | None]:
         plan = self._plan(arguments)
         if not straight:
-            outputs, stated, point = self._solved(arguments, plan, **options)
+            outputs, stated, point = self._solved(arguments, plan, members, **options)
         else:
             smooth, _, at = self._solved(arguments, plan, **options)
             if not isinstance(at.mu, Tensor):
@@ -125,8 +226,12 @@ class AbstractLayer(nn.Module):
         value = self._engine.finish(point, self._value(stated, point), plan.batch)
         return outputs, self._engine.solution(point, outputs, value, plan.batch)
 
-    def _solved(self, arguments: Arguments, plan: Plan, **options: Any) -> tuple[tuple[Tensor, ...], Stated, Point]:
+    def _solved(
+        self, arguments: Arguments, plan: Plan, members: Members | None = None, **options: Any
+    ) -> tuple[tuple[Tensor, ...], Stated, Point]:
         stated = self._state(arguments, plan)
+        if members is not None:
+            stated = replace(stated, border=replace(stated.border, members=members))
         point = self._engine.solve(stated.program, stated.given, stated.border, requested=self._requested, **options)
         return (
             tuple(self._engine.finish(point, t, plan.batch) for t in self._outputs(stated, plan, point)),

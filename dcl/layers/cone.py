@@ -12,6 +12,7 @@ from dcl.cones.named import describe
 from dcl.frontends import cone
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.lane import AbstractMap
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
@@ -130,6 +131,9 @@ class ConeLayer(AbstractLayer):
         batch, n = cone.plan(arguments, self._cones)
         m = self._cones.cone.dim
         return Plan(batch, ((n,), (m,), (m,)), n, m)
+
+    def _map(self, arguments: Arguments) -> AbstractMap | None:
+        return None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, border, given = cone.assemble(arguments, self._cones, plan.batch)

@@ -17,7 +17,9 @@ from dcl.errors import InputError
 from dcl.frontends.batching import batching
 from dcl.frontends.cvxpy import CanonicalForm, canonicalize
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.cvxpy_lane import cvxpy_map
 from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.lane import AbstractMap
 from dcl.program import ConeProgram
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
@@ -202,6 +204,11 @@ class CvxpyLayer(AbstractLayer):
         for place in self._values:
             shapes.insert(place, ())
         return Plan(batch, tuple(shapes), form.structure.n, form.structure.m)
+
+    def _map(self, arguments: Arguments) -> AbstractMap | None:
+        pairs = zip(arguments.values(), self._form.domains, strict=True)
+        shared = tuple(math.prod(t.shape[: t.ndim - len(domain.shape)]) == 1 for t, domain in pairs)
+        return cvxpy_map(self._form, self._values, shared)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

@@ -23,7 +23,7 @@ from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.choose import Choice, check_cones, configure
 from dcl.status import Status
-from dcl.transforms import check_order, is_readable, is_recorded
+from dcl.transforms import check_order, is_ordinary, is_readable, is_recorded
 
 ON_FAILURE = ("raise", "nan", "last")
 ON_DEGENERATE = ("ignore", "warn", "raise")
@@ -93,6 +93,21 @@ class Engine:
         self._choice = configure(settings.solver, settings.solver_args)
         self._has_warned = False
         self._has_warned_of_options = bool(self._choice.ignored)
+
+    @property
+    def is_free(self) -> bool:
+        """May the compiled core answer? Not where the caller named a solver or gave it options: then that is what runs."""
+        return self.settings.solver is None and not self.settings.solver_args
+
+    def path(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> tuple[Tensor | None] | None:
+        """For the core: (None,) at mu = 0, (mu (B or 1,),) on the central path; None where the careful lane has to judge mu."""
+        mu = self.settings.mu if mu is None else mu
+        if isinstance(mu, float) and mu == 0.0:
+            return (None,)
+        if isinstance(mu, Tensor) and (mu.requires_grad or not is_ordinary(mu) or not bool((mu > 0.0).all())):
+            return None
+        found = barrier(mu, batch_shape)
+        return (found.reshape(-1).contiguous(),) if isinstance(found, Tensor) else (None,)
 
     def check_cones(self, cone: AbstractCone) -> None:
         """Raise OptionError if the chosen solver does not take one of the cones: said when the layer is made."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dcl.core import dense
 from dcl.frontends import matrix
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.lane import AbstractMap, Grads
 from dcl.solution import Solution
 from dcl.solvers.base import AbstractSolver
 from dcl.transforms import uncompiled
@@ -30,6 +33,29 @@ class QPResult(NamedTuple):
     z_lb: Tensor
     z_ub: Tensor
     value: Tensor
+
+
+@dataclass(frozen=True)
+class _Map(AbstractMap):
+    """The arguments are the blocks of the core, and its answer is the result."""
+
+    names: tuple[str, ...]
+
+    def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.names, given, strict=True))
+
+    def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return answer.x, answer.y, answer.z, answer.z_lb, answer.z_ub, answer.value
+
+    def cotangents(self, grads: Grads) -> dict[str, Tensor]:
+        pairs = zip(dense.OUTPUTS, grads, strict=True)
+        return {name: g.contiguous() for name, g in pairs if g is not None}
+
+    def wanted(self, needed: Sequence[bool]) -> list[str]:
+        return [name for name, n in zip(self.names, needed, strict=True) if n]
+
+    def gradients(self, blocks: Mapping[str, Tensor], grads: Grads, needed: Sequence[bool]) -> list[Tensor | None]:
+        return [blocks.get(name) for name in self.names]
 
 
 class QPLayer(AbstractLayer):
@@ -135,6 +161,9 @@ class QPLayer(AbstractLayer):
         n, m = blocks.n, blocks.A + blocks.G + blocks.lb + blocks.ub
         outputs = ((n,), (blocks.A,), (blocks.G,), (blocks.lb,), (blocks.ub,), ())
         return Plan(batch, outputs, n, m, blocks)
+
+    def _map(self, arguments: Arguments) -> AbstractMap | None:
+        return _Map(tuple(arguments))
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, border, given = matrix.assemble(arguments, plan.detail, plan.batch)

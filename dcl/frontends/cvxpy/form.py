@@ -64,6 +64,16 @@ class Output:
         value = unflatten_columns(flat, self.shape)
         return value.exp() if self.exp else value
 
+    def add_adjoint(self, g: Tensor, target: Tensor) -> None:
+        """Add the adjoint of a g (B, *shape) to the target, x or z (B, ...), in place; not for `exp`."""
+        flat = flatten_columns(g, self.shape)
+        flat = flat.reshape(target.shape[0], math.prod(self.shape)).to(target.dtype)
+        flat = flat if self.weights is None else flat * self.weights
+        if self.index is None:
+            target.narrow(-1, self.start, flat.shape[-1]).add_(flat)
+        else:
+            target.index_add_(-1, self.index, flat)
+
 
 @dataclass(frozen=True)
 class RowLabels:
@@ -133,6 +143,12 @@ class CanonicalForm:
     def extract(self, x: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         """The requested variables and duals, (B, *shape) each, for x (B, n) and z (B, m)."""
         return tuple(output(x, z) for output in self.outputs)
+
+    def extract_adjoint(self, grads: Sequence[Tensor | None], x: Tensor, z: Tensor) -> None:
+        """Adjoint of `extract` where nothing is exponentiated: adds to x (B, n) and z (B, m), which are changed in place."""
+        for output, g in zip(self.outputs, grads, strict=True):
+            if g is not None:
+                output.add_adjoint(g, z if output.dual else x)
 
     def value(self, program: ConeProgram, d: Tensor, x: Tensor) -> Tensor:
         """Objective of the user's problem at x (B, n): (B,)."""

@@ -1,0 +1,70 @@
+"""What this installation of dcl consists of: for bug reports, and to see whether the compiled core runs."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from dcl import core
+from dcl.errors import SlowWarning, level_of_caller
+
+_PACKAGES = ("torch", "numpy", "scipy", "cvxpy", "clarabel", "daqp", "highspy", "osqp", "piqp", "scs")
+
+
+@dataclass(frozen=True)
+class Info:
+    """core: the instruction set that the compiled core was built for, "" where there is none; reason: why there is none.
+
+    threads: as many instances at a time as torch has threads.  versions: of Python, dcl and what it stands on.
+    """
+
+    core: str
+    reason: str
+    threads: int
+    versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        compiled = f"compiled core: {self.core}" if self.core else f"no compiled core: {self.reason}"
+        width = max(map(len, self.versions))
+        rows = [f"  {name.ljust(width)}  {number}" for name, number in self.versions.items()]
+        return "\n".join([compiled, f"threads: {self.threads}", "versions:", *rows])
+
+
+def info() -> Info:
+    """Which path calls take, the number of threads, and versions.
+
+    Example:
+        >>> import dcl
+        >>> dcl.info().versions["dcl"] == dcl.__version__
+        True
+    """
+    versions = {"python": platform.python_version(), "dcl": _version("dcl")}
+    return Info(
+        core=core.variant,
+        reason=core.reason,
+        threads=torch.get_num_threads(),
+        versions=versions | {name: _version(name) for name in _PACKAGES},
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def warn_of_slow_path() -> None:
+    """Say once that there is no compiled core, unless it was switched off on purpose."""
+    if not core.switched_off:
+        warnings.warn(
+            f"dcl runs without its compiled core, which is many times slower: {core.reason}. See dcl.info()",
+            SlowWarning,
+            stacklevel=level_of_caller(),
+        )

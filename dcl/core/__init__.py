@@ -1,0 +1,36 @@
+"""The compiled core: batches of dense convex quadratic and linear programs in C++, the fast lane of `dcl`.
+
+    available   whether the core was built, can run here, and is not switched off
+    reason      why not, in words; "" where it is available
+    switched_off  by DCL_CORE
+    variant     "x86-64-v3" or "baseline": the instruction set it was built for; "" where it is not available
+
+The environment variable DCL_CORE=off, read at import, switches it off.  `dcl.core.dense` has its functions.
+The mathematics is in the headers beside this file, one topic each, from data.hpp to adjoint.hpp.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+
+def _load() -> tuple[ModuleType | None, str, str]:
+    """The extension module that this processor runs, why there is none, and the module's variant."""
+    if switched_off:
+        return None, "switched off by the environment variable DCL_CORE", ""
+    try:
+        cpu = importlib.import_module("dcl.core._core_cpu")
+    except ImportError as error:
+        return None, f"not built: was there a C++ compiler when dcl was installed? ({error})", ""
+    variant, name = ("x86-64-v3", "_core_v3") if cpu.runs_v3() else ("baseline", "_core_baseline")
+    try:
+        return importlib.import_module(f"dcl.core.{name}"), "", variant
+    except ImportError as error:
+        return None, f"{name} cannot be loaded: {error}", ""
+
+
+switched_off = os.environ.get("DCL_CORE", "").lower() in ("off", "0", "no", "false")
+extension, reason, variant = _load()
+available: bool = extension is not None

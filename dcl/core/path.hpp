@@ -1,0 +1,179 @@
+// The point of the central path: damped Newton on F at mu > 0, from the exact point (dcl/path.py).
+//
+//     F(x, v) = ( Px + q + A'z,  Ax - b + z - v ),     z = (v + sqrt(v^2 + 4 mu)) / 2,  s = z - v,  s z = mu
+//     D = dz/dv = z / (z + s),   W = D / (1 - D) = z / s
+//
+// Condensed steps (condensed.hpp) come near,
+//
+//     M dx + A_e'dv_e = -f_1 - A_i'W f_i,   A_e dx = -f_e,   dv_i = (A_i dx + f_i) / (1 - D_i)
+//
+// and the last steps are those of factor.hpp, with T = s / z: rows with z > s are strong there, the others weak.  They share
+// one factor, whose T and W are those of the point it was made at or of the last one: the difference is below rounding.
+#pragma once
+
+#include "certify.hpp"
+#include "condensed.hpp"
+
+namespace core {
+
+struct Path {
+    Vector v, z, s;
+    int steps = 0;
+
+    // From the point (x, z, s) to that of the path at mu (in the program's units).  False where Newton's method stalls.
+    // definite: is P > 0?
+    bool follow(const Program& program, Point& point, double mu, bool definite) {
+        v = point.z - point.s;
+        for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
+        x_ = point.x;
+        steps = 0;
+        const double goal = near * (1.0 + magnitude(program.q) + magnitude(program.side));
+        double size = evaluate(program, x_, v, mu);
+        for (; steps < most_steps && size > goal && std::isfinite(size); ++steps) {
+            const double before = size;
+            if (!step(program, definite)) return false;
+            size = damped(program, mu, size);
+            if (!(size < before)) break;
+        }
+        evaluate(program, x_, v, mu);
+        point.x = x_;
+        point.z = z;
+        point.s = s;
+        return std::isfinite(size);
+    }
+
+    // The strong and the weak rows at the point, general ones first, and their T and W, into the factor.
+    static void split(const Program& program, const Point& point, Factor& factor, Integers& strong, Integers& weak) {
+        strong.clear();
+        weak.clear();
+        for (Index i = 0; i < program.rows(); ++i) {
+            if (!program.finite[static_cast<std::size_t>(i)]) continue;
+            (i < program.p || point.z(i) > point.s(i) ? strong : weak).push_back(i);
+        }
+        factor.strong.gather(program, strong);
+        factor.weak.gather(program, weak);
+        weigh(program, point, factor, strong, weak);
+    }
+
+    // T and W at the point, of rows that are strong and weak already.
+    static void weigh(const Program& program, const Point& point, Factor& factor, const Integers& strong, const Integers& weak) {
+        factor.T.resize(factor.strong.size());
+        factor.W.resize(factor.weak.size());
+        for (std::size_t k = 0; k < strong.size(); ++k) {
+            const Index row = strong[k];
+            factor.T(static_cast<Index>(k)) = row < program.p ? 0.0 : point.s(row) / point.z(row);
+        }
+        for (std::size_t k = 0; k < weak.size(); ++k) {
+            factor.W(static_cast<Index>(k)) = point.z(weak[k]) / point.s(weak[k]);
+        }
+    }
+
+    // One accurate Newton step at the point with K factored there; returns its size relative to the point.
+    double sharpen(const Program& program, const Factor& factor, const Integers& strong, const Integers& weak, Point& point,
+                   double mu, Step& buffer) {
+        v = point.z - point.s;
+        for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
+        x_ = point.x;
+        evaluate(program, x_, v, mu);
+        const Index k = factor.strong.size(), w = factor.weak.size();
+        buffer.resize(program.n, k + w);
+        buffer.r1 = -f1_;
+        for (Index i = 0; i < k; ++i) buffer.r2(i) = -f2_(strong[static_cast<std::size_t>(i)]);
+        for (Index i = 0; i < w; ++i) buffer.r2(k + i) = -f2_(weak[static_cast<std::size_t>(i)]);
+        factor.once(buffer.r1, buffer.r2, buffer.a, buffer.y);
+        for (Index i = 0; i < k; ++i) {
+            const Index row = strong[static_cast<std::size_t>(i)];
+            v(row) += buffer.y(i) * (row < program.p ? 1.0 : (z(row) + s(row)) / z(row));  // dz = D dv
+        }
+        // on weak rows dv = (A dx + f) / (1 - D), which is dz - ds
+        Ax_.resize(program.rows());
+        program.times(buffer.a, Ax_);
+        for (Index i = 0; i < w; ++i) {
+            const Index row = weak[static_cast<std::size_t>(i)];
+            v(row) += (Ax_(row) + f2_(row)) * (z(row) + s(row)) / s(row);
+        }
+        x_ += buffer.a;
+        evaluate(program, x_, v, mu);
+        point.x = x_;
+        point.z = z;
+        point.s = s;
+        return magnitude(buffer.a) / (1.0 + magnitude(x_));
+    }
+
+private:
+    static constexpr int most_steps = 60, halvings = 40;
+    // |F| from which two accurate steps with one factor reach rounding
+    static constexpr double near = 1e-7;
+    Condensed system_;
+    Vector x_, f1_, f2_, W_, Ax_, dx_, dy_, dv_, x_new_, v_new_;
+
+    // F, z and s at (x, v); returns |F|
+    double evaluate(const Program& program, const Vector& x, const Vector& v_at, double mu) {
+        const Index rows = program.rows(), p = program.p;
+        z.resize(rows);
+        s.resize(rows);
+        z.head(p) = v_at.head(p);
+        s.head(p).setZero();
+        for (Index i = p; i < rows; ++i) {
+            if (!program.finite[static_cast<std::size_t>(i)]) {
+                z(i) = s(i) = 0.0;
+                continue;
+            }
+            const double root = std::sqrt(v_at(i) * v_at(i) + 4.0 * mu);
+            // the smaller of the two would cancel
+            const double large = 0.5 * (std::abs(v_at(i)) + root);
+            z(i) = v_at(i) > 0.0 ? large : mu / large;
+            s(i) = v_at(i) > 0.0 ? mu / large : large;
+        }
+        f1_ = program.q;
+        if (!program.is_zero) f1_.noalias() += *program.P * x;
+        program.add_transposed(z, f1_);
+        Ax_.resize(rows);
+        program.times(x, Ax_);
+        f2_.setZero(rows);
+        for (Index i = 0; i < rows; ++i) {
+            if (program.finite[static_cast<std::size_t>(i)]) f2_(i) = Ax_(i) + s(i) - program.side(i);
+        }
+        return std::sqrt(f1_.squaredNorm() + f2_.squaredNorm());
+    }
+
+    bool step(const Program& program, bool definite) {
+        const Index rows = program.rows(), p = program.p;
+        W_.setZero(rows);
+        for (Index i = p; i < rows; ++i) {
+            if (program.finite[static_cast<std::size_t>(i)]) W_(i) = z(i) / s(i);
+        }
+        if (!system_.compute(program, W_, definite)) return false;
+        dx_ = -f1_;
+        dv_ = -W_.cwiseProduct(f2_);
+        program.add_transposed(dv_, dx_);
+        dy_ = -f2_.head(p);
+        system_.solve(program, dx_, dy_);
+        program.times(dx_, Ax_);
+        dv_.setZero(rows);
+        dv_.head(p) = dy_;
+        for (Index i = p; i < rows; ++i) {
+            if (program.finite[static_cast<std::size_t>(i)]) dv_(i) = (Ax_(i) + f2_(i)) * (z(i) + s(i)) / s(i);
+        }
+        return all_finite(dx_) && all_finite(dv_);
+    }
+
+    // The longest of the steps 1, 1/2, 1/4, ... that lowers |F|; returns |F| there.
+    double damped(const Program& program, double mu, double size) {
+        double length = 1.0;
+        for (int k = 0; k < halvings; ++k, length *= 0.5) {
+            x_new_ = x_ + length * dx_;
+            v_new_ = v + length * dv_;
+            const double after = evaluate(program, x_new_, v_new_, mu);
+            if (after <= (1.0 - 1e-4 * length) * size) {
+                x_ = x_new_;
+                v = v_new_;
+                return after;
+            }
+        }
+        evaluate(program, x_, v, mu);
+        return size;
+    }
+};
+
+}  // namespace core

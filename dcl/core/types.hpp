@@ -1,0 +1,52 @@
+// Eigen's types, spelled out once.  Matrices are stored by columns; a row-major block of the caller is read as its transpose.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include <Eigen/Cholesky>
+#include <Eigen/Core>
+
+namespace core {
+
+using Index = Eigen::Index;
+using Matrix = Eigen::MatrixXd;
+using Vector = Eigen::VectorXd;
+using Integers = std::vector<Index>;
+using MatrixView = Eigen::Map<const Matrix>;
+using VectorView = Eigen::Map<const Vector>;
+using MatrixRef = Eigen::Ref<Matrix>;
+using VectorRef = Eigen::Ref<Vector>;
+using ConstMatrixRef = Eigen::Ref<const Matrix>;
+using ConstVectorRef = Eigen::Ref<const Vector>;
+
+inline constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// Largest absolute entry, 0 of an empty vector.
+template <class Derived>
+double magnitude(const Eigen::DenseBase<Derived>& t) {
+    return t.size() == 0 ? 0.0 : t.derived().array().abs().maxCoeff();
+}
+
+// Lower Cholesky factor of the lower triangle of M, in place; false where M is not positive definite.
+// floor: the smallest square of a pivot that counts as positive.
+inline bool cholesky(MatrixRef M, double floor = 0.0) {
+    if (M.rows() == 0) return true;
+    const Eigen::LLT<MatrixRef> llt(M);
+    return llt.info() == Eigen::Success && M.diagonal().array().square().minCoeff() > floor;
+}
+
+// b <- L^-1 b and b <- L^-T b.
+template <class Factor, class Right>
+void solve_lower(const Factor& L, Right&& b) {
+    if (L.rows() > 0 && b.cols() > 0) L.template triangularView<Eigen::Lower>().solveInPlace(b);
+}
+template <class Factor, class Right>
+void solve_upper(const Factor& L, Right&& b) {
+    if (L.rows() > 0 && b.cols() > 0) L.template triangularView<Eigen::Lower>().transpose().solveInPlace(b);
+}
+
+}  // namespace core
