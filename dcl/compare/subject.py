@@ -16,7 +16,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class Spy:
 
     settings: Settings
     other: Callable[[ConeProgram], Answer] | None = None
+    is_free: ClassVar[bool] = False  # nothing goes past it
     program: ConeProgram | None = field(default=None, init=False)
     border: AbstractBorder | None = field(default=None, init=False)
     answer: Answer | None = field(default=None, init=False)

@@ -111,10 +111,16 @@ def solve(
     dtype = data["q"].dtype
     lower, upper = (n if name in data else 0 for name in ("lb", "ub"))
     shapes = ((batch, n), (batch, p), (batch, m), (batch, lower), (batch, upper), (batch,))
-    x, y, z, z_lb, z_ub, value = (torch.empty(shape, dtype=dtype) for shape in shapes)
-    residuals, status = torch.empty(batch, 3, dtype=torch.float64), torch.empty(batch, dtype=torch.int8)
-    iterations = torch.empty(batch, dtype=torch.int32)
-    condition, margin = torch.empty(batch, dtype=torch.float64), torch.empty(batch, dtype=torch.float64)
+    x, y, z, z_lb, z_ub, value = (torch.empty(shape, dtype=dtype, device="cpu") for shape in shapes)
+    residuals, status = (
+        torch.empty(batch, 3, dtype=torch.float64, device="cpu"),
+        torch.empty(batch, dtype=torch.int8, device="cpu"),
+    )
+    iterations = torch.empty(batch, dtype=torch.int32, device="cpu")
+    condition, margin = (
+        torch.empty(batch, dtype=torch.float64, device="cpu"),
+        torch.empty(batch, dtype=torch.float64, device="cpu"),
+    )
     written = (x, y, z, z_lb, z_ub, value, residuals, status, iterations, condition, margin)
     path = (0, 0) if mu is None else (mu.data_ptr(), 0 if mu.numel() == 1 else 1)
     handle = _extension.solve(

@@ -104,8 +104,10 @@ class Engine:
         mu = self.settings.mu if mu is None else mu
         if isinstance(mu, float) and mu == 0.0:
             return (None,)
-        if isinstance(mu, Tensor) and (mu.requires_grad or not is_ordinary(mu) or not bool((mu > 0.0).all())):
-            return None
+        if isinstance(mu, Tensor):
+            usual = is_ordinary(mu) and mu.dtype.is_floating_point and mu.device.type == "cpu" and not mu.requires_grad
+            if not usual or not bool(((mu > 0.0) & torch.isfinite(mu)).all()):
+                return None
         found = barrier(mu, batch_shape)
         return (found.reshape(-1).contiguous(),) if isinstance(found, Tensor) else (None,)
 
@@ -206,7 +208,8 @@ class Engine:
             iterations=shaped(report[:, ITERATIONS]).to(torch.int64),
             seconds=shaped(report[:, SECONDS]),
             solver=shaped(report[:, SOLVER]).to(torch.int64),
-            solvers=tuple(s.name for s in outcome.solvers),
+            # nothing was solved here where the compiled core has found the point
+            solvers=tuple(s.name for s in outcome.solvers) or ("CORE",),
             certificate=None if certificate is None else shaped(certificate),
             program=point.program.detach(),
             v=point.v.detach(),
