@@ -82,7 +82,7 @@ def _sizes(data: Mapping[str, Tensor], batch: int) -> tuple[int, int, int, int]:
 
 def _pairs(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[int]:
     """Address and stride of each; absent and empty ones are (0, 0)."""
-    pairs = []
+    pairs: list[int] = []
     for name in names:
         t = tensors.get(name)
         if t is None or t.numel() == 0:
