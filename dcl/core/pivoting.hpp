@@ -3,11 +3,11 @@
 //     w_i > 0 only where a_i = hi_i,    w_i < 0 only where a_i = lo_i
 //
 // Block principal pivoting (Kostreva 1978; Judice and Pires 1994): all rows that are wrong change sides at once, as long as
-// their number falls; after `patience` steps without a new minimum only the last of them does (Murty), which ends in
-// finitely many steps.  Where P > 0 has n - p free dimensions, no more than half of those left are filled at once.
+// their number falls.  Of the n - p free dimensions no more than half of those left are filled at once.
 //
-// Where that gives up, the dual active set method (Goldfarb and Idnani 1983): from w = 0, the most violated row enters, and
-// rows whose multiplier would change its sign leave on the way.  It ends for every feasible program.
+// After `patience` steps without a new minimum, the dual active set method (Goldfarb and Idnani 1983) goes on from the best
+// set, without the rows of it whose multiplier has the wrong sign: the most violated row enters, and rows whose multiplier
+// would change its sign leave on the way.  It ends for every feasible program.
 #pragma once
 
 #include "elimination.hpp"
@@ -37,6 +37,7 @@ private:
     static constexpr int patience = 3;
     static constexpr Index most_steps = 20;
     std::vector<std::pair<double, Index>> wrong_;
+    std::vector<signed char> best_;
 
     double side(Index i) const { return state[static_cast<std::size_t>(i)] > 0 ? hi(i) : lo(i); }
 
@@ -77,16 +78,15 @@ private:
     bool block(const Matrix& N, ConstVectorRef a_0, Index room) {
         std::size_t fewest = std::numeric_limits<std::size_t>::max();
         int tries = patience;
+        best_.assign(state.size(), 0);
         for (; steps < most_steps; ++steps) {
             if (!at(N, a_0)) return false;
             std::size_t leaving = 0, entering = 0;
-            Index last = -1;
             wrong_.clear();
             for (std::size_t j = 0; j < active.size(); ++j) {
                 const Index row = active[j];
                 if (w(static_cast<Index>(j)) * state[static_cast<std::size_t>(row)] < -tolerance) {
                     ++leaving;
-                    last = std::max(last, row);
                 }
             }
             for (Index i = 0; i < a.size(); ++i) {
@@ -94,19 +94,14 @@ private:
                 const double outside = violation(i);
                 if (std::abs(outside) > tolerance) {
                     ++entering;
-                    last = std::max(last, i);
                     wrong_.emplace_back(outside * outside / std::max(N(i, i), 1e-300), i);
                 }
             }
             if (leaving + entering == 0) return true;
             const bool better = leaving + entering < fewest;
-            if (better) fewest = leaving + entering;
+            if (better) fewest = leaving + entering, best_ = state;
             tries = better ? patience : tries - 1;
-            if (tries < 0) {
-                if (state[static_cast<std::size_t>(last)] == 0 && static_cast<Index>(active.size()) >= room) return false;
-                flip(last);
-                continue;
-            }
+            if (tries < 0) return false;
             const Index left = room - static_cast<Index>(active.size() - leaving);
             const auto most = static_cast<std::size_t>(std::max<Index>((left + 1) / 2, 1));
             for (std::size_t j = 0; j < active.size(); ++j) {
@@ -132,12 +127,26 @@ private:
         where = static_cast<signed char>(where != 0 ? 0 : (a(i) > hi(i) ? 1 : -1));
     }
 
+    // Rows of the state whose multiplier has the wrong sign leave, until none has: w and a of what is left.
+    bool keep_right_signs(const Matrix& N, ConstVectorRef a_0) {
+        while (true) {
+            if (!at(N, a_0)) return false;
+            bool all = true;
+            for (std::size_t j = 0; j < active.size(); ++j) {
+                auto& where = state[static_cast<std::size_t>(active[j])];
+                if (w(static_cast<Index>(j)) * where < 0.0) where = 0, all = false;
+            }
+            if (all) return true;
+        }
+    }
+
     bool dual(const Matrix& N, ConstVectorRef a_0, Index room) {
         const Index r = N.rows();
-        std::fill(state.begin(), state.end(), static_cast<signed char>(0));
-        Integers set;  // in the order of L
+        state = best_;
+        if (!keep_right_signs(N, a_0)) return false;
+        Integers set = active;  // in the order of L
         Vector multipliers(L.rows()), direction(L.rows()), change(r);
-        a = a_0;
+        multipliers.head(w.size()) = w;
         const Index limit = steps + 4 * r + 20;
         while (steps < limit) {
             Index enters = -1;
