@@ -42,35 +42,33 @@ struct Path {
         return std::isfinite(size);
     }
 
-    // The strong and the weak rows at the point, general ones first, and their T and W, into the factor.
-    static void split(const Program& program, const Point& point, Factor& factor, Integers& strong, Integers& weak) {
-        strong.clear();
+    // The strong and the weak rows at the point, into the factor.
+    static void split(const Program& program, Point& point, Factor& factor, Integers& weak) {
+        point.list_strong(program);
         weak.clear();
-        for (Index i = 0; i < program.rows(); ++i) {
-            if (!program.finite[static_cast<std::size_t>(i)]) continue;
-            (i < program.p || point.z(i) > point.s(i) ? strong : weak).push_back(i);
+        for (Index i = program.p; i < program.rows(); ++i) {
+            if (program.binds(i) && !(point.z(i) > point.s(i))) weak.push_back(i);
         }
-        factor.strong.gather(program, strong);
+        factor.set(program.P->data(), program.n, 1.0);
+        factor.strong.gather(program, point.strong);
         factor.weak.gather(program, weak);
-        weigh(program, point, factor, strong, weak);
+        weigh(program, point, factor, weak);
     }
 
     // T and W at the point, of rows that are strong and weak already.
-    static void weigh(const Program& program, const Point& point, Factor& factor, const Integers& strong, const Integers& weak) {
+    static void weigh(const Program& program, const Point& point, Factor& factor, const Integers& weak) {
         factor.T.resize(factor.strong.size());
         factor.W.resize(factor.weak.size());
-        for (std::size_t k = 0; k < strong.size(); ++k) {
-            const Index row = strong[k];
-            factor.T(static_cast<Index>(k)) = row < program.p ? 0.0 : point.s(row) / point.z(row);
+        for (Index k = 0; k < count(point.strong); ++k) {
+            const Index row = point.strong[k];
+            factor.T(k) = row < program.p ? 0.0 : point.s(row) / point.z(row);
         }
-        for (std::size_t k = 0; k < weak.size(); ++k) {
-            factor.W(static_cast<Index>(k)) = point.z(weak[k]) / point.s(weak[k]);
-        }
+        for (Index k = 0; k < count(weak); ++k) factor.W(k) = point.z(weak[k]) / point.s(weak[k]);
     }
 
     // One accurate Newton step at the point with K factored there; returns its size relative to the point.
-    double sharpen(const Program& program, const Factor& factor, const Integers& strong, const Integers& weak, Point& point,
-                   double mu, Step& buffer) {
+    double sharpen(const Program& program, const Factor& factor, const Integers& weak, Point& point, double mu, Step& buffer) {
+        const Integers& strong = point.strong;
         v = point.z - point.s;
         for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
         x_ = point.x;
@@ -78,18 +76,18 @@ struct Path {
         const Index k = factor.strong.size(), w = factor.weak.size();
         buffer.resize(program.n, k + w);
         buffer.r1 = -f1_;
-        for (Index i = 0; i < k; ++i) buffer.r2(i) = -f2_(strong[static_cast<std::size_t>(i)]);
-        for (Index i = 0; i < w; ++i) buffer.r2(k + i) = -f2_(weak[static_cast<std::size_t>(i)]);
+        for (Index i = 0; i < k; ++i) buffer.r2(i) = -f2_(strong[i]);
+        for (Index i = 0; i < w; ++i) buffer.r2(k + i) = -f2_(weak[i]);
         factor.once(buffer.r1, buffer.r2, buffer.a, buffer.y);
         for (Index i = 0; i < k; ++i) {
-            const Index row = strong[static_cast<std::size_t>(i)];
+            const Index row = strong[i];
             v(row) += buffer.y(i) * (row < program.p ? 1.0 : (z(row) + s(row)) / z(row));  // dz = D dv
         }
         // on weak rows dv = (A dx + f) / (1 - D), which is dz - ds
         Ax_.resize(program.rows());
         program.times(buffer.a, Ax_);
         for (Index i = 0; i < w; ++i) {
-            const Index row = weak[static_cast<std::size_t>(i)];
+            const Index row = weak[i];
             v(row) += (Ax_(row) + f2_(row)) * (z(row) + s(row)) / s(row);
         }
         x_ += buffer.a;
@@ -115,7 +113,7 @@ private:
         z.head(p) = v_at.head(p);
         s.head(p).setZero();
         for (Index i = p; i < rows; ++i) {
-            if (!program.finite[static_cast<std::size_t>(i)]) {
+            if (!program.binds(i)) {
                 z(i) = s(i) = 0.0;
                 continue;
             }
@@ -132,7 +130,7 @@ private:
         program.times(x, Ax_);
         f2_.setZero(rows);
         for (Index i = 0; i < rows; ++i) {
-            if (program.finite[static_cast<std::size_t>(i)]) f2_(i) = Ax_(i) + s(i) - program.side(i);
+            if (program.binds(i)) f2_(i) = Ax_(i) + s(i) - program.side(i);
         }
         return std::sqrt(f1_.squaredNorm() + f2_.squaredNorm());
     }
@@ -141,7 +139,7 @@ private:
         const Index rows = program.rows(), p = program.p;
         W_.setZero(rows);
         for (Index i = p; i < rows; ++i) {
-            if (program.finite[static_cast<std::size_t>(i)]) W_(i) = z(i) / s(i);
+            if (program.binds(i)) W_(i) = z(i) / s(i);
         }
         if (!system_.compute(program, W_, definite)) return false;
         dx_ = -f1_;
@@ -153,7 +151,7 @@ private:
         dv_.setZero(rows);
         dv_.head(p) = dy_;
         for (Index i = p; i < rows; ++i) {
-            if (program.finite[static_cast<std::size_t>(i)]) dv_(i) = (Ax_(i) + f2_(i)) * (z(i) + s(i)) / s(i);
+            if (program.binds(i)) dv_(i) = (Ax_(i) + f2_(i)) * (z(i) + s(i)) / s(i);
         }
         return all_finite(dx_) && all_finite(dv_);
     }
