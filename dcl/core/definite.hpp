@@ -13,6 +13,7 @@ namespace core {
 
 struct DefiniteSolver {
     Pivoting pivoting;
+    const Elimination* elimination = nullptr;  // the one in use, where one could be made
 
     // L: of P.  known: the elimination if the batch shares it, else nullptr.  The point, L2 and the factor, which refers to
     // L and L2; false where no active set was found.
@@ -20,10 +21,13 @@ struct DefiniteSolver {
                Factor& factor) {
         const Index n = program.n, p = program.p;
         const bool bounds = program.lower + program.upper > 0;
+        elimination = nullptr;
+        pivoting.steps = 0;
         if (known == nullptr) {
             if (p > n || !own_.compute(L, program.C(), p, bounds)) return false;
             known = &own_;
         }
+        elimination = known;
         without_rows(program, L, *known, bounds);
         set_sides(program, start, known->N.rows());
         if (!pivoting.solve(known->N, a_0_, n - p)) return false;

@@ -167,7 +167,7 @@ private:
     // x(mu), its factor and verdict.
     Certificate on_path(double mu, Record& record, std::int32_t& iterations) {
         Certificate out;
-        const bool came_near = path_.follow(program, point, mu, kind_->is_definite);
+        const bool came_near = path_.follow(program, point, mu, L_in_use_, kind_->is_definite ? definite_.elimination : nullptr);
         iterations += path_.steps;
         if (!came_near) return out;
         double moved = infinity;
