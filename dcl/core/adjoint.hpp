@@ -283,7 +283,10 @@ inline AdjointWorker& adjoint_worker() {
     return one;
 }
 
-inline void adjoint(const Call& call, const Handle& handle, const Cotangents& from, const Gradients& to, int threads) {
+inline void adjoint(const Call& call, const Handle& handle, const Cotangents& from, Gradients to, int threads) {
+    if (call.batch == 1) {  // nothing to sum
+        for (Out* out : {&to.P, &to.q, &to.A, &to.b, &to.G, &to.h, &to.lb, &to.ub}) out->stride = 1;
+    }
     Sums sums;
     sums.resize(call, to);
     Pool::run(call.batch, threads, [&](Index i, int) {

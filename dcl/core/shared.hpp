@@ -37,7 +37,7 @@ struct Shared {
     double c = 1.0;
 
     void prepare(const Call& call) {
-        if (call.batch == 0) return;
+        if (call.batch <= 1) return;  // one instance has the buffers of its worker
         if (call.P.shared()) share_P(call);
         has_general = call.A.shared() && call.G.shared();
         if (has_general) general.load(call, 0);

@@ -19,7 +19,7 @@ struct Worker {
 
     Outcome solve(const Call& call, const Shared& shared, Index i, const StartBlocks& from, double mu, Record& record) {
         Outcome out;
-        out.status = load(call, shared, i);
+        out.status = load(call, shared, i, record);
         if (out.status != Status::certified) return out;
         point.reset(program);
         record.c = program.c;
@@ -30,17 +30,22 @@ struct Worker {
         out.status = verdict.status;
         out.condition = verdict.condition;
         out.margin = verdict.margin;
-        if (out.status == Status::certified) keep(record, out);
+        if (out.status == Status::certified) {
+            keep(record, out);
+        } else {
+            record.L1.resize(0, 0);
+            record.L2.resize(0, 0);
+        }
         return out;
     }
 
 private:
     Curvature curvature_;
-    Matrix P_, L_, scratch_;
+    Matrix P_, scratch_;
     General general_;
     Definiteness own_kind_;
     const Definiteness* kind_ = nullptr;
-    const Matrix* L_in_use_ = nullptr;
+    const Matrix* L_in_use_ = nullptr;  // of P where that is definite, until another factor takes its place in the record
     Start start_;
     DefiniteSolver definite_;
     InteriorPoint interior_;
@@ -50,7 +55,8 @@ private:
     Integers weak_;
 
     // The program of instance i in its units; certified where it can be worked with.
-    Status load(const Call& call, const Shared& shared, Index i) {
+    // L of its P goes into the record where the batch does not share it.
+    Status load(const Call& call, const Shared& shared, Index i, Record& record) {
         program.load_vectors(call, i);
         if (!shared.has_general) general_.load(call, i);
         program.general = shared.has_general ? &shared.general : &general_;
@@ -68,9 +74,9 @@ private:
             P_ = program.c * curvature_.P;
             program.P = &P_;
             program.is_zero = curvature_.is_zero;
-            own_kind_.decide(call, P_, L_, scratch_);
+            own_kind_.decide(call, P_, record.L1, scratch_);
             kind_ = &own_kind_;
-            L_in_use_ = &L_;
+            L_in_use_ = &record.L1;
         }
         return kind_->is_semidefinite ? Status::certified : Status::not_psd;
     }
@@ -109,6 +115,7 @@ private:
     bool factor_in(Record& record) {
         const Index k = factor_.strong.size();
         record.shares_L1 = false;
+        if (L_in_use_ == &record.L1) L_in_use_ = nullptr;
         record.L1.resize(program.n, program.n);
         record.L2.resize(k, k);
         if (!factor_.compute(record.L1, record.L2, scratch_)) return false;
@@ -167,7 +174,8 @@ private:
     // x(mu), its factor and verdict.
     Certificate on_path(double mu, Record& record, std::int32_t& iterations) {
         Certificate out;
-        const bool came_near = path_.follow(program, point, mu, L_in_use_, kind_->is_definite ? definite_.elimination : nullptr);
+        const bool has_L = kind_->is_definite && L_in_use_ != nullptr;
+        const bool came_near = path_.follow(program, point, mu, L_in_use_, has_L ? definite_.elimination : nullptr);
         iterations += path_.steps;
         if (!came_near) return out;
         double moved = infinity;
@@ -206,8 +214,6 @@ private:
         record.G = factor_.G;
         record.strong = point.strong;
         if (factor_.weak.size() > 0) record.weak = weak_;
-        // L1 is in the record already where it is not that of P
-        if (!record.shares_L1 && factor_.L1.data() != record.L1.data()) record.L1 = *L_in_use_;
     }
 };
 
