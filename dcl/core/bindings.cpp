@@ -82,6 +82,8 @@ void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single,
 }  // namespace
 
 NB_MODULE(CORE_MODULE, module) {
+    // handles may outlive the interpreter in a graph of torch: nothing to tell the user
+    nb::set_leak_warnings(false);
     nb::class_<core::Handle>(module, "Handle");
     module.def("solve", &solve);
     module.def("adjoint", &adjoint);
