@@ -9,7 +9,7 @@ elsewhere.  FLOOR = 1e-5 stands for terms that are rounding themselves, in the u
 
 Terms that cancel excuse too much where x or z is large: at |x| = 1e13 every program is "solved" up to the rounding of |P||x|,
 an unbounded one too.  So the same three are also measured against what is left after cancelling (the net measure), and
-the larger one counts,
+the larger one counts where the net one is above NET_MATTERS,
 
     primal  |Ax + s - b|_i / (1 + |Ax|_max + |s_i| + |b_i|)        dual  |Px + q + A'z|_max / (1 + max(|Px|, |q|, |A'z|)_max)
     gap     |x'Px + q'x + b'z - mu nu| / (1 + max(|x'Px|, |q'x|, |b'z|))
@@ -56,6 +56,7 @@ OPTIMAL_TOLERANCE = 1e-8
 # x(mu) is reached by Newton's method on a smooth F; where there is no x(mu) (no interior) residuals can come near 1e-9.
 PATH_TOLERANCE = 1e-10
 INACCURATE_TOLERANCE = 1e-5
+NET_MATTERS = 1e-9
 FLOOR = 1e-5
 ERROR_BOUND = 1e-3
 FLAT_TOLERANCE = 1e-6
@@ -83,11 +84,13 @@ def check(
     floor: float = FLOOR,
     z: Tensor | None = None,
 ) -> Tensor:
-    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3), the larger of both measures.
+    """Primal, dual and gap residual of the point x (B, n), v (B, m): (B, 3), row by row, or net where that is not small.
 
+    A net residual below NET_MATTERS is what rounding leaves of large multipliers; the other measure says how good a point is.
     absolute: `absolutes(program)`, and z: Pi_mu*(v), if at hand.
     """
-    return torch.maximum(*measures(program, x, v, mu, absolute, floor, z))
+    by_row, net = measures(program, x, v, mu, absolute, floor, z)
+    return torch.where(net > NET_MATTERS, torch.maximum(by_row, net), by_row)
 
 
 def measures(

@@ -164,7 +164,7 @@ class AbstractLayer(nn.Module):
         assert answer is not None
         with torch.no_grad():
             stated = self._state(arguments, plan)
-            known = known_of(answer, stated.program, call.seconds)
+            known = known_of(answer, stated.program, call.mu, call.seconds)
             point = self._engine.solve(
                 stated.program, stated.given, stated.border, mu=mu, requested=self._requested, record=False, known=known
             )
@@ -219,7 +219,8 @@ class AbstractLayer(nn.Module):
         known = None
         if answer is not None and answer.x.dtype == torch.float64:
             with torch.no_grad():
-                known = known_of(answer, self._state(arguments, plan).program)
+                path = self._engine.path(mu, plan.batch.shape)
+                known = known_of(answer, self._state(arguments, plan).program, path[0] if path else None)
         return self._solved(arguments, plan, mu=mu, known=known)[0]
 
     @uncompiled(compiled.UNFIT)
