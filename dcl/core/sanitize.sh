@@ -4,6 +4,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${1:-$root/.venv/bin/python}
+[[ $python == /* ]] || python=$PWD/$python
 shift || true
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
