@@ -604,6 +604,21 @@ def test_the_build_for_every_processor_agrees(monkeypatch):
                 torch.testing.assert_close(t, g[name], rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("G", lambda t: t.mT.contiguous().mT),
+        ("q", lambda t: t[:1].expand(3, -1)),
+        ("h", torch.Tensor.float),
+        ("b", lambda t: t[:2].clone()),
+    ],
+)
+def test_tensors_that_the_core_would_misread(name, change):
+    (data,) = draws("definite", 5, 3)
+    with pytest.raises(ValueError, match=name):
+        dense.solve(data | {name: change(data[name])}, 3)
+
+
 def test_a_handle_belongs_to_its_sizes():
     (data,) = draws("definite", 4, 2)
     answer = dense.solve(data, 2)
