@@ -4,6 +4,7 @@ Programs in 57 digits and in exact rationals, the central path in 40 digits, clo
 that Clarabel finds; then what holds whatever the numbers are: shared data, threads, warm starts, forks, dtypes, empty blocks.
 """
 
+import importlib
 import os
 import threading
 from itertools import product
@@ -217,7 +218,10 @@ def test_where_block_pivoting_gives_up():
     (data,) = draws("definite", 60, 24, seed=8)
     rng = np.random.default_rng(8)
     more = torch.tensor(rng.standard_normal((24, 120, 60)))
-    data |= {"G": torch.cat([data["G"], more], 1), "h": torch.cat([data["h"], torch.tensor(0.3 + rng.random((24, 120)))], 1)}
+    data |= {
+        "G": torch.cat([data["G"], more], 1),
+        "h": torch.cat([data["h"], torch.tensor(0.3 + rng.random((24, 120)))], 1),
+    }
     data["h"] = (data["G"] @ answer_inside(data)).squeeze(-1) + data["h"].abs()
     answer = dense.solve(data, 24)
     assert bool((answer.status == dense.Code.CERTIFIED).all())
@@ -581,6 +585,38 @@ def test_solves_with_the_KKT_matrix(family, mu):
             t, w = np.concatenate([dx[i], dv[i]]), np.concatenate([ux[i], uv[i]])
             assert np.abs(K @ t - r[i]).max() <= 1e-9 * np.abs(t).max()
             assert np.abs(K.T @ w - u[i]).max() <= 1e-9 * np.abs(w).max()
+
+
+def test_the_build_for_every_processor_agrees(monkeypatch):
+    """Not to the last bit: fused products round once."""
+    for family in REGULAR:
+        for data in draws(family, 12, 10, seed=9):
+            B = size_of(data)
+            answer = dense.solve(data, B)
+            g = gradients(answer, data, {"x": torch.ones_like(answer.x)})
+            with monkeypatch.context() as patch:
+                patch.setattr(dense, "_extension", importlib.import_module("dcl.core._core_baseline"))
+                other = dense.solve(data, B)
+                h = gradients(other, data, {"x": torch.ones_like(answer.x)})
+            assert torch.equal(answer.status, other.status)
+            torch.testing.assert_close(other.x, answer.x, rtol=1e-10, atol=1e-11)
+            for name, t in h.items():
+                torch.testing.assert_close(t, g[name], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("G", lambda t: t.mT.contiguous().mT),
+        ("q", lambda t: t[:1].expand(3, -1)),
+        ("h", torch.Tensor.float),
+        ("b", lambda t: t[:2].clone()),
+    ],
+)
+def test_tensors_that_the_core_would_misread(name, change):
+    (data,) = draws("definite", 5, 3)
+    with pytest.raises(ValueError, match=name):
+        dense.solve(data | {name: change(data[name])}, 3)
 
 
 def test_a_handle_belongs_to_its_sizes():

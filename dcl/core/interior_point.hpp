@@ -20,6 +20,8 @@ struct InteriorPoint {
     template <class Attempt>
     bool solve(const Program& program, Attempt&& attempt) {
         iterations = 0;
+        x.setZero(program.n);
+        y.setZero(program.p);
         count_ = program.inequalities();
         if (!start(program)) return false;
         guess_.assign(1, -1);  // equal to no set
