@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import dcl
+from dcl import core
 
 CORE = {"P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lb": 1, "ub": 1}
 N = 5
@@ -385,7 +386,7 @@ def test_solution_fields(batch, record):
     assert (solution.margin > 1e-3).all()
     assert (solution.condition > 1.0).all()
     assert (solution.seconds > 0.0).all()
-    assert solution.solvers[0] == "DAQP"
+    assert solution.solvers[0] == ("CORE" if core.available else "DAQP")
     assert not solution.solver.any()
     assert solution.certificate is None
     assert "OPTIMAL" in repr(solution)

@@ -6,7 +6,8 @@ And both agree: in the point to 1e-10, in the gradients to 1e-9.  Certified may 
 import numpy as np
 import pytest
 import torch
-from core_programs import FAMILIES, REGULAR, Batch, draws, size_of, tiny_programs
+from core_programs import FAMILIES, REGULAR, Batch, draws, grouped, size_of, tiny_programs
+from oracles.real_data import COLLECTIONS, data_folder, problems
 
 import dcl
 from dcl import GradientKind, Status, core
@@ -110,6 +111,17 @@ def test_of_all(family):
 @pytest.mark.parametrize("seed", range(8))
 def test_of_all_tiny_programs(seed):
     assert not [text for data in tiny_programs(50, seed=50 * seed) for text in breaches(data, "tiny")[0]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(data_folder() is None, reason="needs the problem collections beside the repository")
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_of_real_problems(collection):
+    found = []
+    for problem in problems(collection, largest=300):
+        (data,) = grouped([problem.data])
+        found += breaches({name: t for name, t in data.items() if t.numel()}, problem.name)[0]
+    assert not found
 
 
 @pytest.mark.parametrize("family", REGULAR)

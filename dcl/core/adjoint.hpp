@@ -51,7 +51,7 @@ struct Recalled {
 private:
     static void gather(const Call& call, const Integers& ids, const Record& record, Index i, Index p, Rows& rows) {
         const Index n = call.n, general = call.general();
-        rows.reset(n, static_cast<Index>(ids.size()));
+        rows.reset(n, count(ids));
         for (const Index id : ids) {
             if (id >= general) {
                 const bool low = id < general + call.lower();
@@ -142,7 +142,7 @@ struct AdjointWorker {
     Matrix rows;
 
     void pull(const Call& call, const Handle& handle, const Cotangents& from, Index i, Pulled& out) {
-        const Record& record = handle.records[static_cast<std::size_t>(i)];
+        const Record& record = handle.records[i];
         const Index n = call.n, p = call.p, m = call.m, general = p + m, all = call.rows();
         out.reset(n, all);
         if (record.status != Status::certified) return;
@@ -167,20 +167,20 @@ struct AdjointWorker {
         r2.resize(k + weak);
         const double slope = out.value / record.c;  // of the scaled multipliers
         for (Index j = 0; j < k; ++j) {
-            const Index id = record.strong[static_cast<std::size_t>(j)];
+            const Index id = record.strong[j];
             r2(j) = g(id) - slope * record.T(j) * record.z(id);
         }
         for (Index j = 0; j < weak; ++j) {
-            const Index id = record.weak[static_cast<std::size_t>(j)];
+            const Index id = record.weak[j];
             r2(k + j) = g(id) - slope * record.z(id) / record.W(j);
         }
         refined.solve(factor, record.condition, r1, r2);
-        for (Index j = 0; j < k; ++j) refined.y(j) -= slope * record.z(record.strong[static_cast<std::size_t>(j)]);
-        for (Index j = 0; j < weak; ++j) refined.y(k + j) -= slope * record.z(record.weak[static_cast<std::size_t>(j)]);
+        for (Index j = 0; j < k; ++j) refined.y(j) -= slope * record.z(record.strong[j]);
+        for (Index j = 0; j < weak; ++j) refined.y(k + j) -= slope * record.z(record.weak[j]);
         out.u = record.c * refined.a;
         out.x = record.x;
-        for (Index j = 0; j < k; ++j) put(record, record.strong[static_cast<std::size_t>(j)], refined.y(j), general, out);
-        for (Index j = 0; j < weak; ++j) put(record, record.weak[static_cast<std::size_t>(j)], refined.y(k + j), general, out);
+        for (Index j = 0; j < k; ++j) put(record, record.strong[j], refined.y(j), general, out);
+        for (Index j = 0; j < weak; ++j) put(record, record.weak[j], refined.y(k + j), general, out);
     }
 
     // The gradients of instance i of data that the batch does not share.
@@ -283,7 +283,10 @@ inline AdjointWorker& adjoint_worker() {
     return one;
 }
 
-inline void adjoint(const Call& call, const Handle& handle, const Cotangents& from, const Gradients& to, int threads) {
+inline void adjoint(const Call& call, const Handle& handle, const Cotangents& from, Gradients to, int threads) {
+    if (call.batch == 1) {  // nothing to sum
+        for (Out* out : {&to.P, &to.q, &to.A, &to.b, &to.G, &to.h, &to.lb, &to.ub}) out->stride = 1;
+    }
     Sums sums;
     sums.resize(call, to);
     Pool::run(call.batch, threads, [&](Index i, int) {

@@ -88,7 +88,7 @@ inline void write_answer(const Program& program, const Point& point, const Outco
 }
 
 // mu: (B or 1) float64 numbers, or no data for 0.
-inline std::unique_ptr<Handle> solve(const Call& call, const Start& start, const Block& mu, const Answers& to, int threads) {
+inline std::unique_ptr<Handle> solve(const Call& call, const StartBlocks& start, const Block& mu, const Answers& to, int threads) {
     auto handle = std::make_unique<Handle>();
     handle->batch = call.batch;
     handle->n = call.n, handle->p = call.p, handle->m = call.m;
@@ -101,7 +101,7 @@ inline std::unique_ptr<Handle> solve(const Call& call, const Start& start, const
         const double at = mu.present() ? static_cast<const double*>(mu.data)[i * mu.stride] : 0.0;
         Outcome outcome;
         if (!mu.present() || (std::isfinite(at) && at > 0.0)) {
-            outcome = w.solve(call, shared, i, start, at, handle->records[static_cast<std::size_t>(i)]);
+            outcome = w.solve(call, shared, i, start, at, handle->records[i]);
         } else {
             w.program.load_vectors(call, i);
             outcome.status = Status::not_finite;

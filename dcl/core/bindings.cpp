@@ -36,7 +36,7 @@ std::unique_ptr<core::Handle> solve(const Addresses<4>& sizes, bool single, cons
                                     const Addresses<8>& start, const Addresses<2>& mu, const Addresses<11>& out,
                                     int threads) {
     const core::Call call = call_of(sizes, single, data);
-    const core::Start from{block(start, 0), block(start, 1), block(start, 2), block(start, 3)};
+    const core::StartBlocks from{block(start, 0), block(start, 1), block(start, 2), block(start, 3)};
     const auto output = [&](std::size_t k, Index size) { return core::Out{pointer(out[k]), size, single}; };
     const core::Answers to{output(0, call.n), output(1, call.p), output(2, call.m), output(3, call.lower()),
                            output(4, call.upper()), output(5, 1),
@@ -82,6 +82,8 @@ void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single,
 }  // namespace
 
 NB_MODULE(CORE_MODULE, module) {
+    // handles may outlive the interpreter in a graph of torch: nothing to tell the user
+    nb::set_leak_warnings(false);
     nb::class_<core::Handle>(module, "Handle");
     module.def("solve", &solve);
     module.def("adjoint", &adjoint);

@@ -47,7 +47,7 @@ inline bool clear_of_ties(const Program& program, const Point& point, const Resi
     bool all = true;
     double noise = -1.0;
     for (Index i = program.p; i < program.rows(); ++i) {
-        if (!program.finite[static_cast<std::size_t>(i)]) continue;
+        if (!program.binds(i)) continue;
         const bool active = point.s(i) == 0.0;
         const double v = active ? point.z(i) : point.s(i);
         margin = std::min(margin, v);

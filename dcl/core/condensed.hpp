@@ -14,8 +14,7 @@ struct Condensed {
     double gamma = 0.0;
 
     // W: of the stacked rows, zero on equalities and on rows that are not finite.
-    // definite: is P > 0, so that no gamma is needed?
-    bool compute(const Program& program, ConstVectorRef W, bool definite = false) {
+    bool compute(const Program& program, ConstVectorRef W) {
         const Index n = program.n, p = program.p, m = program.m;
         M = *program.P;
         if (m > 0) {
@@ -26,7 +25,7 @@ struct Condensed {
         if (program.lower > 0) M.diagonal() += W.segment(program.first_lower(), n);
         if (program.upper > 0) M.diagonal() += W.segment(program.first_upper(), n);
         const double size = magnitude(M.diagonal());
-        gamma = p > 0 && !definite ? std::clamp(size, 1e-6, 1e6) : 0.0;
+        gamma = p > 0 ? std::clamp(size, 1e-6, 1e6) : 0.0;
         if (gamma > 0.0) M.selfadjointView<Eigen::Lower>().rankUpdate(program.C().leftCols(p), gamma);
         M.diagonal().array() += 1e-14 * std::max(size, 1e-6);
         if (!cholesky(M)) return false;

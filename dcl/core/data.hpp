@@ -38,7 +38,6 @@ struct Call {
     Index upper() const { return ub.present() ? n : 0; }
     Index general() const { return p + m; }
     Index rows() const { return general() + lower() + upper(); }
-    bool shares_matrices() const { return A.shared() && G.shared(); }
 };
 
 // `count` numbers of instance i of a block, as float64.
@@ -125,6 +124,9 @@ struct Program {
     bool is_zero = false, is_finite = true;
 
     Index rows() const { return p + m + lower + upper; }
+    // inequality rows that bind something
+    Index inequalities() const { return std::count(finite.begin() + p, finite.end(), char{1}); }
+    bool binds(Index row) const { return finite[row] != 0; }
     Index first_lower() const { return p + m; }
     Index first_upper() const { return p + m + lower; }
     bool is_lower(Index row) const { return row >= first_lower() && row < first_upper(); }
@@ -150,7 +152,7 @@ struct Program {
         for (Index k = p; k < rows(); ++k) {
             if (side(k) == infinity) {
                 side(k) = 1.0;
-                finite[static_cast<std::size_t>(k)] = 0;
+                finite[k] = 0;
             } else if (!std::isfinite(side(k))) {
                 is_finite = false;
             }
@@ -162,7 +164,7 @@ struct Program {
         c = objective;
         q *= c;
         for (Index k = 0; k < p + m; ++k) {
-            if (finite[static_cast<std::size_t>(k)]) side(k) *= general->E(k);
+            if (binds(k)) side(k) *= general->E(k);
         }
     }
 
@@ -174,7 +176,7 @@ struct Program {
         if (lower > 0) out.segment(first_lower(), n) = -x;
         if (upper > 0) out.segment(first_upper(), n) = x;
         for (Index k = p; k < rows(); ++k) {
-            if (!finite[static_cast<std::size_t>(k)]) out(k) = 0.0;
+            if (!binds(k)) out(k) = 0.0;
         }
     }
 

@@ -80,15 +80,18 @@ def _sizes(data: Mapping[str, Tensor], batch: int) -> tuple[int, int, int, int]:
     return batch, data["q"].shape[-1], p, m
 
 
-def _pairs(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[int]:
-    """Address and stride of each; absent and empty ones are (0, 0)."""
+def _pairs(tensors: Mapping[str, Tensor], names: Sequence[str], batch: int, dtype: torch.dtype) -> list[int]:
+    """Address and stride of each; absent and empty ones are (0, 0). Raises ValueError where the core would read elsewhere."""
     pairs: list[int] = []
     for name in names:
         t = tensors.get(name)
         if t is None or t.numel() == 0:
             pairs += (0, 0)
-        else:
-            pairs += (t.data_ptr(), 0 if t.shape[0] == 1 else t.stride(0))
+            continue
+        size = t.shape[0]
+        if t.dtype != dtype or (size != 1 and size != batch) or not t.is_contiguous():
+            raise ValueError(f"{name} must be contiguous, {dtype}, and have 1 or {batch} in front")
+        pairs += (t.data_ptr(), 0 if size == 1 else t.stride(0))
     return pairs
 
 
@@ -105,23 +108,31 @@ def solve(
     data: contiguous, P (., n, n), q (., n), A (., p, n), b (., p), G (., m, n), h (., m), lb, ub (., n), . is `batch` or 1;
     only q must be there.  mu (batch or 1,) float64 > 0: the central path of the caller's program.  start: x (., n) and those
     of z, z_lb, z_ub whose blocks are there; the solver starts from the active set that they imply.
+
+    Raises ValueError where a tensor has another dtype or batch, or is not contiguous.
     """
     sizes = _sizes(data, batch)
     _, n, p, m = sizes
     dtype = data["q"].dtype
     lower, upper = (n if name in data else 0 for name in ("lb", "ub"))
     shapes = ((batch, n), (batch, p), (batch, m), (batch, lower), (batch, upper), (batch,))
-    x, y, z, z_lb, z_ub, value = (torch.empty(shape, dtype=dtype) for shape in shapes)
-    residuals, status = torch.empty(batch, 3, dtype=torch.float64), torch.empty(batch, dtype=torch.int8)
-    iterations = torch.empty(batch, dtype=torch.int32)
-    condition, margin = torch.empty(batch, dtype=torch.float64), torch.empty(batch, dtype=torch.float64)
+    x, y, z, z_lb, z_ub, value = (torch.empty(shape, dtype=dtype, device="cpu") for shape in shapes)
+    residuals, status = (
+        torch.empty(batch, 3, dtype=torch.float64, device="cpu"),
+        torch.empty(batch, dtype=torch.int8, device="cpu"),
+    )
+    iterations = torch.empty(batch, dtype=torch.int32, device="cpu")
+    condition, margin = (
+        torch.empty(batch, dtype=torch.float64, device="cpu"),
+        torch.empty(batch, dtype=torch.float64, device="cpu"),
+    )
     written = (x, y, z, z_lb, z_ub, value, residuals, status, iterations, condition, margin)
     path = (0, 0) if mu is None else (mu.data_ptr(), 0 if mu.numel() == 1 else 1)
     handle = _extension.solve(
         sizes,
         dtype == torch.float32,
-        _pairs(data, BLOCKS),
-        _pairs(start or {}, _START),
+        _pairs(data, BLOCKS, batch, dtype),
+        _pairs(start or {}, _START, batch, dtype),
         path,
         [t.data_ptr() for t in written],
         threads,
@@ -141,15 +152,15 @@ def adjoint(
 
     cotangents: contiguous, of the data's dtype, for any of x, y, z, z_lb, z_ub, value, with the shapes in `answer`.
     """
-    batch = answer.x.shape[0]
+    batch, dtype = answer.x.shape[0], answer.x.dtype
     gradients = {name: torch.empty_like(data[name]) for name in wanted}
     _extension.adjoint(
         answer.handle,
         _sizes(data, batch),
-        data["q"].dtype == torch.float32,
-        _pairs(data, BLOCKS),
-        _pairs(cotangents, OUTPUTS),
-        _pairs(gradients, BLOCKS),
+        dtype == torch.float32,
+        _pairs(data, BLOCKS, batch, dtype),
+        _pairs(cotangents, OUTPUTS, batch, dtype),
+        _pairs(gradients, BLOCKS, batch, dtype),
         threads,
     )
     return gradients
@@ -162,9 +173,16 @@ def solve_kkt(
 
     r1 (B, n), r2 (B, rows) float64, rows stacked as [A; G; -I (lb); I (ub)]; zero for instances that are not certified.
     """
+    batch, dtype = answer.x.shape[0], answer.x.dtype
     first, second = r1.clone(memory_format=torch.contiguous_format), r2.clone(memory_format=torch.contiguous_format)
-    is_single = data["q"].dtype == torch.float32
-    sizes = _sizes(data, answer.x.shape[0])
-    pairs = _pairs(data, BLOCKS)
-    _extension.solve_kkt(answer.handle, sizes, is_single, pairs, adjoint, first.data_ptr(), second.data_ptr(), threads)
+    _extension.solve_kkt(
+        answer.handle,
+        _sizes(data, batch),
+        dtype == torch.float32,
+        _pairs(data, BLOCKS, batch, dtype),
+        adjoint,
+        first.data_ptr(),
+        second.data_ptr(),
+        threads,
+    )
     return first, second

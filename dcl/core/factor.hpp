@@ -66,6 +66,15 @@ struct Factor {
         new (&P) MatrixView(curvature, variables, variables);
         P_scale = scale;
     }
+    // At mu = 0: `ids`, equalities and active rows, are strong and nothing is weak.
+    void at_active_set(const Program& program, const Integers& ids) {
+        set(program.P->data(), program.n, 1.0);
+        strong.gather(program, ids);
+        weak.reset(program.n, 0);
+        T.setZero(count(ids));
+        W.resize(0);
+        G.resize(0);
+    }
     void set_factors(const double* first, const double* second) {
         new (&L1) MatrixView(first, n(), n());
         new (&L2) MatrixView(second, strong.size(), strong.size());
@@ -96,8 +105,8 @@ struct Factor {
         auto V = scratch.leftCols(k);
         V.leftCols(strong.general) = strong.columns();
         V.rightCols(k - strong.general).setZero();
-        for (std::size_t j = 0; j < strong.variable.size(); ++j) {
-            V(strong.variable[j], strong.general + static_cast<Index>(j)) = strong.sign[j];
+        for (Index j = 0; j < count(strong.variable); ++j) {
+            V(strong.variable[j], strong.general + j) = strong.sign[j];
         }
         for (Index i = 0; i < k; ++i) {
             if (T(i) > 0.0) V.col(i) *= 1.0 - G(i) * T(i);
@@ -188,8 +197,8 @@ private:
             first_.subtract(column, y(start + i), n());
             for (Index j = 0; j < n(); ++j) second_.subtract_at(start + i, column[j], a(j));
         }
-        for (std::size_t k = 0; k < rows.variable.size(); ++k) {
-            const Index i = start + rows.general + static_cast<Index>(k);
+        for (Index k = 0; k < count(rows.variable); ++k) {
+            const Index i = start + rows.general + k;
             first_.subtract_at(rows.variable[k], rows.sign[k], y(i));
             second_.subtract_at(i, rows.sign[k], a(rows.variable[k]));
         }

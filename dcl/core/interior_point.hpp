@@ -20,8 +20,9 @@ struct InteriorPoint {
     template <class Attempt>
     bool solve(const Program& program, Attempt&& attempt) {
         iterations = 0;
-        count_ = 0;
-        for (Index i = program.p; i < program.rows(); ++i) count_ += program.finite[static_cast<std::size_t>(i)];
+        x.setZero(program.n);
+        y.setZero(program.p);
+        count_ = program.inequalities();
         if (!start(program)) return false;
         guess_.assign(1, -1);  // equal to no set
         refused_.assign(1, -1);
@@ -34,7 +35,7 @@ struct InteriorPoint {
             if (count_ == 0) return false;
             W_.setZero(program.rows());
             for (Index i = program.p; i < program.rows(); ++i) {
-                if (program.finite[static_cast<std::size_t>(i)]) W_(i) = z(i) / s(i);
+                if (program.binds(i)) W_(i) = z(i) / s(i);
             }
             if (!system_.compute(program, W_)) return false;
             const double length = advance(program);
@@ -52,15 +53,13 @@ private:
     Integers guess_, refused_;
     Index count_ = 0;
 
-    bool is_finite(const Program& program, Index i) const { return program.finite[static_cast<std::size_t>(i)] != 0; }
-
     // Least squares with W = 1, then s and z pushed inside.
     bool start(const Program& program) {
         const Index rows = program.rows(), p = program.p;
         z.setZero(rows);
         s.setOnes(rows);
         W_.setZero(rows);
-        for (Index i = p; i < rows; ++i) W_(i) = is_finite(program, i) ? 1.0 : 0.0;
+        for (Index i = p; i < rows; ++i) W_(i) = program.binds(i) ? 1.0 : 0.0;
         if (!system_.compute(program, W_)) return false;
         x = -program.q;
         r_c_ = W_.cwiseProduct(program.side);
@@ -71,14 +70,14 @@ private:
         program.times(x, Cx_);
         double outside_s = -infinity, outside_z = -infinity;
         for (Index i = p; i < rows; ++i) {
-            if (!is_finite(program, i)) continue;
+            if (!program.binds(i)) continue;
             s(i) = program.side(i) - Cx_(i);
             z(i) = -s(i);
             outside_s = std::max(outside_s, -s(i));
             outside_z = std::max(outside_z, -z(i));
         }
         for (Index i = p; i < rows; ++i) {
-            if (!is_finite(program, i)) continue;
+            if (!program.binds(i)) continue;
             if (outside_s > -1e-6) s(i) += 1.0 + outside_s;
             if (outside_z > -1e-6) z(i) += 1.0 + outside_z;
         }
@@ -98,7 +97,7 @@ private:
         r_i_.setZero(rows);
         double complementarity = 0.0;
         for (Index i = p; i < rows; ++i) {
-            if (!is_finite(program, i)) continue;
+            if (!program.binds(i)) continue;
             r_i_(i) = Cx_(i) + s(i) - program.side(i);
             complementarity += s(i) * z(i);
         }
@@ -112,7 +111,7 @@ private:
     bool agree(const Program& program) {
         Integers now;
         for (Index i = program.p; i < program.rows(); ++i) {
-            if (is_finite(program, i) && z(i) > s(i)) now.push_back(i);
+            if (program.binds(i) && z(i) > s(i)) now.push_back(i);
         }
         const bool same = (now == guess_ || count_ == 0) && now != refused_;
         guess_ = now;
@@ -126,7 +125,7 @@ private:
         dx_ = -r_d_;
         dz_.setZero(rows);
         for (Index i = p; i < rows; ++i) {
-            if (is_finite(program, i)) dz_(i) = (r_c_(i) + z(i) * r_i_(i)) / s(i);
+            if (program.binds(i)) dz_(i) = (r_c_(i) + z(i) * r_i_(i)) / s(i);
         }
         Cx_ = -dz_;
         program.add_transposed(Cx_, dx_);
@@ -135,7 +134,7 @@ private:
         program.times(dx_, Cx_);
         ds_.setZero(rows);
         for (Index i = p; i < rows; ++i) {
-            if (!is_finite(program, i)) continue;
+            if (!program.binds(i)) continue;
             ds_(i) = -r_i_(i) - Cx_(i);
             dz_(i) += z(i) / s(i) * Cx_(i);
         }
@@ -156,14 +155,14 @@ private:
         const double affine_s = std::min(1.0, longest(s, ds_, p)), affine_z = std::min(1.0, longest(z, dz_, p));
         double now = 0.0, after = 0.0;
         for (Index i = p; i < rows; ++i) {
-            if (!is_finite(program, i)) continue;
+            if (!program.binds(i)) continue;
             now += s(i) * z(i);
             after += (s(i) + affine_s * ds_(i)) * (z(i) + affine_z * dz_(i));
         }
         const double ratio = std::clamp(after / now, 0.0, 1.0), centering = ratio * ratio * ratio;
         const double aim = centering * now / static_cast<double>(count_);
         for (Index i = p; i < rows; ++i) {
-            r_c_(i) = is_finite(program, i) ? aim - s(i) * z(i) - ds_(i) * dz_(i) : 0.0;
+            r_c_(i) = program.binds(i) ? aim - s(i) * z(i) - ds_(i) * dz_(i) : 0.0;
         }
         direction(program);
         double step_s = std::min(1.0, fraction * longest(s, ds_, p));
@@ -173,7 +172,7 @@ private:
         x += step_s * dx_;
         y += step_z * dy_;
         for (Index i = p; i < rows; ++i) {
-            if (!is_finite(program, i)) continue;
+            if (!program.binds(i)) continue;
             s(i) = std::max(s(i) + step_s * ds_(i), 1e-300);
             z(i) = std::max(z(i) + step_z * dz_(i), 1e-300);
         }

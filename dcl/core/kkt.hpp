@@ -21,7 +21,7 @@ struct KktWorker {
 
     // right-hand sides (n) and (rows) in, solution out, of instance i; zero where it is not certified
     void solve(const Call& call, const Handle& handle, bool adjoint, Index i, VectorRef first, VectorRef second) {
-        const Record& record = handle.records[static_cast<std::size_t>(i)];
+        const Record& record = handle.records[i];
         if (record.status != Status::certified) {
             first.setZero();
             second.setZero();
@@ -58,8 +58,8 @@ struct KktWorker {
 
 private:
     static Index id_of(const Record& record, Index j) {
-        const auto k = static_cast<Index>(record.strong.size());
-        return j < k ? record.strong[static_cast<std::size_t>(j)] : record.weak[static_cast<std::size_t>(j - k)];
+        const auto k = count(record.strong);
+        return j < k ? record.strong[j] : record.weak[j - k];
     }
     static double unit_of(const Record& record, const Call& call, Index id) {
         return id < call.general() ? record.E(id) : 1.0;

@@ -3,7 +3,7 @@
 //     F(x, v) = ( Px + q + A'z,  Ax - b + z - v ),     z = (v + sqrt(v^2 + 4 mu)) / 2,  s = z - v,  s z = mu
 //     D = dz/dv = z / (z + s),   W = D / (1 - D) = z / s
 //
-// Condensed steps (condensed.hpp) come near,
+// Steps by condensed.hpp, or by dual_step.hpp where P > 0 and there are few rows, come near,
 //
 //     M dx + A_e'dv_e = -f_1 - A_i'W f_i,   A_e dx = -f_e,   dv_i = (A_i dx + f_i) / (1 - D_i)
 //
@@ -13,6 +13,7 @@
 
 #include "certify.hpp"
 #include "condensed.hpp"
+#include "dual_step.hpp"
 
 namespace core {
 
@@ -21,19 +22,28 @@ struct Path {
     int steps = 0;
 
     // From the point (x, z, s) to that of the path at mu (in the program's units).  False where Newton's method stalls.
-    // definite: is P > 0?
-    bool follow(const Program& program, Point& point, double mu, bool definite) {
+    // L, known: of P and of its elimination where that was made, else nullptr.
+    bool follow(const Program& program, Point& point, double mu, const Matrix* L, const Elimination* known) {
         v = point.z - point.s;
         for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
         x_ = point.x;
         steps = 0;
         const double goal = near * (1.0 + magnitude(program.q) + magnitude(program.side));
         double size = evaluate(program, x_, v, mu);
+        // with more rows than that the condensed system is the smaller one
+        bool in_multipliers = known != nullptr && known->N.rows() <= program.n + program.n / 3;
         for (; steps < most_steps && size > goal && std::isfinite(size); ++steps) {
             const double before = size;
-            if (!step(program, definite)) return false;
+            weigh_rows(program);
+            bool moves = in_multipliers && dual_.solve(program, *L, *known, W_, f1_, f2_, dx_, dy_);
+            if (!moves && !condensed(program)) return false;
+            spread(program);
+            if (!all_finite(dx_) || !all_finite(dv_)) return false;
             size = damped(program, mu, size);
-            if (!(size < before)) break;
+            if (size < before) continue;
+            // where P is nearly singular its multipliers lose digits that the condensed system keeps
+            if (!in_multipliers) break;
+            in_multipliers = false;
         }
         evaluate(program, x_, v, mu);
         point.x = x_;
@@ -42,35 +52,33 @@ struct Path {
         return std::isfinite(size);
     }
 
-    // The strong and the weak rows at the point, general ones first, and their T and W, into the factor.
-    static void split(const Program& program, const Point& point, Factor& factor, Integers& strong, Integers& weak) {
-        strong.clear();
+    // The strong and the weak rows at the point, into the factor.
+    static void split(const Program& program, Point& point, Factor& factor, Integers& weak) {
+        point.list_strong(program);
         weak.clear();
-        for (Index i = 0; i < program.rows(); ++i) {
-            if (!program.finite[static_cast<std::size_t>(i)]) continue;
-            (i < program.p || point.z(i) > point.s(i) ? strong : weak).push_back(i);
+        for (Index i = program.p; i < program.rows(); ++i) {
+            if (program.binds(i) && !(point.z(i) > point.s(i))) weak.push_back(i);
         }
-        factor.strong.gather(program, strong);
+        factor.set(program.P->data(), program.n, 1.0);
+        factor.strong.gather(program, point.strong);
         factor.weak.gather(program, weak);
-        weigh(program, point, factor, strong, weak);
+        weigh(program, point, factor, weak);
     }
 
     // T and W at the point, of rows that are strong and weak already.
-    static void weigh(const Program& program, const Point& point, Factor& factor, const Integers& strong, const Integers& weak) {
+    static void weigh(const Program& program, const Point& point, Factor& factor, const Integers& weak) {
         factor.T.resize(factor.strong.size());
         factor.W.resize(factor.weak.size());
-        for (std::size_t k = 0; k < strong.size(); ++k) {
-            const Index row = strong[k];
-            factor.T(static_cast<Index>(k)) = row < program.p ? 0.0 : point.s(row) / point.z(row);
+        for (Index k = 0; k < count(point.strong); ++k) {
+            const Index row = point.strong[k];
+            factor.T(k) = row < program.p ? 0.0 : point.s(row) / point.z(row);
         }
-        for (std::size_t k = 0; k < weak.size(); ++k) {
-            factor.W(static_cast<Index>(k)) = point.z(weak[k]) / point.s(weak[k]);
-        }
+        for (Index k = 0; k < count(weak); ++k) factor.W(k) = point.z(weak[k]) / point.s(weak[k]);
     }
 
     // One accurate Newton step at the point with K factored there; returns its size relative to the point.
-    double sharpen(const Program& program, const Factor& factor, const Integers& strong, const Integers& weak, Point& point,
-                   double mu, Step& buffer) {
+    double sharpen(const Program& program, const Factor& factor, const Integers& weak, Point& point, double mu, Step& buffer) {
+        const Integers& strong = point.strong;
         v = point.z - point.s;
         for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
         x_ = point.x;
@@ -78,18 +86,18 @@ struct Path {
         const Index k = factor.strong.size(), w = factor.weak.size();
         buffer.resize(program.n, k + w);
         buffer.r1 = -f1_;
-        for (Index i = 0; i < k; ++i) buffer.r2(i) = -f2_(strong[static_cast<std::size_t>(i)]);
-        for (Index i = 0; i < w; ++i) buffer.r2(k + i) = -f2_(weak[static_cast<std::size_t>(i)]);
+        for (Index i = 0; i < k; ++i) buffer.r2(i) = -f2_(strong[i]);
+        for (Index i = 0; i < w; ++i) buffer.r2(k + i) = -f2_(weak[i]);
         factor.once(buffer.r1, buffer.r2, buffer.a, buffer.y);
         for (Index i = 0; i < k; ++i) {
-            const Index row = strong[static_cast<std::size_t>(i)];
+            const Index row = strong[i];
             v(row) += buffer.y(i) * (row < program.p ? 1.0 : (z(row) + s(row)) / z(row));  // dz = D dv
         }
         // on weak rows dv = (A dx + f) / (1 - D), which is dz - ds
         Ax_.resize(program.rows());
         program.times(buffer.a, Ax_);
         for (Index i = 0; i < w; ++i) {
-            const Index row = weak[static_cast<std::size_t>(i)];
+            const Index row = weak[i];
             v(row) += (Ax_(row) + f2_(row)) * (z(row) + s(row)) / s(row);
         }
         x_ += buffer.a;
@@ -105,6 +113,7 @@ private:
     // |F| from which two accurate steps with one factor reach rounding
     static constexpr double near = 1e-7;
     Condensed system_;
+    DualStep dual_;
     Vector x_, f1_, f2_, W_, Ax_, dx_, dy_, dv_, x_new_, v_new_;
 
     // F, z and s at (x, v); returns |F|
@@ -115,7 +124,7 @@ private:
         z.head(p) = v_at.head(p);
         s.head(p).setZero();
         for (Index i = p; i < rows; ++i) {
-            if (!program.finite[static_cast<std::size_t>(i)]) {
+            if (!program.binds(i)) {
                 z(i) = s(i) = 0.0;
                 continue;
             }
@@ -132,30 +141,37 @@ private:
         program.times(x, Ax_);
         f2_.setZero(rows);
         for (Index i = 0; i < rows; ++i) {
-            if (program.finite[static_cast<std::size_t>(i)]) f2_(i) = Ax_(i) + s(i) - program.side(i);
+            if (program.binds(i)) f2_(i) = Ax_(i) + s(i) - program.side(i);
         }
         return std::sqrt(f1_.squaredNorm() + f2_.squaredNorm());
     }
 
-    bool step(const Program& program, bool definite) {
-        const Index rows = program.rows(), p = program.p;
-        W_.setZero(rows);
-        for (Index i = p; i < rows; ++i) {
-            if (program.finite[static_cast<std::size_t>(i)]) W_(i) = z(i) / s(i);
+    void weigh_rows(const Program& program) {
+        W_.setZero(program.rows());
+        for (Index i = program.p; i < program.rows(); ++i) {
+            if (program.binds(i)) W_(i) = z(i) / s(i);
         }
-        if (!system_.compute(program, W_, definite)) return false;
+    }
+
+    // dx and dy by the condensed system
+    bool condensed(const Program& program) {
+        if (!system_.compute(program, W_)) return false;
         dx_ = -f1_;
         dv_ = -W_.cwiseProduct(f2_);
         program.add_transposed(dv_, dx_);
-        dy_ = -f2_.head(p);
+        dy_ = -f2_.head(program.p);
         system_.solve(program, dx_, dy_);
+        return true;
+    }
+
+    // dv for dx and dy
+    void spread(const Program& program) {
         program.times(dx_, Ax_);
-        dv_.setZero(rows);
-        dv_.head(p) = dy_;
-        for (Index i = p; i < rows; ++i) {
-            if (program.finite[static_cast<std::size_t>(i)]) dv_(i) = (Ax_(i) + f2_(i)) * (z(i) + s(i)) / s(i);
+        dv_.setZero(program.rows());
+        dv_.head(program.p) = dy_;
+        for (Index i = program.p; i < program.rows(); ++i) {
+            if (program.binds(i)) dv_(i) = (Ax_(i) + f2_(i)) * (z(i) + s(i)) / s(i);
         }
-        return all_finite(dx_) && all_finite(dv_);
     }
 
     // The longest of the steps 1, 1/2, 1/4, ... that lowers |F|; returns |F| there.

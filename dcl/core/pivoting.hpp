@@ -3,11 +3,11 @@
 //     w_i > 0 only where a_i = hi_i,    w_i < 0 only where a_i = lo_i
 //
 // Block principal pivoting (Kostreva 1978; Judice and Pires 1994): all rows that are wrong change sides at once, as long as
-// their number falls; after `patience` steps without a new minimum only the last of them does (Murty), which ends in
-// finitely many steps.  Where P > 0 has n - p free dimensions, no more than half of those left are filled at once.
+// their number falls.  Of the n - p free dimensions no more than half of those left are filled at once.
 //
-// Where that gives up, the dual active set method (Goldfarb and Idnani 1983): from w = 0, the most violated row enters, and
-// rows whose multiplier would change its sign leave on the way.  It ends for every feasible program.
+// After `patience` steps without a new minimum, the dual active set method (Goldfarb and Idnani 1983) goes on from the best
+// set, without the rows of it whose multiplier has the wrong sign: the most violated row enters, and rows whose multiplier
+// would change its sign leave on the way.  It ends for every feasible program.
 #pragma once
 
 #include "elimination.hpp"
@@ -37,26 +37,27 @@ private:
     static constexpr int patience = 3;
     static constexpr Index most_steps = 20;
     std::vector<std::pair<double, Index>> wrong_;
+    std::vector<signed char> best_;
 
-    double side(Index i) const { return state[static_cast<std::size_t>(i)] > 0 ? hi(i) : lo(i); }
+    double side(Index i) const { return state[i] > 0 ? hi(i) : lo(i); }
 
     void list_active() {
         active.clear();
-        for (std::size_t i = 0; i < state.size(); ++i) {
-            if (state[i] != 0) active.push_back(static_cast<Index>(i));
+        for (Index i = 0; i < count(state); ++i) {
+            if (state[i] != 0) active.push_back(i);
         }
     }
 
     // w and a for the sides in `state`; false where the rows are dependent.
     bool at(const Matrix& N, ConstVectorRef a_0) {
         list_active();
-        const Index k = static_cast<Index>(active.size());
+        const Index k = count(active);
         if (k > L.rows()) return false;
         w.resize(k);
         for (Index j = 0; j < k; ++j) {
-            const Index row = active[static_cast<std::size_t>(j)];
+            const Index row = active[j];
             const double* const column = N.data() + row * N.rows();
-            for (Index i = j; i < k; ++i) L(i, j) = column[active[static_cast<std::size_t>(i)]];
+            for (Index i = j; i < k; ++i) L(i, j) = column[active[i]];
             w(j) = a_0(row) - side(row);
         }
         auto factor = L.topLeftCorner(k, k);
@@ -64,7 +65,7 @@ private:
         solve_lower(factor, w.head(k));
         solve_upper(factor, w.head(k));
         a = a_0;
-        for (Index j = 0; j < k; ++j) a -= w(j) * N.col(active[static_cast<std::size_t>(j)]);
+        for (Index j = 0; j < k; ++j) a -= w(j) * N.col(active[j]);
         return true;
     }
 
@@ -75,51 +76,45 @@ private:
     }
 
     bool block(const Matrix& N, ConstVectorRef a_0, Index room) {
-        std::size_t fewest = std::numeric_limits<std::size_t>::max();
+        Index fewest = std::numeric_limits<Index>::max();
         int tries = patience;
+        best_.assign(state.size(), 0);
         for (; steps < most_steps; ++steps) {
             if (!at(N, a_0)) return false;
-            std::size_t leaving = 0, entering = 0;
-            Index last = -1;
+            Index leaving = 0, entering = 0;
             wrong_.clear();
-            for (std::size_t j = 0; j < active.size(); ++j) {
+            for (Index j = 0; j < count(active); ++j) {
                 const Index row = active[j];
-                if (w(static_cast<Index>(j)) * state[static_cast<std::size_t>(row)] < -tolerance) {
+                if (w(j) * state[row] < -tolerance) {
                     ++leaving;
-                    last = std::max(last, row);
                 }
             }
             for (Index i = 0; i < a.size(); ++i) {
-                if (state[static_cast<std::size_t>(i)] != 0) continue;
+                if (state[i] != 0) continue;
                 const double outside = violation(i);
                 if (std::abs(outside) > tolerance) {
                     ++entering;
-                    last = std::max(last, i);
                     wrong_.emplace_back(outside * outside / std::max(N(i, i), 1e-300), i);
                 }
             }
             if (leaving + entering == 0) return true;
             const bool better = leaving + entering < fewest;
-            if (better) fewest = leaving + entering;
+            if (better) fewest = leaving + entering, best_ = state;
             tries = better ? patience : tries - 1;
-            if (tries < 0) {
-                if (state[static_cast<std::size_t>(last)] == 0 && static_cast<Index>(active.size()) >= room) return false;
-                flip(last);
-                continue;
-            }
-            const Index left = room - static_cast<Index>(active.size() - leaving);
-            const auto most = static_cast<std::size_t>(std::max<Index>((left + 1) / 2, 1));
-            for (std::size_t j = 0; j < active.size(); ++j) {
+            if (tries < 0) return false;
+            const Index left = room - (count(active) - leaving);
+            const Index most = std::max<Index>((left + 1) / 2, 1);
+            for (Index j = 0; j < count(active); ++j) {
                 const Index row = active[j];
-                if (w(static_cast<Index>(j)) * state[static_cast<std::size_t>(row)] < -tolerance) {
-                    state[static_cast<std::size_t>(row)] = 0;
+                if (w(j) * state[row] < -tolerance) {
+                    state[row] = 0;
                 }
             }
             if (entering > 0 && left == 0) return false;
             if (entering > most) {
-                std::nth_element(wrong_.begin(), wrong_.begin() + static_cast<std::ptrdiff_t>(most) - 1, wrong_.end(),
+                std::nth_element(wrong_.begin(), wrong_.begin() + most - 1, wrong_.end(),
                                  [](const auto& one, const auto& other) { return one > other; });
-                wrong_.resize(most);
+                wrong_.resize(static_cast<std::size_t>(most));
             }
             for (const auto& entry : wrong_) flip(entry.second);
         }
@@ -128,22 +123,36 @@ private:
 
     // An inactive row goes to the side that it violates, an active one inside.
     void flip(Index i) {
-        auto& where = state[static_cast<std::size_t>(i)];
+        auto& where = state[i];
         where = static_cast<signed char>(where != 0 ? 0 : (a(i) > hi(i) ? 1 : -1));
+    }
+
+    // Rows of the state whose multiplier has the wrong sign leave, until none has: w and a of what is left.
+    bool keep_right_signs(const Matrix& N, ConstVectorRef a_0) {
+        while (true) {
+            if (!at(N, a_0)) return false;
+            bool all = true;
+            for (Index j = 0; j < count(active); ++j) {
+                auto& where = state[active[j]];
+                if (w(j) * where < 0.0) where = 0, all = false;
+            }
+            if (all) return true;
+        }
     }
 
     bool dual(const Matrix& N, ConstVectorRef a_0, Index room) {
         const Index r = N.rows();
-        std::fill(state.begin(), state.end(), static_cast<signed char>(0));
-        Integers set;  // in the order of L
+        state = best_;
+        if (!keep_right_signs(N, a_0)) return false;
+        Integers set = active;  // in the order of L
         Vector multipliers(L.rows()), direction(L.rows()), change(r);
-        a = a_0;
+        multipliers.head(w.size()) = w;
         const Index limit = steps + 4 * r + 20;
         while (steps < limit) {
             Index enters = -1;
             double worst = 0.0;
             for (Index i = 0; i < r; ++i) {
-                if (state[static_cast<std::size_t>(i)] != 0) continue;
+                if (state[i] != 0) continue;
                 const double outside = violation(i);
                 const double measure = outside * outside / std::max(N(i, i), 1e-300);
                 if (std::abs(outside) > tolerance && measure > worst) worst = measure, enters = i;
@@ -154,9 +163,9 @@ private:
             while (true) {
                 if (++steps > limit) return false;
                 // raising the multiplier of the row by sign * t moves those of the set by -t direction, and a by -t change
-                const Index k = static_cast<Index>(set.size());
+                const Index k = count(set);
                 auto d = direction.head(k);
-                for (Index j = 0; j < k; ++j) d(j) = sign * N(set[static_cast<std::size_t>(j)], enters);
+                for (Index j = 0; j < k; ++j) d(j) = sign * N(set[j], enters);
                 const auto factor = L.topLeftCorner(k, k);
                 solve_lower(factor, d);
                 const double rest = N(enters, enters) - d.squaredNorm();
@@ -165,7 +174,7 @@ private:
                 Index leaves = -1;
                 double longest = infinity;
                 for (Index j = 0; j < k; ++j) {
-                    const double s = state[static_cast<std::size_t>(set[static_cast<std::size_t>(j)])];
+                    const double s = state[set[j]];
                     if (s * d(j) > 0.0) {
                         const double t = std::max(s * multipliers(j), 0.0) / (s * d(j));
                         if (t < longest) longest = t, leaves = j;
@@ -179,7 +188,7 @@ private:
                 entered += t;
                 if (independent) {
                     change = sign * N.col(enters);
-                    for (Index j = 0; j < k; ++j) change -= d(j) * N.col(set[static_cast<std::size_t>(j)]);
+                    for (Index j = 0; j < k; ++j) change -= d(j) * N.col(set[j]);
                     a -= t * change;
                 }
                 if (full <= longest) {
@@ -187,10 +196,10 @@ private:
                     L(k, k) = std::sqrt(rest);
                     multipliers(k) = sign * entered;
                     set.push_back(enters);
-                    state[static_cast<std::size_t>(enters)] = static_cast<signed char>(sign);
+                    state[enters] = static_cast<signed char>(sign);
                     break;
                 }
-                state[static_cast<std::size_t>(set[static_cast<std::size_t>(leaves)])] = 0;
+                state[set[leaves]] = 0;
                 remove(set, multipliers, leaves);
             }
         }
@@ -199,7 +208,7 @@ private:
 
     // Row `leaves` of the set goes: its row of L is dropped, and Givens rotations make L lower triangular again.
     void remove(Integers& set, Vector& multipliers, Index leaves) {
-        const Index k = static_cast<Index>(set.size());
+        const Index k = count(set);
         for (Index i = leaves; i + 1 < k; ++i) {
             L.row(i).head(i + 2) = L.row(i + 1).head(i + 2);
             multipliers(i) = multipliers(i + 1);

@@ -21,14 +21,29 @@ struct Point {
         y.resize(0);
     }
 
+    // The equalities, and the rows with z > s.
+    void list_strong(const Program& program) {
+        strong.clear();
+        for (Index i = 0; i < program.rows(); ++i) {
+            if (i < program.p || (program.binds(i) && z(i) > s(i))) strong.push_back(i);
+        }
+    }
+
+    bool signs_hold(const Program& program) const {
+        for (Index i = program.p; i < program.rows(); ++i) {
+            if (s(i) < 0.0 || z(i) < 0.0) return false;
+        }
+        return true;
+    }
+
     // z from y; s is what the other rows leave.  Ax: of the stacked rows.
     void spread() {
         z.setZero();
-        for (std::size_t k = 0; k < strong.size(); ++k) z(strong[k]) = y(static_cast<Index>(k));
+        for (Index k = 0; k < count(strong); ++k) z(strong[k]) = y(k);
     }
     void take_slacks(const Program& program, ConstVectorRef Ax) {
         for (Index i = program.p; i < program.rows(); ++i) {
-            s(i) = program.finite[static_cast<std::size_t>(i)] ? program.side(i) - Ax(i) : 0.0;
+            s(i) = program.binds(i) ? program.side(i) - Ax(i) : 0.0;
         }
         s.head(program.p).setZero();
         for (const Index row : strong) s(row) = 0.0;
@@ -49,7 +64,7 @@ struct Step {
 inline double newton_step(const Program& program, const Factor& factor, Point& point, Step& step, bool compensated) {
     const Index k = factor.strong.size();
     step.resize(program.n, k);
-    for (Index i = 0; i < k; ++i) step.s2(i) = program.side(point.strong[static_cast<std::size_t>(i)]);
+    for (Index i = 0; i < k; ++i) step.s2(i) = program.side(point.strong[i]);
     if (compensated) {
         step.s1 = -program.q;
         factor.residual(step.s1, step.s2, point.x, point.y, step.r1, step.r2);

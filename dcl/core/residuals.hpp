@@ -43,7 +43,7 @@ struct Residuals {
         }
         double worst_primal = 0.0, largest_primal = 0.0, terms_primal = 0.0, slope = 0.0, slope_sizes = 0.0;
         for (Index i = 0; i < rows; ++i) {
-            if (!program.finite[static_cast<std::size_t>(i)]) continue;
+            if (!program.binds(i)) continue;
             const double r = std::abs(Ax(i) + s(i) - side(i));
             worst_primal = larger(worst_primal, r / (floor_of_terms + Ax_sizes(i) + std::abs(s(i)) + std::abs(side(i))));
             largest_primal = larger(largest_primal, r);
@@ -74,14 +74,14 @@ struct Residuals {
         }
         const Matrix& C = program.C();
         for (Index i = 0; i < general; ++i) {
-            if (!program.finite[static_cast<std::size_t>(i)]) continue;
+            if (!program.binds(i)) continue;
             const auto terms = C.col(i).array() * x.array();
             Ax(i) = terms.sum();
             Ax_sizes(i) = terms.abs().sum();
             if (z(i) != 0.0) add(C.data() + i * n, z(i), n, ATz, ATz_sizes);
         }
         for (Index i = general; i < program.rows(); ++i) {
-            if (!program.finite[static_cast<std::size_t>(i)]) continue;
+            if (!program.binds(i)) continue;
             const Index j = program.variable(i);
             const double sign = program.is_lower(i) ? -1.0 : 1.0;
             Ax(i) = sign * x(j);

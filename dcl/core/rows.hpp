@@ -11,7 +11,7 @@ struct Rows {
     Integers variable;  // of each bound
     std::vector<double> sign;
 
-    Index size() const { return general + static_cast<Index>(variable.size()); }
+    Index size() const { return general + count(variable); }
 
     void reset(Index variables, Index capacity) {
         n = variables;
@@ -33,7 +33,7 @@ struct Rows {
 
     // Rows `ids`, general ones first, of a program.
     void gather(const Program& program, const Integers& ids) {
-        reset(program.n, static_cast<Index>(ids.size()));
+        reset(program.n, count(ids));
         for (const Index row : ids) {
             if (row < program.p + program.m) {
                 add_general(program.C().col(row));
@@ -49,14 +49,14 @@ struct Rows {
     template <class X, class Out>
     void times(const X& x, Out&& out) const {
         out.head(general).noalias() = columns().transpose() * x;
-        for (std::size_t k = 0; k < variable.size(); ++k) out(general + static_cast<Index>(k)) = sign[k] * x(variable[k]);
+        for (Index k = 0; k < count(variable); ++k) out(general + k) = sign[k] * x(variable[k]);
     }
 
     // out += B'y
     template <class Y, class Out>
     void add_transposed(const Y& y, Out&& out) const {
         if (general > 0) out.noalias() += columns() * y.head(general);
-        for (std::size_t k = 0; k < variable.size(); ++k) out(variable[k]) += sign[k] * y(general + static_cast<Index>(k));
+        for (Index k = 0; k < count(variable); ++k) out(variable[k]) += sign[k] * y(general + k);
     }
 
     // M += B' diag(w) B, lower triangle; scratch: n x general or more
@@ -66,7 +66,7 @@ struct Rows {
             scratch.leftCols(general).noalias() = columns() * w.head(general).cwiseSqrt().asDiagonal();
             M.selfadjointView<Eigen::Lower>().rankUpdate(scratch.leftCols(general));
         }
-        for (std::size_t k = 0; k < variable.size(); ++k) M(variable[k], variable[k]) += w(general + static_cast<Index>(k));
+        for (Index k = 0; k < count(variable); ++k) M(variable[k], variable[k]) += w(general + k);
     }
 };
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Builds the core with AddressSanitizer and UndefinedBehaviorSanitizer and runs its tests with it.
+# Builds the core with AddressSanitizer, UndefinedBehaviorSanitizer and Eigen's assertions, and runs its tests with it.
 # Usage: dcl/core/sanitize.sh [python] [arguments of pytest]; needs nanobind and cmeel-eigen beside dcl's requirements.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${1:-$root/.venv/bin/python}
+[[ $python == /* ]] || python=$PWD/$python
 shift || true
+tests=("$@")
+((${#tests[@]})) || tests=(tests/test_core.py tests/test_core_contract.py -m "not slow")
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
@@ -23,4 +26,4 @@ cd "$build/tree"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1
 compiler=${CXX:-c++}
 LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so)" \
-    "$python" -m pytest -n 0 -p no:cacheprovider -q "${@:-tests/test_core.py}"
+    "$python" -m pytest -n 0 -p no:cacheprovider -q "${tests[@]}"

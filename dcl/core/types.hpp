@@ -23,6 +23,12 @@ using VectorRef = Eigen::Ref<Vector>;
 using ConstMatrixRef = Eigen::Ref<const Matrix>;
 using ConstVectorRef = Eigen::Ref<const Vector>;
 
+// Sizes of lists, signed as all indices are.
+template <class T>
+Index count(const std::vector<T>& list) {
+    return static_cast<Index>(list.size());
+}
+
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // Largest absolute entry, 0 of an empty vector.

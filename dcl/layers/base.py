@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ from dcl.program import ConeProgram
 from dcl.torch_modes import is_ordinary, is_plain, uncompiled
 
 Arguments = Mapping[str, Tensor]
-# Ways through the core that a layer remembers: shapes of arguments.
+# Ways through the core, for each layer by the shapes of its arguments, at most _LANES of them: no call changes a layer.
+_lanes: WeakKeyDictionary[AbstractLayer, dict[Any, Lane | None]] = WeakKeyDictionary()
 _LANES = 64
 
 
@@ -93,7 +95,6 @@ class AbstractLayer(nn.Module):
     def _enroll(self, engine: Engine) -> None:
         """To be called at the end of `__init__`."""
         self._engine = engine
-        self._lanes: dict[Any, Lane | None] = {}
         self._handle = compiled.enroll(self)
 
     @final
@@ -116,28 +117,31 @@ class AbstractLayer(nn.Module):
         straight = self._engine.settings.straight_through if straight_through is None else straight_through
         if compiled.fits(solver_args, warm_start, mu, straight, return_solution):
             return compiled.call(self._handle, arguments, mu), None
-        if self._engine.is_free and not (
-            straight or return_solution or solver_args or isinstance(warm_start, Solution)
-        ):
-            outputs = self._fast(arguments, mu)
-            if outputs is not None:
-                return outputs, None
+        if self._engine.is_free and not (straight or solver_args or isinstance(warm_start, Solution)):
+            found = self._fast(arguments, mu, return_solution)
+            if found is not None:
+                return found
         options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         return self._evaluate(arguments, options, straight, return_solution)
 
-    def _fast(self, arguments: Arguments, mu: float | Tensor | None) -> tuple[Tensor, ...] | None:
-        """The outputs by the compiled core; None where it does not serve, and nothing has happened."""
+    def _fast(
+        self, arguments: Arguments, mu: float | Tensor | None, return_solution: bool
+    ) -> tuple[tuple[Tensor, ...], Solution | None] | None:
+        """The outputs, and the `Solution` if it was asked for, by the compiled core; None where it does not serve."""
         tensors = tuple(arguments.values())
         if not core.available:
             warn_of_slow_path()
         if torch.compiler.is_compiling() or not (core.available and is_plain() and all(map(is_ordinary, tensors))):
             return None
         key = tuple([(name, t.shape, t.dtype, t.device) for name, t in arguments.items()])
-        if key not in self._lanes:
-            if len(self._lanes) >= _LANES:
-                self._lanes.clear()
-            self._lanes[key] = self._lane(arguments)
-        lane = self._lanes[key]
+        known = _lanes.setdefault(self, {})
+        if key not in known:
+            if len(known) >= _LANES:
+                known.clear()
+            known[key] = self._lane(arguments)
+        lane = known[key]
+        if return_solution and tensors[0].dtype != torch.float64:
+            return None  # a Solution tells the point in double precision
         given = self._engine.path(mu, lane.batch.shape) if lane is not None else None
         if lane is None or given is None:
             return None
@@ -148,8 +152,24 @@ class AbstractLayer(nn.Module):
             outputs = call.outputs(tensors)
         assert call.answer is not None
         if not bool(call.answer.status.any()):
-            return outputs  # type: ignore[no-any-return]
-        return self._completed(arguments, lane, outputs, call.answer, mu)
+            return outputs, self._told(arguments, mu, outputs, call) if return_solution else None
+        completed = None if return_solution else self._completed(arguments, lane, outputs, call.answer, mu)
+        return None if completed is None else (completed, None)
+
+    def _told(
+        self, arguments: Arguments, mu: float | Tensor | None, outputs: tuple[Tensor, ...], call: FastCall
+    ) -> Solution:
+        """The `Solution` of a call that the core has certified."""
+        answer, plan = call.answer, self._plan(arguments)
+        assert answer is not None
+        with torch.no_grad():
+            stated = self._state(arguments, plan)
+            known = known_of(answer, stated.program, call.mu, call.seconds)
+            point = self._engine.solve(
+                stated.program, stated.given, stated.border, mu=mu, requested=self._requested, record=False, known=known
+            )
+            value = self._engine.finish(point, self._value(stated, point), plan.batch)
+            return self._engine.solution(point, outputs, value, plan.batch)
 
     def _lane(self, arguments: Arguments) -> Lane | None:
         """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
@@ -199,7 +219,8 @@ class AbstractLayer(nn.Module):
         known = None
         if answer is not None and answer.x.dtype == torch.float64:
             with torch.no_grad():
-                known = known_of(answer, self._state(arguments, plan).program)
+                path = self._engine.path(mu, plan.batch.shape)
+                known = known_of(answer, self._state(arguments, plan).program, path[0] if path else None)
         return self._solved(arguments, plan, mu=mu, known=known)[0]
 
     @uncompiled(compiled.UNFIT)

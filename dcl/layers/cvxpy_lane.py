@@ -68,7 +68,7 @@ class CvxpyMap(AbstractMap):
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
         batch = next(g.shape[0] for g in grads if g is not None)
         structure, zeros = self.form.structure, self._zeros
-        x, z = (torch.zeros(batch, size, dtype=torch.float64) for size in (structure.n, structure.m))
+        x, z = (torch.zeros(batch, size, dtype=torch.float64, device="cpu") for size in (structure.n, structure.m))
         self.form.extract_adjoint([g for i, g in enumerate(grads) if i not in self.values], x, z)
         found = {"x": x, "y": z[:, :zeros].contiguous(), "z": z[:, zeros:].contiguous()}
         value = self._value(grads)

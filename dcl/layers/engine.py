@@ -109,8 +109,10 @@ class Engine:
         mu = self.settings.mu if mu is None else mu
         if isinstance(mu, float) and mu == 0.0:
             return (None,)
-        if isinstance(mu, Tensor) and (mu.requires_grad or not is_ordinary(mu) or not bool((mu > 0.0).all())):
-            return None
+        if isinstance(mu, Tensor):
+            usual = is_ordinary(mu) and mu.dtype.is_floating_point and mu.device.type == "cpu" and not mu.requires_grad
+            if not usual or not bool(((mu > 0.0) & torch.isfinite(mu)).all()):
+                return None
         found = barrier(mu, batch_shape)
         return (found.reshape(-1).contiguous(),) if isinstance(found, Tensor) else (None,)
 
@@ -201,7 +203,8 @@ class Engine:
             v=v,
             mu=mu,
             at_kink=at_kink,
-            solvers=tuple(s.name for s in outcome.solvers),
+            # nothing was solved here where the compiled core has found the point
+            solvers=tuple(s.name for s in outcome.solvers) or ("CORE",),
             certificate=outcome.certificate,
             degeneracy=outcome.degeneracy,
             requested=requested,

@@ -11,6 +11,7 @@ A layer says with an `AbstractMap` how its tensors become a program of the core,
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Lane:
 class FastCall:
     """One call. differentiable(tensors, answer): the outputs again, by the careful lane, at the core's point if it is given.
 
-    answer: what the core found, once it was asked.
+    answer: what the core found, and in how many seconds, once it was asked.
     """
 
     lane: Lane
@@ -83,6 +84,7 @@ class FastCall:
     threads: int
     differentiable: Callable[[Sequence[Tensor], dense.Answer | None], tuple[Tensor, ...]]
     answer: dense.Answer | None = None
+    seconds: float = 0.0
     data: dict[str, Tensor] | None = None
 
     def outputs(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -90,7 +92,9 @@ class FastCall:
         lane = self.lane
         given = lane.merged(tensors)
         self.data = lane.map.data(given)
+        began = time.perf_counter()
         self.answer = dense.solve(self.data, lane.batch.size, mu=self.mu, threads=self.threads)
+        self.seconds = time.perf_counter() - began
         return tuple(lane.batch.restore(t) for t in lane.map.outputs(self.answer, given))
 
 
@@ -110,6 +114,8 @@ class Fast(Function):
         tensors: tuple[Tensor, ...] = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         present = [g for g in grads if g is not None]
+        if not present:
+            return None, *[None] * len(tensors)
         if torch.is_grad_enabled() or not all(map(is_ordinary, present)):
             return None, *_carefully(call, tensors, grads, needed)
         lane, answer = call.lane, call.answer

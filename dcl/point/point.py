@@ -12,7 +12,7 @@ units of `dcl.program.scaling`; see `dcl.point.truth.acceptable`.
 
 Terms that cancel excuse too much where x or z is large: at |x| = 1e13 every program is "solved" up to the rounding of |P||x|,
 an unbounded one too.  So the same three are also measured against what is left after cancelling (the net measure), and
-the larger one counts,
+the larger one counts where the net one is above NET_MATTERS,
 
     primal  |Ax + s - b|_i / (1 + |Ax|_max + |s_i| + |b_i|)        dual  |Px + q + A'z|_max / (1 + max(|Px|, |q|, |A'z|)_max)
     gap     |x'Px + q'x + b'z - mu nu| / (1 + max(|x'Px|, |q'x|, |b'z|))
@@ -37,6 +37,7 @@ from dcl.point.ties import kinks
 from dcl.program import ConeProgram, largest, magnitude, norm
 
 OPTIMAL_TOLERANCE = 1e-8
+NET_MATTERS = 1e-9
 FLOOR = 1e-5
 _EPSILON = torch.finfo(torch.float64).eps
 # What has a row for each instance: where points are combined, the new one knows of these what all of them knew.
@@ -158,8 +159,12 @@ class Point:
         return _combined(self.program, self.mu, lambda t: torch.where(rows, t[0], t[1]), self, other)
 
     def check(self, floor: float = FLOOR) -> Tensor:
-        """Primal, dual and gap residual, (B, 3): the larger of both measures."""
-        return torch.maximum(*self.measures(floor))
+        """Primal, dual and gap residual, (B, 3): row by row, or net where that is not small.
+
+        A net residual below NET_MATTERS is what rounding leaves of large multipliers; the other measure says how good a point is.
+        """
+        by_row, net = self.measures(floor)
+        return torch.where(net > NET_MATTERS, torch.maximum(by_row, net), by_row)
 
     def measures(self, floor: float = FLOOR) -> tuple[Tensor, Tensor]:
         """The two measures of the header, row by row and net: primal, dual and gap residual, (B, 3) each."""

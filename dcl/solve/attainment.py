@@ -21,7 +21,7 @@ from torch import Tensor
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
 from dcl.point.truth import ROUNDED, acceptable
 from dcl.program import magnitude
-from dcl.solve.certificates import candidate
+from dcl.solve.certificates import descends
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.clarabel import Clarabel
 from dcl.solvers.host import to_host
@@ -90,7 +90,7 @@ def judged(point: Point, time_limit: float | None, wanted: Tensor | None = None)
         off = torch.zeros_like(good)
         for i in torch.nonzero(doubtful & (point.kkt.conditioning.null_a > 0)).flatten().tolist():
             one = point.program.rows(torch.tensor([i], device=off.device)).detach()
-            off[i] = candidate(one, Clarabel(time_limit=time_limit)) is not None
+            off[i] = descends(one, Clarabel(time_limit=time_limit))
     elif bool(good.any()):
         loose = Clarabel(eps=LOOSE, time_limit=time_limit)
         off = good & runs_off(point, loose, wanted)

@@ -15,7 +15,8 @@ What is found counts only if it passes the check of `dcl.point.truth`, like a so
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,10 +33,10 @@ from dcl.solve.polish import polish
 from dcl.solvers.base import AbstractSolver, Claim, Iterates
 from dcl.solvers.host import to_host
 
-# Eigenvalues of P below this, relative to the largest, count as zero; above _DENSE variables they are not computed.
-# Above _DENSE rows and variables the program for a certificate is stored sparse.
-_NULL = 1e-10
-_DENSE = 1000
+# Eigenvalues of P below this, relative to the largest, count as zero; above _SMALL variables P itself has to vanish.
+_NULL, _SMALL = 1e-10, 200
+# Above so many rows and variables the program for a certificate is stored sparse, and its answer is not polished.
+_DENSE = 600
 
 
 def multipliers(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
@@ -45,38 +46,60 @@ def multipliers(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
     T = sp.csr_array(_into_primal(structure.cone.blocks))
     if b is None:
         return None
-    z = _shortest(sp.vstack([A.T, b, -T[zeros:]]), structure.n, structure.cone.blocks, structure.m, solver)
-    if z is None:
-        return None
-    holds, z = primal_infeasible(program, z.to(program.b))
-    return z[0] if bool(holds) else None
+    rows = sp.vstack([A.T, b, -T[zeros:]])
+    return _proof(primal_infeasible, program, _shortest(rows, structure.n, structure.cone.blocks, structure.m, solver))
 
 
 def direction(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
     """x (n,), scaled to q'x = -1, that proves a program of one instance dual infeasible; None if none was found."""
-    x = candidate(program, solver)
-    if x is None:
-        return None
-    holds, x = dual_infeasible(program, x)
-    return x[0] if bool(holds) else None
+    return _proof(dual_infeasible, program, _descent(program, solver))
 
 
-def candidate(program: ConeProgram, solver: AbstractSolver) -> Tensor | None:
-    """The direction (1, n) before it is checked: None says that the solver found none, which is a claim and no proof."""
+def descends(program: ConeProgram, solver: AbstractSolver) -> bool:
+    """Does the solver find a direction of descent for a program of one instance? A claim, unlike `direction`."""
+    return _descent(program, solver) is not None
+
+
+def _descent(program: ConeProgram, solver: AbstractSolver) -> _Shortest | None:
     structure, zeros = program.structure, program.structure.cone.zeros
     A, P, q = _matrix(structure.A, program.A), _matrix(structure.P, program.P), _row(program.q)
     if q is None:
         return None
-    if structure.n <= _DENSE:
+    if structure.n <= _SMALL:
         values, V = np.linalg.eigh(P.toarray())
         P = sp.csr_array(V[:, values > _NULL * float(values.max(initial=0.0))].T)
-    rows = sp.vstack([P, A[:zeros], q, A[zeros:]])
-    x = _shortest(rows, P.shape[0] + zeros, structure.cone.blocks, structure.n, solver)
-    return None if x is None else x.to(program.q)
+    return _shortest(
+        sp.vstack([P, A[:zeros], q, A[zeros:]]), P.shape[0] + zeros, structure.cone.blocks, structure.n, solver
+    )
 
 
-def _shortest(rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, solver: AbstractSolver) -> Tensor | None:
-    """The shortest x (1, n): rows x + s = b with `zeros` equalities to 0, one to -1, and s in the cones after that."""
+def _proof(
+    proves: Callable[[ConeProgram, Tensor], tuple[Tensor, Tensor]], program: ConeProgram, found: _Shortest | None
+) -> Tensor | None:
+    """The certificate if it passes the check, as the solver left it or polished."""
+    if found is None:
+        return None
+    holds, t = proves(program, found.x.to(program.q))
+    if not bool(holds) and found.program.structure.n + found.program.structure.m <= _DENSE:
+        x, z = found.x, found.z
+        polished = polish(Point(found.program, x, z - (found.program.b - found.program.Ax(x))))
+        holds, t = proves(program, polished.x.to(program.q))
+    return t[0] if bool(holds) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Shortest:
+    """The program that was solved for a certificate, and its answer x (1, n), z (1, m)."""
+
+    program: ConeProgram
+    x: Tensor
+    z: Tensor
+
+
+def _shortest(
+    rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, solver: AbstractSolver
+) -> _Shortest | None:
+    """The shortest x: rows x + s = b with `zeros` equalities to 0, one to -1, and s in the cones after that."""
     coo = sp.coo_array(rows)
     coo.sum_duplicates()
     m = coo.shape[0]
@@ -96,10 +119,9 @@ def _shortest(rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, so
         program = replace(program, structure=dense_structure(cone, n), P=P, A=A)
     out = Iterates.empty(1, n, m)
     solver.solve(to_host(program), [0], out)
-    x, z = torch.from_numpy(out.x), torch.from_numpy(out.z)
     if out.claim[0] != Claim.SOLVED or not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
         return None
-    return polish(Point(program, x, z - (program.b - program.Ax(x)))).x
+    return _Shortest(program, torch.from_numpy(out.x), torch.from_numpy(out.z))
 
 
 def _into_primal(blocks: tuple[Block, ...]) -> sp.sparray:

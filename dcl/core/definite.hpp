@@ -1,0 +1,131 @@
+// P > 0: from the data to an active set, its point and its factor (elimination.hpp, pivoting.hpp).
+//
+//     L1 = L of P,    L2 = [[L_A, 0], [Y_F', L_F]]  with  L_F L_F' = N_FF,     x = -P^-1 (q + B'y),  y = (L_A^-T (u - Y_F w), w)
+//
+// are the pair of factor.hpp with G = 0, rows at a lower bound with their sign: nothing is factored twice.
+#pragma once
+
+#include "pivoting.hpp"
+#include "record.hpp"
+#include "start.hpp"
+
+namespace core {
+
+struct DefiniteSolver {
+    Pivoting pivoting;
+    const Elimination* elimination = nullptr;  // the one in use, where one could be made
+
+    // L: of P.  known: the elimination if the batch shares it, else nullptr.  The point, L2 and the factor, which refers to
+    // L and L2; false where no active set was found.
+    bool solve(const Program& program, const Matrix& L, const Elimination* known, const Start& start, Point& point, Matrix& L2,
+               Factor& factor) {
+        const Index n = program.n, p = program.p;
+        const bool bounds = program.lower + program.upper > 0;
+        elimination = nullptr;
+        pivoting.steps = 0;
+        if (known == nullptr) {
+            if (p > n || !own_.compute(L, program.C(), p, bounds)) return false;
+            known = &own_;
+        }
+        elimination = known;
+        without_rows(program, L, *known, bounds);
+        set_sides(program, start, known->N.rows());
+        if (!pivoting.solve(known->N, a_0_, n - p)) return false;
+        list_rows(program, point.strong);
+        factor.at_active_set(program, point.strong);
+        multipliers(*known, p, point.y);
+        assemble(*known, p, L2);
+        factor.set_factors(L.data(), L2.data());
+        point.x = -program.q;
+        minus_ = -point.y;
+        factor.strong.add_transposed(minus_, point.x);
+        solve_lower(L, point.x);
+        solve_upper(L, point.x);
+        return true;
+    }
+
+private:
+    Elimination own_;
+    Vector x_0_, u_, a_0_, minus_;
+
+    // x_0, u and a_0 of elimination.hpp
+    void without_rows(const Program& program, const Matrix& L, const Elimination& known, bool bounds) {
+        const Index n = program.n, p = program.p, m = program.m;
+        x_0_ = -program.q;
+        solve_lower(L, x_0_);
+        solve_upper(L, x_0_);
+        a_0_.resize(known.N.rows());
+        a_0_.head(m).noalias() = program.C().rightCols(m).transpose() * x_0_;
+        if (bounds) a_0_.tail(n) = x_0_;
+        u_.resize(p);
+        if (p == 0) return;
+        u_.noalias() = program.C().leftCols(p).transpose() * x_0_;
+        u_ -= program.side.head(p);
+        solve_lower(known.L_A, u_);
+        a_0_.noalias() -= known.Y.transpose() * u_;
+    }
+
+    // lo, hi and the state in which pivoting starts
+    void set_sides(const Program& program, const Start& start, Index r) {
+        const Index p = program.p, m = program.m, n = program.n;
+        pivoting.lo.setConstant(r, -infinity);
+        pivoting.hi.setConstant(r, infinity);
+        pivoting.state.assign(static_cast<std::size_t>(r), 0);
+        for (Index i = 0; i < m; ++i) {
+            if (!program.binds(p + i)) continue;
+            pivoting.hi(i) = program.side(p + i);
+            if (start.is_active(p + i)) pivoting.state[i] = 1;
+        }
+        for (Index j = 0; j < n && r > m; ++j) {
+            const Index low = program.first_lower() + j, high = program.first_upper() + j;
+            auto& state = pivoting.state[m + j];
+            if (program.lower > 0 && program.binds(low)) {
+                pivoting.lo(m + j) = -program.side(low);
+                if (start.is_active(low)) state = -1;
+            }
+            if (program.upper > 0 && program.binds(high)) {
+                pivoting.hi(m + j) = program.side(high);
+                if (start.is_active(high)) state = 1;
+            }
+        }
+    }
+
+    // Equalities and active rows, as rows of the stacked [A; G; -I; I].
+    void list_rows(const Program& program, Integers& strong) const {
+        strong.clear();
+        for (Index i = 0; i < program.p; ++i) strong.push_back(i);
+        for (const Index row : pivoting.active) {
+            const Index j = row - program.m;
+            const bool low = pivoting.state[row] < 0;
+            strong.push_back(j < 0 ? program.p + row : (low ? program.first_lower() : program.first_upper()) + j);
+        }
+    }
+
+    void multipliers(const Elimination& known, Index p, Vector& y) {
+        const Index active = count(pivoting.active);
+        y.resize(p + active);
+        for (Index j = 0; j < active; ++j) {
+            const Index row = pivoting.active[j];
+            y(p + j) = pivoting.state[row] * pivoting.w(j);
+            if (p > 0) u_ -= pivoting.w(j) * known.Y.col(row);
+        }
+        if (p > 0) solve_upper(known.L_A, u_);
+        y.head(p) = u_;
+    }
+
+    void assemble(const Elimination& known, Index p, Matrix& L2) const {
+        const Index active = count(pivoting.active);
+        L2.resize(p + active, p + active);
+        L2.topLeftCorner(p, p) = known.L_A;
+        for (Index j = 0; j < active; ++j) {
+            const Index row = pivoting.active[j];
+            const double sign = pivoting.state[row];
+            if (p > 0) L2.row(p + j).head(p) = sign * known.Y.col(row).transpose();
+            for (Index i = 0; i <= j; ++i) {
+                L2(p + j, p + i) = sign * pivoting.state[pivoting.active[i]] * pivoting.L(j, i);
+            }
+        }
+    }
+};
+
+}  // namespace core
