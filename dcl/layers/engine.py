@@ -109,7 +109,8 @@ class Engine:
             if not usual or not bool(((mu > 0.0) & torch.isfinite(mu)).all()):
                 return None
         found = barrier(mu, batch_shape)
-        return (found.reshape(-1).contiguous(),) if isinstance(found, Tensor) else (None,)
+        # a copy: the caller may change his mu before the backward pass
+        return (found.reshape(-1).clone(),) if isinstance(found, Tensor) else (None,)
 
     def check_cones(self, cone: AbstractCone) -> None:
         """Raise OptionError if the chosen solver does not take one of the cones: said when the layer is made."""
