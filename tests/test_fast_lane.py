@@ -370,7 +370,7 @@ def test_mu_that_is_changed_in_place_before_the_backward_pass():
     mu.mul_(0.01)
     (g,) = torch.autograd.grad(x.sum(), q, create_graph=True)
     root = np.sqrt(1.4)
-    torch.testing.assert_close(float(g), -(root - 1.0) / 2 / root, rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(g.detach().item(), -(root - 1.0) / 2 / root, rtol=0.0, atol=1e-10)
 
 
 def test_a_parameter_in_the_constant_only_is_looked_at_too():
