@@ -323,6 +323,22 @@ def test_infinite_sides_bind_nothing():
     assert not g["h"][:, 2:].any()
 
 
+def test_a_program_leaves_nothing_to_the_next():
+    """Contradicting equalities, on which nothing can start, after a larger program: with and without mu."""
+    row, rng = torch.ones(1, 1, 3).double(), np.random.default_rng(0)
+    data = {
+        "q": torch.tensor(rng.standard_normal((1, 3))),
+        "A": torch.cat([row, row], 1),
+        "b": torch.tensor([[0.0, 1.0]]).double(),
+    }
+    data["lb"] = torch.zeros(1, 3).double()
+    for mu in (None, torch.tensor([1.0]).double()):
+        for larger in ("linear", "low_rank", "definite"):
+            (before,) = draws(larger, 20, 2)
+            dense.solve(before, 2, mu=mu)
+            assert dense.solve(data, 1, mu=mu).status.item() not in (dense.Code.CERTIFIED, dense.Code.NOT_FINITE)
+
+
 def test_indefinite_P():
     data = {"P": torch.diag(torch.tensor([1.0, -1e-3])).double()[None], "q": torch.ones(1, 2).double()}
     data |= {"lb": torch.zeros(1, 2).double(), "ub": torch.ones(1, 2).double()}

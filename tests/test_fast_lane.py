@@ -315,3 +315,97 @@ def test_the_adjoint_of_an_affine_map():
 def test_info_and_the_switch():
     assert dcl.info().core == core.variant
     assert "compiled core" in repr(dcl.info())
+
+
+# What an adversary found
+
+
+def test_dependent_equalities_that_no_interior_point_can_start_from():
+    q = torch.tensor([1.0, 1.0], **F64)
+    x = dcl.QPLayer(on_degenerate="ignore")(torch.eye(2, **F64), q, torch.ones(2, 2, **F64), torch.ones(2, **F64)).x
+    torch.testing.assert_close(x, torch.tensor([0.5, 0.5], **F64), rtol=0.0, atol=1e-12)
+
+
+def test_an_argument_that_is_computed_from_another_counts_once():
+    # x = projection of -q onto sum x <= q1^2 / 10, active: x = -q - (sum(-q) - h) / 2
+    q = torch.tensor([-3.0, -1.0], **F64, requires_grad=True)
+    calls = []
+    q.register_hook(lambda g: calls.append(1))
+    h = 0.1 * q[:1].square()
+    x = dcl.QPLayer()(torch.eye(2, **F64), q, G=torch.ones(1, 2, **F64), h=h).x
+    for create in (False, True):
+        (g,) = torch.autograd.grad(x[0], q, create_graph=create, retain_graph=True)
+        torch.testing.assert_close(g.detach(), torch.tensor([-0.5 - 0.3, 0.5], **F64), rtol=0.0, atol=1e-12)
+    assert len(calls) == 2
+    u = torch.tensor([0.5, 0.25], **F64, requires_grad=True)
+    x = dcl.QPLayer()(torch.eye(2, **F64), u - 2.0, ub=u).x  # both bounds bind: x = u
+    (g,) = torch.autograd.grad(x.sum(), u, create_graph=True)
+    torch.testing.assert_close(g.detach(), torch.ones(2, **F64), rtol=0.0, atol=1e-12)
+
+
+def test_second_derivatives_on_the_path_beside_an_infinite_bound_and_a_failed_row():
+    # min x^2 / 2 + q x - mu log x: x = (-q + sqrt(q^2 + 4 mu)) / 2; dx/dq = -x / sqrt(q^2 + 4 mu)
+    q, mu = torch.tensor([1.0, -1.0], **F64, requires_grad=True), 0.1
+    lb, ub = torch.tensor([0.0, -torch.inf], **F64), torch.tensor([[torch.inf] * 2, [-1.0, 1.0]], **F64)
+    x = dcl.QPLayer(mu=mu, on_failure="nan")(torch.eye(2, **F64), q, lb=lb, ub=ub).x
+    (g,) = torch.autograd.grad(x[0].sum(), q, create_graph=True)
+    root = np.sqrt(1.0 + 4.0 * mu)
+    expected = torch.tensor([-(root - 1.0) / 2 / root, -1.0], **F64)
+    torch.testing.assert_close(g.detach(), expected, rtol=0.0, atol=1e-10)
+
+
+def test_mu_of_the_layer_per_instance_where_some_are_not_certified():
+    # one-dimensional: min q x - mu log x, x >= 0: x = mu / q; where 1 / q is far, the core hands over
+    mu = torch.tensor([0.01, 0.1, 1.0], **F64)
+    q = torch.tensor([[1.0], [1e-9], [2.0]], **F64)
+    layer = dcl.QPLayer(mu=mu, on_failure="nan", on_degenerate="ignore")
+    x = layer(None, q, lb=torch.zeros(1, **F64)).x
+    known = (mu.unsqueeze(-1) / q)[[0, 2]]
+    torch.testing.assert_close(x[[0, 2]], known, rtol=1e-9, atol=0.0)
+
+
+def test_mu_that_is_changed_in_place_before_the_backward_pass():
+    mu, q = torch.tensor([0.1], **F64), torch.tensor([1.0], **F64, requires_grad=True)
+    x = dcl.QPLayer(mu=mu)(torch.eye(1, **F64), q, lb=torch.zeros(1, **F64)).x
+    mu.mul_(0.01)
+    (g,) = torch.autograd.grad(x.sum(), q, create_graph=True)
+    root = np.sqrt(1.4)
+    torch.testing.assert_close(g.detach().item(), -(root - 1.0) / 2 / root, rtol=0.0, atol=1e-10)
+
+
+def test_a_parameter_in_the_constant_only_is_looked_at_too():
+    x, k = cp.Variable(2), cp.Parameter()
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - 1) + k), [x >= 0]), [k], [x])
+    with pytest.raises(dcl.InputError, match=r"batch index \(1,\)"):
+        layer(torch.tensor([1.0, torch.nan], **F64))
+
+
+def test_domains_are_named_with_the_place_in_the_callers_batch():
+    x, u, P = cp.Variable(2), cp.Parameter(2, nonneg=True), cp.Parameter((2, 2), PSD=True)
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - 2)), [x <= u]), [u], [x])
+    value = torch.ones(2, 3, 2, **F64)
+    value[1, 2, 0] = -1.0
+    with pytest.raises(dcl.InputError, match=r"batch index \(1, 2\)"):
+        layer(value)
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.quad_form(x, P) + cp.sum_squares(x) - x[0])), [P], [x])
+    with pytest.raises(dcl.InputError, match="declared domain"):  # though the sum is positive semidefinite
+        layer(-0.5 * torch.eye(2, **F64))
+
+
+def test_a_recorded_call_under_transforms_of_its_cotangent():
+    q = torch.tensor([1.0, -1.0], **F64, requires_grad=True)
+    x = dcl.QPLayer()(torch.eye(2, **F64), q, lb=torch.tensor([-5.0, 0.0], **F64)).x  # dx/dq = -1
+    mapped = torch.func.vmap(lambda w: torch.autograd.grad(x, q, w, retain_graph=True)[0])(torch.eye(2, **F64))
+    torch.testing.assert_close(mapped, -torch.eye(2, **F64), rtol=0.0, atol=1e-12)
+    with torch.autograd.forward_ad.dual_level():
+        seed = torch.autograd.forward_ad.make_dual(torch.ones(2, **F64), torch.tensor([0.5, -0.5], **F64))
+        (g,) = torch.autograd.grad(x, q, seed, retain_graph=True)
+        tangent = torch.autograd.forward_ad.unpack_dual(g).tangent
+    torch.testing.assert_close(tangent, torch.tensor([-0.5, 0.5], **F64), rtol=0.0, atol=1e-12)
+
+
+def test_data_made_in_inference_mode():
+    with torch.inference_mode():
+        P = torch.eye(2, **F64)
+    q = torch.tensor([1.0, -1.0], **F64, requires_grad=True)
+    assert torch.autograd.grad(dcl.QPLayer()(P, q).x.sum(), q)[0].tolist() == [-1.0, -1.0]

@@ -119,7 +119,8 @@ class Solve(Function):
         *given: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if call.known is not None:
-            return call.known
+            # as tensors of their own: what is returned gets a graph, which holds the call
+            return Known(*(t.detach() for t in call.known))
         program = ConeProgram(call.structure, P, q, A, b).detach()
         call.border.check(program, given)
         if isinstance(mu, Tensor):

@@ -25,7 +25,7 @@ from dcl.implicit import Known
 from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
 from dcl.layers.known import known_of
-from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane
+from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane, mu_in
 from dcl.outcome.messages import AbstractBorder, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
@@ -36,6 +36,8 @@ Arguments = Mapping[str, Tensor]
 # Ways through the core, for each layer by the shapes of its arguments, at most _LANES of them: no call changes a layer.
 _lanes: WeakKeyDictionary[AbstractLayer, dict[Any, Lane | None]] = WeakKeyDictionary()
 _LANES = 64
+# The core's work and memory grow with the square of the rows: above, DAQP is faster.
+_MOST_ROWS = 1500
 
 
 @dataclass(frozen=True)
@@ -145,26 +147,29 @@ class AbstractLayer(nn.Module):
         given = self._engine.path(mu, lane.batch.shape) if lane is not None else None
         if lane is None or given is None:
             return None
-        call = FastCall(lane, given[0], torch.get_num_threads(), partial(self._differentiable, tuple(arguments), mu))
-        if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
-            outputs = Fast.apply(call, *tensors)
-        else:
-            outputs = call.outputs(tensors)
+        recorded = torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
+        if recorded and any([t.is_inference() for t in tensors]):
+            return None  # torch saves none of these for a backward pass
+        differentiable = partial(self._differentiable, tuple(arguments), given[0])
+        call = FastCall(lane, given[0], torch.get_num_threads(), differentiable)
+        try:
+            outputs = Fast.apply(call, *tensors) if recorded else call.outputs(tensors)
+        except InputError:
+            return None  # the careful lane names the place in the caller's batch
         assert call.answer is not None
         if not bool(call.answer.status.any()):
-            return outputs, self._told(arguments, mu, outputs, call) if return_solution else None
-        completed = None if return_solution else self._completed(arguments, lane, outputs, call.answer, mu)
+            return outputs, self._told(arguments, outputs, call) if return_solution else None
+        completed = None if return_solution else self._completed(arguments, outputs, call)
         return None if completed is None else (completed, None)
 
-    def _told(
-        self, arguments: Arguments, mu: float | Tensor | None, outputs: tuple[Tensor, ...], call: FastCall
-    ) -> Solution:
+    def _told(self, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall) -> Solution:
         """The `Solution` of a call that the core has certified."""
         answer, plan = call.answer, self._plan(arguments)
         assert answer is not None
         with torch.no_grad():
             stated = self._state(arguments, plan)
             known = known_of(answer, stated.program, call.mu, call.seconds)
+            mu = mu_in(call.mu, plan.batch)
             point = self._engine.solve(
                 stated.program, stated.given, stated.border, mu=mu, requested=self._requested, record=False, known=known
             )
@@ -173,25 +178,26 @@ class AbstractLayer(nn.Module):
 
     def _lane(self, arguments: Arguments) -> Lane | None:
         """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
-        batch = self._plan(arguments).batch
+        plan = self._plan(arguments)
         first = next(iter(arguments.values()))
         alike = all(t.dtype == first.dtype and t.device.type == "cpu" for t in arguments.values())
-        if not alike or first.dtype not in (torch.float32, torch.float64) or batch.size == 0:
+        if (
+            not alike
+            or first.dtype not in (torch.float32, torch.float64)
+            or plan.batch.size == 0
+            or plan.m > _MOST_ROWS
+        ):
             return None
         way = self._map(arguments)
         cores = self._cores()
-        return None if way is None else Lane(way, batch, tuple(cores[name] for name in arguments))
+        return None if way is None else Lane(way, plan.batch, tuple(cores[name] for name in arguments))
 
     def _completed(
-        self,
-        arguments: Arguments,
-        lane: Lane,
-        outputs: tuple[Tensor, ...],
-        answer: dense.Answer,
-        mu: float | Tensor | None,
+        self, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall
     ) -> tuple[Tensor, ...] | None:
         """The outputs with the rows that the core has not certified from the careful lane; None where that is all of them."""
-        rows = torch.nonzero(answer.status).flatten()
+        assert call.answer is not None
+        rows, lane = torch.nonzero(call.answer.status).flatten(), call.lane
         batch = lane.batch
         if rows.numel() == batch.size:
             return None
@@ -201,8 +207,7 @@ class AbstractLayer(nn.Module):
             return t if t.shape[0] == 1 else t.index_select(0, rows)
 
         part = {name: pick(t, c) for (name, t), c in zip(arguments.items(), lane.cores, strict=True)}
-        if isinstance(mu, Tensor) and mu.numel() > 1:
-            mu = mu.expand(batch.shape).reshape(-1).index_select(0, rows)
+        mu = 0.0 if call.mu is None else call.mu if call.mu.numel() == 1 else call.mu.index_select(0, rows)
         members = Members(batch.shape, tuple(rows.tolist()))
         found, _ = self._evaluate(part, {"solver_args": None, "warm_start": None, "mu": mu}, False, False, members)
         return tuple(
@@ -211,17 +216,16 @@ class AbstractLayer(nn.Module):
         )
 
     def _differentiable(
-        self, names: tuple[str, ...], mu: float | Tensor | None, tensors: Sequence[Tensor], answer: dense.Answer | None
+        self, names: tuple[str, ...], mu: Tensor | None, tensors: Sequence[Tensor], answer: dense.Answer | None
     ) -> tuple[Tensor, ...]:
-        """The outputs by the careful lane, at the point of the core if its digits are those of float64."""
+        """The outputs by the careful lane, at the point of the core if its digits are those of float64. mu: (B or 1,)."""
         arguments = dict(zip(names, tensors, strict=True))
         plan = self._plan(arguments)
         known = None
         if answer is not None and answer.x.dtype == torch.float64:
             with torch.no_grad():
-                path = self._engine.path(mu, plan.batch.shape)
-                known = known_of(answer, self._state(arguments, plan).program, path[0] if path else None)
-        return self._solved(arguments, plan, mu=mu, known=known)[0]
+                known = known_of(answer, self._state(arguments, plan).program, mu)
+        return self._solved(arguments, plan, mu=mu_in(mu, plan.batch), known=known)[0]
 
     @uncompiled(compiled.UNFIT)
     def _evaluate(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dcl.core import dense
+from dcl.errors import InputError
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.frontends.cvxpy.form import unflatten_columns
 from dcl.layers.lane import AbstractMap, Grads
@@ -25,7 +26,7 @@ from dcl.layers.lane import AbstractMap, Grads
 class CvxpyMap(AbstractMap):
     """values: places of the optimal value among the outputs.  shared: is the parameter shared by the batch?
 
-    checked: parameters whose domain the core does not check.
+    checked: parameters whose values the core does not check.
     """
 
     form: CanonicalForm
@@ -44,15 +45,16 @@ class CvxpyMap(AbstractMap):
         form, zeros = self.form, self._zeros
         for p in self.checked:
             form.check_domain(given[p], p)
+            if not bool(torch.isfinite(given[p]).all()):
+                raise InputError(f"{form.domains[p].name} is not finite", argument=form.domains[p].name)
         program, _ = form.program(self._thetas(given))
-        A, b = program.A.contiguous(), program.b.contiguous()
         blocks = {"q": program.q.contiguous()}
         if form.map_P.touching or bool(form.map_P.offset.any()):
             blocks["P"] = program.P.contiguous()
         if zeros:
-            blocks |= {"A": A[:, :zeros], "b": b[:, :zeros]}
+            blocks |= {"A": program.A[:, :zeros].contiguous(), "b": program.b[:, :zeros].contiguous()}
         if form.structure.m > zeros:
-            blocks |= {"G": A[:, zeros:], "h": b[:, zeros:]}
+            blocks |= {"G": program.A[:, zeros:].contiguous(), "h": program.b[:, zeros:].contiguous()}
         return blocks
 
     def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -119,11 +121,14 @@ def cvxpy_map(form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, 
         return None
     if any(output.exp for output in form.outputs):
         return None
-    elsewhere = form.map_q.parameters | form.map_A.parameters | form.map_b.parameters | form.map_d.parameters
+    # the core looks at the eigenvalues of P, where that is the parameter and nothing else, and lets h be infinite
+    P = form.map_P
+    alone = len(P.touching) == 1 and not P.rest_rows.numel() and not bool(P.offset.any())
+    others = form.map_q.parameters | form.map_A.parameters
     checked = []
     for p, domain in enumerate(form.domains):
         bounded = domain.lower is not None or domain.upper is not None or domain.strict or domain.free is not None
-        # the core looks at the eigenvalues of P, and at every number but those of d
-        if bounded or (domain.sign and p in elsewhere) or p in form.map_d.parameters:
+        seen = (p in others or p in P.parameters) and p not in form.map_b.parameters and p not in form.map_d.parameters
+        if bounded or not seen or (domain.sign and not (alone and p in P.parameters)):
             checked.append(p)
     return CvxpyMap(form, values, shared, tuple(checked))

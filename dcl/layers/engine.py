@@ -114,7 +114,8 @@ class Engine:
             if not usual or not bool(((mu > 0.0) & torch.isfinite(mu)).all()):
                 return None
         found = barrier(mu, batch_shape)
-        return (found.reshape(-1).contiguous(),) if isinstance(found, Tensor) else (None,)
+        # a copy: the caller may change his mu before the backward pass
+        return (found.reshape(-1).clone(),) if isinstance(found, Tensor) else (None,)
 
     def barrier(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> Barrier:
         """The barrier parameter of a call, that of the layer for None, as `barrier` has it."""

@@ -23,7 +23,7 @@ from torch.autograd import Function
 
 from dcl.core import dense
 from dcl.frontends.batching import Batching
-from dcl.torch_modes import is_ordinary
+from dcl.torch_modes import is_ordinary, is_plain
 
 Grads = Sequence[Tensor | None]
 
@@ -98,6 +98,13 @@ class FastCall:
         return tuple(lane.batch.restore(t) for t in lane.map.outputs(self.answer, given))
 
 
+def mu_in(mu: Tensor | None, batch: Batching) -> Tensor | float:
+    """mu of a call, (B or 1,) or None for the exact point, as the caller would give it."""
+    if mu is None:
+        return 0.0
+    return mu if mu.numel() == 1 else mu.reshape(batch.shape)
+
+
 class Fast(Function):
     """The outputs of a call, differentiable. No transform of torch.func comes here: `setup_context` would cost 40 us."""
 
@@ -116,7 +123,7 @@ class Fast(Function):
         present = [g for g in grads if g is not None]
         if not present:
             return None, *[None] * len(tensors)
-        if torch.is_grad_enabled() or not all(map(is_ordinary, present)):
+        if torch.is_grad_enabled() or not (is_plain() and all(map(is_ordinary, present))):
             return None, *_carefully(call, tensors, grads, needed)
         lane, answer = call.lane, call.answer
         assert answer is not None
@@ -137,9 +144,8 @@ def _carefully(call: FastCall, tensors: Sequence[Tensor], grads: Grads, needed: 
     assert call.answer is not None
     create = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs = [t if t.requires_grad else t.detach() for t in tensors]
-        if not create:
-            inputs = [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]
+        # aliases: one argument may be computed from another, or be the same tensor, and its hooks run where torch calls them
+        inputs = [t.view_as(t) if n else t.detach() for t, n in zip(tensors, needed, strict=True)]
         # the outputs share memory with the answer, and the caller may have changed them in place
         untouched = all(t._version == 0 for t in (call.answer.x, call.answer.y, call.answer.z, call.answer.value))
         outputs = call.differentiable(inputs, call.answer if untouched else None)
