@@ -71,7 +71,7 @@ private:
 };
 
 // K (a, y) = (r1, r2) of a step, refined: with ordinary residuals until they are rounding, then with compensated ones where
-// the condition takes more than six digits of a part of the solution (dcl/factor/dense.py).
+// the condition takes more than six digits of a part of the solution (dcl/kkt/dense.py).
 struct Refined {
     Vector a, y;
 

@@ -2,7 +2,7 @@
 //
 //     residuals of residuals.hpp, strict and net                     <= accurate
 //     |x|, |z|                                                       <= far * (1 + the active right-hand sides)
-//     |v_i| = max(z_i, s_i) of every inequality                      >= clear * the width of a tie in dcl/ties.py
+//     |v_i| = max(z_i, s_i) of every inequality                      >= clear * the width of a tie in dcl/point/ties.py
 //     both Cholesky factors exist, and the condition of S            <= conditioned
 //     the last Newton step                                           <= settled, relative to the point
 //     condition * residual                                           <= error_limit
@@ -28,9 +28,9 @@ enum class Status : std::int8_t {
 };
 
 inline constexpr double accurate = 1e-11, target = 1e-13, far_beyond = 1e6, clear = 100.0, conditioned = 1e9, settled = 1e-9;
-// condition * residual, a bound of the error of x (dcl/degeneracy.py: 1e-6)
+// condition * residual, a bound of the error of x (dcl/point/degeneracy.py: 1e-6)
 inline constexpr double error_limit = 1e-7;
-// Newton steps have compensated residuals where condition * imbalance is above this (dcl/polish.py).
+// Newton steps have compensated residuals where condition * imbalance is above this (dcl/solve/polish.py).
 inline constexpr double delicate = 1e6;
 inline constexpr double tie_tolerance = 1e-9, rounding = 1e-12, smallest_terms = 1e-5;
 

@@ -1,6 +1,6 @@
-// The 2-norm condition |S| |S^-1| as dcl/factor/dense.py estimates it: from a fixed random probe and one power step each.
+// The 2-norm condition |S| |S^-1| as dcl/kkt/dense.py estimates it: from a fixed random probe and one power step each.
 //
-//     S = [[P, B'R], [R B, D - I]],   D = R^2 = 1 / (1 + T)      (dcl/kkt.py; rows with D = 0 are left out)
+//     S = [[P, B'R], [R B, D - I]],   D = R^2 = 1 / (1 + T)      (dcl/kkt/system.py; rows with D = 0 are left out)
 //     S (a, w) = (r1, r2)   is   K (a, y) = (r1, r2 / R) of factor.hpp,   y = R w
 #pragma once
 

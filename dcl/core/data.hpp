@@ -3,10 +3,10 @@
 //     minimize 1/2 x'Px + q'x   subject to   Ax = b (y),   Gx <= h (z),   lb <= x (z_lb),   x <= ub (z_ub)
 //     Px + q + A'y + G'z - z_lb + z_ub = 0,      z, z_lb, z_ub >= 0
 //
-// These are signs of dcl/program.py for the stacked rows [A; G; -I; I] with right-hand sides [b; h; -lb; ub].  P is
+// These are signs of dcl/program/structure.py for the stacked rows [A; G; -I; I] with right-hand sides [b; h; -lb; ub].  P is
 // symmetrized.  A row with an infinite right-hand side binds nothing.  Bounds are never made rows of a matrix.
 //
-// Units as in dcl/scaling.py, powers of two, so that rows of [A; G] and the objective have size one:
+// Units as in dcl/program/scaling.py, powers of two, so that rows of [A; G] and the objective have size one:
 //
 //     P' = c P,   q' = c q,   C' = E [A; G],   side' = E side:      x' = x,   s' = E s,   z' = c E^-1 z,   mu' = c mu
 #pragma once
@@ -17,7 +17,7 @@
 
 namespace core {
 
-// Objectives of one batch that share P are scaled alike unless their sizes differ by more than this (dcl/scaling.py).
+// Objectives of one batch that share P are scaled alike unless their sizes differ by more than this (dcl/program/scaling.py).
 inline constexpr double same_size = 1024.0;
 
 // One argument of the caller: instance i starts at data + i * stride; stride 0: shared by the batch; no data: absent.

@@ -55,9 +55,9 @@ class Answer:
     """The points and verdicts of a batch, and the core's handle for `adjoint`.
 
     x (B, n), y (B, p), z (B, m), z_lb and z_ub (B, n), or (B, 0) where the block is absent, value (B,): in the dtype of the
-    data.  residuals (B, 3): primal, dual, gap as `dcl.truth.check` measures them, inf where not certified.  status (B,) int8:
-    `Code`.  iterations (B,) int32.  condition (B,): estimate for the KKT matrix.  margin (B,): min |v_i|, in the units of
-    `dcl.scaling`.
+    data.  residuals (B, 3): primal, dual, gap as `dcl.point.Point.check` measures them, inf where not certified.  status (B,)
+    int8: `Code`.  iterations (B,) int32.  condition (B,): estimate for the KKT matrix.  margin (B,): min |v_i|, in the units of
+    `dcl.program.scaling`.
     """
 
     x: Tensor

@@ -7,7 +7,7 @@
 //     [B -T ]   (y) = (r2)          y_w = W (B_w a - r2_w)
 //
 // The strong ones stay in a saddle system, which is made definite by adding B'G times its second row to its first, and
-// scaling the second by C = I - G T (dcl/factor/dense.py; exact for every G with G T < 1):
+// scaling the second by C = I - G T (dcl/kkt/dense.py; exact for every G with G T < 1):
 //
 //     M = H + B'G B = L1 L1',      Q = C B M^-1 B'C + C T = L2 L2',      G = 0 where P > 0 and T = 0
 //

@@ -1,6 +1,6 @@
 // K^-1 and its transpose at an answer, for higher derivatives and forward mode, in the caller's units.
 //
-//     K = [[P, A'D], [A, D - I]] of the stacked rows A (dcl/kkt.py),  D = dz/dv,  T = (1 - D) / D = s / z
+//     K = [[P, A'D], [A, D - I]] of the stacked rows A (dcl/kkt/system.py),  D = dz/dv,  T = (1 - D) / D = s / z
 //
 //     tangent  K (dx, dv) = (a, b):      P dx + A'dz = a,  A dx - T dz = b,      dv = (1 + T) dz
 //     adjoint  K'(ux, uv) = (gx, gv):    P ux + A'uv = gx,  A ux - T uv = (1 + T) gv

@@ -1,4 +1,4 @@
-// The point of the central path: damped Newton on F at mu > 0, from the exact point (dcl/path.py).
+// The point of the central path: damped Newton on F at mu > 0, from the exact point (dcl/solve/path.py).
 //
 //     F(x, v) = ( Px + q + A'z,  Ax - b + z - v ),     z = (v + sqrt(v^2 + 4 mu)) / 2,  s = z - v,  s z = mu
 //     D = dz/dv = z / (z + s),   W = D / (1 - D) = z / s

@@ -1,4 +1,4 @@
-// How far a point is from a solution, as dcl/truth.py and dcl/ties.py measure it, in the program's units.
+// How far a point is from a solution, as dcl/point/point.py and dcl/point/ties.py measure it, in the program's units.
 //
 //     primal  |Ax + s - b|_i / (floor + |A||x| + |s| + |b|)_i      dual  |Px + q + A'z|_j / (floor + |P||x| + |q| + |A|'|z|)_j
 //     gap     |x'Px + q'x + b'z - mu nu| / (floor + |x|'|P||x| + |q|'|x| + |b|'|z|)

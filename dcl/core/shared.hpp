@@ -5,7 +5,7 @@
 
 namespace core {
 
-// The tolerance of dcl/border.py for eigenvalues of P below zero, relative; in float32 that of its rounding.
+// The tolerance of dcl/outcome/messages.py for eigenvalues of P below zero, relative; in float32 that of its rounding.
 inline double psd_tolerance(const Call& call) {
     const double epsilon = std::numeric_limits<float>::epsilon();
     return call.single ? std::max(1e-9, 8.0 * static_cast<double>(call.n) * epsilon) : 1e-9;
@@ -47,7 +47,7 @@ struct Shared {
     }
 
 private:
-    // P in one unit for all, as in dcl/scaling.py, unless the objectives are too different.
+    // P in one unit for all, as in dcl/program/scaling.py, unless the objectives are too different.
     void share_P(const Call& call) {
         curvature.load(call, 0);
         double largest = curvature.size, smallest = infinity;

@@ -130,7 +130,8 @@ class Solve(Function):
         units = Units(c, E)
         if call.start is not None:
             call.start.z[:] = units.scaled_dual(torch.from_numpy(call.start.z).to(c.device)).cpu().numpy()
-        out, rows = answer(program, mu, outcome.solvers, call.start, call.threads), call.border.rows
+        out = answer(program, mu, outcome.solvers, call.start, call.threads, call.border.seen)
+        rows = call.border.rows
         out = replace(out, certificate=rows.binding_certificate(out.certificate, b, given))
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
         outcome.certificate = rows.certificate_to_user(units.certificate(out.certificate), b.shape[-1])

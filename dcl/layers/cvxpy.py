@@ -214,7 +214,7 @@ class CvxpyLayer(AbstractLayer):
         form, batch = self._form, plan.batch
         given = [batch.merge(t, len(domain.shape)) for t, domain in zip(arguments.values(), form.domains, strict=True)]
         program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
-        return Stated(program.expanded(batch.size), d, _Border(batch.shape, form), given)
+        return Stated(program.expanded(batch.size), d, _Border(batch.shape, form, seen=form.seen), given)
 
     def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
         found = list(self._form.extract(point.x, point.z))

@@ -44,6 +44,8 @@ class AbstractBorder(ABC):
     batch_shape: tuple[int, ...]
     rows: Rows = field(default=Rows(), kw_only=True)
     members: Members | None = field(default=None, kw_only=True)
+    # what the caller sees of x (B, n), (B, k) in his own terms; None for x itself
+    seen: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:

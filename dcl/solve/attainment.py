@@ -14,6 +14,8 @@ is bounded has a solution (Frank and Wolfe 1956).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,10 +36,14 @@ _FREE = 1e13
 _HOLDS = 1e-7
 
 
-def runs_off(point: Point, solver: AbstractSolver, wanted: Tensor | None) -> Tensor:
+# What the caller sees of x (B, n), (B, k) in his own terms; None for x itself.
+Seen = Callable[[Tensor], Tensor] | None
+
+
+def runs_off(point: Point, solver: AbstractSolver, seen: Seen) -> Tensor:
     """(B,) boolean: instances whose slacks run off as the tolerance falls.
 
-    solver: one with a loose tolerance.  wanted: the entries of x (n,) of which one must run off too, None for all.
+    solver: one with a loose tolerance.  seen: see `Seen`; something of it must run off too.
     """
     program, device, conditioning = point.program, point.v.device, point.kkt.conditioning
     off = torch.zeros(point.v.shape[0], dtype=torch.bool, device=device)
@@ -64,8 +70,8 @@ def runs_off(point: Point, solver: AbstractSolver, wanted: Tensor | None) -> Ten
             held = magnitude(w) > _HOLDS
             moved = torch.maximum(moved, torch.where(held, distance, 0.0).amax(-1))
         start = stop
-    if wanted is not None and bool(wanted.any()):
-        moved = torch.minimum(moved, _distance(part.x[:, wanted], x_loose[:, wanted]))
+    if seen is not None:
+        moved = torch.minimum(moved, _distance(seen(part.x), seen(x_loose)))
     # where the loose solve left no point nothing is known, and nothing is said
     return off.index_copy(0, index, moved > CLOSE)
 
@@ -75,7 +81,7 @@ def _distance(s: Tensor, t: Tensor) -> Tensor:
     return magnitude(s - t) / (1.0 + torch.minimum(magnitude(s), magnitude(t)))
 
 
-def judged(point: Point, time_limit: float | None, wanted: Tensor | None = None) -> Tensor:
+def judged(point: Point, time_limit: float | None, seen: Seen = None) -> Tensor:
     """The residuals (B, 3) by which the points are judged; infinite where they are on their way to infinity.
 
     That is where a minimum is not attained (`dcl.solve.attainment`), and where a linear or quadratic program whose solution
@@ -93,7 +99,7 @@ def judged(point: Point, time_limit: float | None, wanted: Tensor | None = None)
             off[i] = descends(one, Clarabel(time_limit=time_limit))
     elif bool(good.any()):
         loose = Clarabel(eps=LOOSE, time_limit=time_limit)
-        off = good & runs_off(point, loose, wanted)
+        off = good & runs_off(point, loose, seen)
     else:
         return residuals
     return torch.where(off.unsqueeze(-1), torch.inf, residuals)

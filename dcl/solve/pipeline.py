@@ -27,7 +27,7 @@ from dcl.point.truth import (
     primal_infeasible,
 )
 from dcl.program import ConeProgram
-from dcl.solve.attainment import judged
+from dcl.solve.attainment import Seen, judged
 from dcl.solve.path import follow
 from dcl.solve.polish import polish
 from dcl.solve.rescue import order_of, proof_of, vertex_near
@@ -64,11 +64,11 @@ def answer(
     solvers: Sequence[AbstractSolver],
     start: Iterates | None = None,
     threads: int | None = None,
-    wanted: Tensor | None = None,
+    seen: Seen = None,
 ) -> Answer:
     """Solve every instance with the first of `solvers` whose answer passes the check.
 
-    wanted: the entries of x (n,) that the caller asked for, None for all.
+    seen: what the caller sees of x (B, n).
     """
     host = to_host(program)
     device, batch = program.q.device, program.batch
@@ -83,9 +83,8 @@ def answer(
     pending = np.arange(batch)
     position, rest = {solver: k for k, solver in enumerate(solvers)}, tuple(solvers)
     own = solvers[0].at_own_tolerance()
-    if (
-        own not in position
-    ):  # the caller's tolerance may be too loose for polishing: the same solver again, before others
+    if own not in position:
+        # the caller's tolerance may be too loose for polishing: the same solver again, before others
         position[own], rest = 0, (solvers[0], own, *solvers[1:])
     while rest and pending.size:
         solver, rest = rest[0], rest[1:]
@@ -100,16 +99,16 @@ def answer(
         is_point &= np.isfinite(out.x[pending]).all(1) & np.isfinite(out.z[pending]).all(1)
         points = pending[is_point]
         if points.size:
-            everything = points.size == batch
+            is_all = points.size == batch
             index = torch.from_numpy(points).to(device)
-            part = program if everything else program.rows(index)
+            part = program if is_all else program.rows(index)
             x_k, z_k = _take(out.x, points, device), _take(out.z, points, device)
             found = polish(Point(part, x_k, z_k - (part.b - part.Ax(x_k))))
             if not (solver.gives_basic_duals or host.cones):
                 found = _basic(found)
-            measured = judged(found, solver.time_limit, wanted)
+            measured = judged(found, solver.time_limit, seen)
             place = order_of(found, measured)
-            if everything and solver is solvers[0]:
+            if is_all and solver is solvers[0]:
                 best, residuals = found, measured
             else:
                 better = place < order[index]

@@ -144,6 +144,11 @@ class CanonicalForm:
         """The requested variables and duals, (B, *shape) each, for x (B, n) and z (B, m)."""
         return tuple(output(x, z) for output in self.outputs)
 
+    def seen(self, x: Tensor) -> Tensor:
+        """The requested variables of x (B, n) side by side, (B, k); x where there is none."""
+        variables = [output(x, x).reshape(x.shape[0], -1) for output in self.outputs if not output.dual]
+        return torch.cat(variables, -1) if variables else x
+
     def extract_adjoint(self, grads: Sequence[Tensor | None], x: Tensor, z: Tensor) -> None:
         """Adjoint of `extract` where nothing is exponentiated: adds to x (B, n) and z (B, m), which are changed in place."""
         for output, g in zip(self.outputs, grads, strict=True):
