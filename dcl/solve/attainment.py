@@ -84,22 +84,19 @@ def _distance(s: Tensor, t: Tensor) -> Tensor:
 def judged(point: Point, time_limit: float | None, seen: Seen = None) -> Tensor:
     """The residuals (B, 3) by which the points are judged; infinite where they are on their way to infinity.
 
-    That is where a minimum is not attained (`dcl.solve.attainment`), and where a linear or quadratic program whose solution
-    is not unique has a direction of descent (`dcl.solve.certificates`) that its small residuals hide.
+    That is where a minimum is not attained (see the header), and where a program whose solution is not unique has a direction
+    of descent (`dcl.solve.certificates`) that its small residuals hide.
     """
     residuals = acceptable(point)
     good = worst(residuals) <= OPTIMAL_TOLERANCE
-    if point.program.structure.cone.is_orthant:
-        doubtful = good & (worst(point.residuals) > ROUNDED)
-        if not bool(doubtful.any()):
-            return residuals
-        off = torch.zeros_like(good)
+    if not bool(good.any()):
+        return residuals
+    off = torch.zeros_like(good)
+    doubtful = good & (worst(point.residuals) > ROUNDED)
+    if bool(doubtful.any()):
         for i in torch.nonzero(doubtful & (point.kkt.conditioning.null_a > 0)).flatten().tolist():
             one = point.program.rows(torch.tensor([i], device=off.device)).detach()
             off[i] = descends(one, Clarabel(time_limit=time_limit))
-    elif bool(good.any()):
-        loose = Clarabel(eps=LOOSE, time_limit=time_limit)
-        off = good & runs_off(point, loose, seen)
-    else:
-        return residuals
-    return torch.where(off.unsqueeze(-1), torch.inf, residuals)
+    if not point.program.structure.cone.is_orthant:
+        off = off | runs_off(point, Clarabel(eps=LOOSE, time_limit=time_limit), seen)
+    return torch.where((good & off).unsqueeze(-1), torch.inf, residuals)
