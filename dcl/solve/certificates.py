@@ -102,6 +102,7 @@ def _shortest(
     """The shortest x: rows x + s = b with `zeros` equalities to 0, one to -1, and s in the cones after that."""
     coo = sp.coo_array(rows)
     coo.sum_duplicates()
+    coo.eliminate_zeros()  # a dense pattern stores them, and factors would be full
     m = coo.shape[0]
     b = np.zeros((1, m))
     b[0, zeros] = -1.0

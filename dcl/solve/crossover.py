@@ -23,7 +23,7 @@ from dcl.solvers.host import to_host
 
 # l, for an objective of size one.  With a smaller one fewer steps are needed, but methods give up on some of them.
 _PROXIMAL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-# An active-set method takes a step for each row that it is wrong about: larger programs are left alone.
+# Of n + m: an active-set method takes a step for each row that it is wrong about, and K is singular, with eigenvalues to find.
 SIZE_LIMIT = 3000
 
 
