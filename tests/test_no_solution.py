@@ -203,3 +203,18 @@ def test_the_message_names_the_tolerance_that_was_set(monkeypatch):
     monkeypatch.setattr("dcl.solve.pipeline.ROUNDED", 1e-30)
     with pytest.raises(dcl.SolveError, match=r"eps=0\.001"):
         dcl.solve_qp(P, q, G=G, h=h, solver=Clarabel(eps=1e-3))
+
+
+def test_the_message_names_the_row_that_is_missed(monkeypatch):
+    # nobody repairs the point of a solver that violates x1 + x2 <= 1 by a thousandth, and nothing else is asked
+    monkeypatch.setattr("dcl.solve.pipeline.polish", lambda point, steps=0: point)
+    monkeypatch.setattr("dcl.layers.engine.Choice.order", lambda self, *_, **__: (self.solver,))
+
+    def lies(self, program, rows, out, start=None, stop=None):
+        for i in rows:
+            out.x[i], out.z[i], out.claim[i] = 0.5005, 0.0, 0
+
+    monkeypatch.setattr(Clarabel, "solve", lies)
+    G, h = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]).double(), torch.tensor([5.0, 1.0, 5.0]).double()
+    with pytest.raises(dcl.SolveError, match=r"the row that is missed most: G\[1\]"):
+        dcl.solve_qp(torch.eye(2).double(), -0.5005 * torch.ones(2).double(), G=G, h=h, solver="CLARABEL")

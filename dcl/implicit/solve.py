@@ -139,7 +139,10 @@ class Solve(Function):
             weights = None if out.certificate is None else out.certificate[:, call.structure.n :]
             on_path = isinstance(mu, Tensor)
             eps = outcome.solvers[0].eps
-            raise_failures(call.border, out.status, out.residuals, outcome.certificate, weights, on_path, eps)
+            offending = out.point.least_accurate_row if b.shape[-1] else None
+            raise_failures(
+                call.border, out.status, out.residuals, outcome.certificate, weights, on_path, eps, offending
+            )
         point, at_kink = out.point, torch.full_like(out.point.v, torch.nan)
         if call.record:
             point = resolved(point)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dcl.cones.base import TIE_TOLERANCE
 from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
+from dcl.point import OPTIMAL_TOLERANCE
 from dcl.point.degeneracy import Degeneracy
 from dcl.program import ConeProgram
 from dcl.program.rows import Rows
@@ -173,11 +174,13 @@ def raise_failures(
     weights: Tensor | None,
     on_path: bool,
     eps: float | None = None,
+    offending: Callable[[], Tensor] | None = None,
 ) -> None:
     """Raise SolveError if an instance is not OPTIMAL.
 
     certificate (B, n + m) or None: what the error carries.  weights (B, m) or None: its multipliers, for rows of size one.
     on_path: was x(mu) asked for?  eps: the tolerance that the caller set, None if he set none.
+    offending: gives the row with the largest primal residual, (B,), None where there are no rows.
     """
     failed = torch.nonzero(status != Status.OPTIMAL).flatten().tolist()
     if not failed:
@@ -191,6 +194,9 @@ def raise_failures(
         if kind == Status.PRIMAL_INFEASIBLE and weights is not None:
             names = conflict(border, weights[those[0]])
             found = "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        in_rows = np.isfinite(worst) and float(residuals[those[0], 0]) > OPTIMAL_TOLERANCE  # not in slopes or gap alone
+        if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and offending is not None and in_rows:
+            found += f"; the row that is missed most: {border.describe_row(int(offending()[those[0]]))}"
         if kind == Status.NUMERICAL_ERROR and on_path:
             found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and eps is not None:

@@ -166,6 +166,11 @@ class Point:
         by_row, net = self.measures(floor)
         return torch.where(net > NET_MATTERS, torch.maximum(by_row, net), by_row)
 
+    def least_accurate_row(self) -> Tensor:
+        """The row of A with the largest primal residual relative to its own terms, (B,); m must not be zero."""
+        terms = self.absolute.Ax(self.x.abs()) + self.s.abs() + self.program.b.abs()
+        return (self.feasibility.abs() / (FLOOR + terms)).nan_to_num(nan=torch.inf).argmax(-1)
+
     def measures(self, floor: float = FLOOR) -> tuple[Tensor, Tensor]:
         """The two measures of the header, row by row and net: primal, dual and gap residual, (B, 3) each."""
         x, z, q, b = self.x, self.z, self.program.q, self.program.b
