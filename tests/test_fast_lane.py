@@ -409,3 +409,20 @@ def test_data_made_in_inference_mode():
         P = torch.eye(2, **F64)
     q = torch.tensor([1.0, -1.0], **F64, requires_grad=True)
     assert torch.autograd.grad(dcl.QPLayer()(P, q).x.sum(), q)[0].tolist() == [-1.0, -1.0]
+
+
+def test_a_warm_start_saves_iterations_and_changes_no_answer():
+    g = torch.Generator().manual_seed(0)
+    q, step = torch.randn(20, 30, generator=g, **F64), 1e-3 * torch.randn(20, 30, generator=g, **F64)
+    data = {"P": torch.eye(30, **F64), "G": torch.randn(40, 30, generator=g, **F64), "h": torch.ones(40, **F64)}
+    bounds = {"lb": -0.3 * torch.ones(30, **F64)}
+    layer = dcl.QPLayer()
+    first = layer.solve(q=q, **data, **bounds)
+    cold, warm = layer.solve(q=q + step, **data, **bounds), layer.solve(q=q + step, **data, **bounds, warm_start=first)
+    assert warm.solvers == ("CORE",)
+    assert int(warm.iterations.sum()) < int(cold.iterations.sum())
+    torch.testing.assert_close(warm.x, cold.x, rtol=0.0, atol=1e-11)
+    with pytest.raises(dcl.InputError, match="warm_start"):
+        layer.solve(q=q[:3], **data, **bounds, warm_start=first)
+    with pytest.raises(dcl.InputError, match="warm_start"):
+        layer(q=q, **data, **bounds, warm_start="yes")

@@ -25,7 +25,7 @@ from dcl.implicit import Known
 from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
 from dcl.layers.known import known_of
-from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane, mu_in
+from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane, mu_in, started
 from dcl.outcome.messages import AbstractBorder, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
@@ -119,15 +119,19 @@ class AbstractLayer(nn.Module):
         straight = self._engine.settings.straight_through if straight_through is None else straight_through
         if compiled.fits(solver_args, warm_start, mu, straight, return_solution):
             return compiled.call(self._handle, arguments, mu), None
-        if self._engine.is_free and not (straight or solver_args or isinstance(warm_start, Solution)):
-            found = self._fast(arguments, mu, return_solution)
+        if self._engine.is_free and not (straight or solver_args):
+            found = self._fast(arguments, mu, warm_start, return_solution)
             if found is not None:
                 return found
         options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         return self._evaluate(arguments, options, straight, return_solution)
 
     def _fast(
-        self, arguments: Arguments, mu: float | Tensor | None, return_solution: bool
+        self,
+        arguments: Arguments,
+        mu: float | Tensor | None,
+        warm_start: Solution | bool | None,
+        return_solution: bool,
     ) -> tuple[tuple[Tensor, ...], Solution | None] | None:
         """The outputs, and the `Solution` if it was asked for, by the compiled core; None where it does not serve."""
         tensors = tuple(arguments.values())
@@ -150,8 +154,13 @@ class AbstractLayer(nn.Module):
         recorded = torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
         if recorded and any([t.is_inference() for t in tensors]):
             return None  # torch saves none of these for a backward pass
+        start = None
+        if warm_start is not None and not isinstance(warm_start, bool):
+            start = started(warm_start, lane.batch)
+            if start is None:
+                return None
         differentiable = partial(self._differentiable, tuple(arguments), given[0])
-        call = FastCall(lane, given[0], torch.get_num_threads(), differentiable)
+        call = FastCall(lane, given[0], torch.get_num_threads(), differentiable, start)
         try:
             outputs = Fast.apply(call, *tensors) if recorded else call.outputs(tensors)
         except InputError:

@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dcl.core import dense
+from dcl.errors import InputError
 from dcl.frontends.batching import Batching
+from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_ordinary, is_plain
 
 Grads = Sequence[Tensor | None]
@@ -74,15 +76,17 @@ class Lane:
 
 @dataclass(eq=False)
 class FastCall:
-    """One call. differentiable(tensors, answer): the outputs again, by the careful lane, at the core's point if it is given.
+    """One call.
 
-    answer: what the core found, and in how many seconds, once it was asked.
+    differentiable(tensors, answer): the outputs again, by the careful lane, at the core's point if it is given.
+    start: x (B, n) and z (B, m) to start from.  answer: what the core found, and in how many seconds, once it was asked.
     """
 
     lane: Lane
     mu: Tensor | None
     threads: int
     differentiable: Callable[[Sequence[Tensor], dense.Answer | None], tuple[Tensor, ...]]
+    start: tuple[Tensor, Tensor] | None = None
     answer: dense.Answer | None = None
     seconds: float = 0.0
     data: dict[str, Tensor] | None = None
@@ -93,9 +97,30 @@ class FastCall:
         given = lane.merged(tensors)
         self.data = lane.map.data(given)
         began = time.perf_counter()
-        self.answer = dense.solve(self.data, lane.batch.size, mu=self.mu, threads=self.threads)
+        start = None if self.start is None else _start(self.data, *self.start)
+        self.answer = dense.solve(self.data, lane.batch.size, mu=self.mu, start=start, threads=self.threads)
         self.seconds = time.perf_counter() - began
         return tuple(lane.batch.restore(t) for t in lane.map.outputs(self.answer, given))
+
+
+def started(warm_start: object, batch: Batching) -> tuple[Tensor, Tensor] | None:
+    """x (B, n) and z (B, m) to start from, zero where there is no point; None if it is for the careful lane to refuse."""
+    if not isinstance(warm_start, Solution) or not (is_ordinary(warm_start.x) and is_ordinary(warm_start.z)):
+        return None
+    x, z = (t.detach().reshape(-1, t.shape[-1]).nan_to_num() for t in (warm_start.x, warm_start.z))
+    on_host = x.device.type == "cpu" and z.device.type == "cpu"
+    return (x, z) if on_host and x.shape[0] == z.shape[0] == batch.size else None
+
+
+def _start(data: Mapping[str, Tensor], x: Tensor, z: Tensor) -> dict[str, Tensor]:
+    """x and z in the blocks of the core, rows [A; G; lb; ub]. Raises InputError, which the careful lane puts in words."""
+    n, dtype = data["q"].shape[-1], data["q"].dtype
+    p, m = (data[name].shape[-2] if name in data else 0 for name in ("A", "G"))
+    sizes = [p, m, n if "lb" in data else 0, n if "ub" in data else 0]
+    if x.shape[-1] != n or z.shape[-1] != sum(sizes):
+        raise InputError("warm_start has other sizes", argument="warm_start")
+    parts = dict(zip(("y", "z", "z_lb", "z_ub"), z.split(sizes, -1), strict=True)) | {"x": x}
+    return {name: t.to(dtype).contiguous() for name, t in parts.items() if name != "y" and t.numel()}
 
 
 def mu_in(mu: Tensor | None, batch: Batching) -> Tensor | float:
