@@ -273,3 +273,25 @@ def test_random_programs_whose_solution_is_zero(seed):
     ahead, behind = (x(s * step)[0].x for s in (1.0, -1.0))
     kink = float((ahead + behind - 2.0 * out.x.detach()).abs().max()) / 1e-5
     assert int(solution.gradient_kind) != dcl.GradientKind.EXACT or kink < 1e-6
+
+
+def flow_layer(redundant, **settings):
+    """Min-cost flow on a triangle, 0 -> 2: arcs (0, 1), (1, 2), (0, 2), capacities 1; all three balances, or two."""
+    x, cost, supply = cp.Variable(3), cp.Parameter(3), cp.Parameter(3)
+    balance = np.array([[1.0, 0.0, 1.0], [-1.0, 1.0, 0.0], [0.0, -1.0, -1.0]])[: 3 if redundant else 2]
+    rows = [balance @ x == (supply if redundant else supply[:2]), x >= 0, x <= np.ones(3)]
+    problem = cp.Problem(cp.Minimize(cost @ x + 0.5 * cp.sum_squares(x)), rows)
+    return dcl.CvxpyLayer(problem, [cost, supply], [x], on_degenerate="raise", **settings)
+
+
+def test_a_redundant_row_is_no_doubt_about_the_cost():
+    cost = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64, requires_grad=True)
+    supply = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
+    found, known = (
+        torch.autograd.grad(flow_layer(redundant)(cost, supply)[0][0], cost)[0] for redundant in (True, False)
+    )
+    torch.testing.assert_close(found, known, rtol=0.0, atol=1e-10)
+    # x = (t, t, 1 - t): t = (1 - c1 - c2 + c3) / 3 where no capacity binds
+    torch.testing.assert_close(found, torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64) / 3, rtol=0.0, atol=1e-9)
+    with pytest.raises(dcl.DegenerateError, match="RANK_DEFICIENT"):
+        flow_layer(True)(cost, supply.requires_grad_())

@@ -65,7 +65,7 @@ class Call:
     """One call of a layer: what `solve` needs besides tensors.
 
     choose(structure, P_is_zero): the solvers, in order.  start: made for this call, in the caller's units.
-    known: the solution, where it only is to be differentiated.
+    known: the solution, where it only is to be differentiated.  rows_move: may A or b need a gradient?
     """
 
     structure: Structure
@@ -78,6 +78,7 @@ class Call:
     threads: int | None = None
     start: Iterates | None = None
     known: Known | None = None
+    rows_move: bool = True
     outcome: Outcome = field(default_factory=Outcome)
 
     def mapped(self, V: int) -> Call:
@@ -147,7 +148,9 @@ class Solve(Function):
         if call.record:
             point = resolved(point)
             outcome.kkt, at_kink = point.kkt, point.at_kink
-            outcome.degeneracy = classify(point, out.residuals[:, :2].amax(-1), call.requested)
+            outcome.degeneracy = classify(
+                point, out.residuals[:, :2].amax(-1), call.requested, rows_move=call.rows_move
+            )
             if call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(call.border, call.on_degenerate, outcome.degeneracy, out.status)
         return point.x, point.v, at_kink, report

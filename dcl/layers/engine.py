@@ -179,6 +179,8 @@ class Engine:
             on_failure=settings.on_failure,
             on_degenerate=self.on_degenerate,
             record=is_recorded(data) if record is None else record,
+            # an operator of a compiled graph says that something is recorded, not what
+            rows_move=record is not None or is_recorded(data[2:]),
             known=known,
             requested=requested,
             threads=choice.threads,

@@ -6,8 +6,9 @@
     rank       the equilibrated S has relative singular values below 1e-10: minimum-norm derivative
                -> RANK_DEFICIENT (dependent active rows, multipliers not unique), NONUNIQUE (flat optimal face)
                Dependent rows leave dx unique where S (dx, w) = (a, R b) is consistent: for every change of P and q (b = 0),
-               and for changes of A, b with y'R (db - dA x) = 0 for each y with S (0, y) = 0.  The kind says so of x only
-               in words, whatever was requested; of a curved cone D, and with it dx, depends on the multipliers found.
+               and for changes of A, b with y'R (db - dA x) = 0 for each y with S (0, y) = 0.  So where x alone is asked
+               for, and only P and q need a gradient, linear and quadratic programs are EXACT; of a curved cone D, and with
+               it dx, depends on the multipliers found.
     condition  of S above 1e10, or so large that with the residual reached x may be off by 1e-6 -> ILL_CONDITIONED
 
 The tolerances are stated in `dcl.point.ties`, `dcl.kkt.RANK_TOLERANCE` and CONDITION_LIMIT.
@@ -65,12 +66,15 @@ def resolved(point: Point) -> Point:
 Requested = tuple[Tensor, Tensor]
 
 
-def classify(point: Point, residual: Tensor, requested: Requested | None = None) -> Degeneracy:
+def classify(
+    point: Point, residual: Tensor, requested: Requested | None = None, *, rows_move: bool = True
+) -> Degeneracy:
     """The kind of derivative at a point, its ties resolved.
 
     residual (B,): the larger of the primal and dual residual at the point.  requested: which entries of x (n,) and z (m,)
     the caller asked for, None for all.  A tie or a flat direction that moves none of them is no cause: the epigraph
     variables that CVXPY adds are often not unique where x is.
+    rows_move: does A or b need a gradient?  If not, and no multiplier was asked for, dependent linear rows are no cause.
     """
     program, v, at_kink, kkt = point.program, point.v, point.at_kink, point.kkt
     batch = v.shape[0]
@@ -89,12 +93,15 @@ def classify(point: Point, residual: Tensor, requested: Requested | None = None)
         if bool(tied.any()) and kkt.D.diagonal:
             effect = _effect_of_ties(point, requested)
             tied, weakest = effect.amax(-1) > _MOVES, torch.where(tied, effect.argmax(-1), weakest)
+    dependent = conditioning.null_y > 0
+    if requested is not None and not rows_move and program.structure.cone.is_orthant and not bool(requested[1].any()):
+        dependent = torch.zeros_like(dependent)
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
     # the later cause is the graver one
     for cause, holds in (
         (GradientKind.ILL_CONDITIONED, ~(condition <= CONDITION_LIMIT) | (condition * residual > ERROR_LIMIT)),
         (GradientKind.WEAKLY_ACTIVE, tied),
-        (GradientKind.RANK_DEFICIENT, conditioning.null_y > 0),
+        (GradientKind.RANK_DEFICIENT, dependent),
         (GradientKind.NONUNIQUE, flat),
     ):
         kind = torch.where(holds, torch.full_like(kind, int(cause)), kind)
