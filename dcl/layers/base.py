@@ -134,10 +134,13 @@ class AbstractLayer(nn.Module):
         return_solution: bool,
     ) -> tuple[tuple[Tensor, ...], Solution | None] | None:
         """The outputs, and the `Solution` if it was asked for, by the compiled core; None where it does not serve."""
-        tensors = tuple(arguments.values())
+        if torch.compiler.is_compiling():
+            return None
         if not core.available:
             warn_of_slow_path()
-        if torch.compiler.is_compiling() or not (core.available and is_plain() and all(map(is_ordinary, tensors))):
+            return None
+        tensors = tuple(arguments.values())
+        if not (is_plain() and all(map(is_ordinary, tensors))):
             return None
         key = tuple([(name, t.shape, t.dtype, t.device) for name, t in arguments.items()])
         known = _lanes.setdefault(self, {})
