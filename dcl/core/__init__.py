@@ -16,6 +16,12 @@ import os
 from types import ModuleType
 
 
+_ABSENT = (
+    "it was not built beside the package that is imported: there was no C++ compiler when dcl was installed, or Python was "
+    "started in a clone and imports its sources instead of what is installed (start it elsewhere, or install with -e)"
+)
+
+
 def _load() -> tuple[ModuleType | None, str, str]:
     """The extension module that this processor runs, why there is none, and the module's variant."""
     if switched_off:
@@ -23,7 +29,7 @@ def _load() -> tuple[ModuleType | None, str, str]:
     try:
         cpu = importlib.import_module("dcl.core._core_cpu")
     except ImportError as error:
-        return None, f"not built: was there a C++ compiler when dcl was installed? ({error})", ""
+        return None, f"{_ABSENT} ({error})", ""
     variant, name = ("x86-64-v3", "_core_v3") if cpu.runs_v3() else ("baseline", "_core_baseline")
     try:
         return importlib.import_module(f"dcl.core.{name}"), "", variant
