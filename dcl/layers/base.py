@@ -143,16 +143,16 @@ class AbstractLayer(nn.Module):
         if not (is_plain() and all(map(is_ordinary, tensors))):
             return None
         key = tuple([(name, t.shape, t.dtype, t.device) for name, t in arguments.items()])
-        known = _lanes.setdefault(self, {})
-        if key not in known:
-            if len(known) >= _LANES:
-                known.clear()
-            known[key] = self._lane(arguments)
-        lane = known[key]
-        if return_solution and tensors[0].dtype != torch.float64:
+        ways = _lanes.setdefault(self, {})
+        if key not in ways:
+            if len(ways) >= _LANES:
+                ways.clear()
+            ways[key] = self._lane(arguments)
+        lane = ways[key]
+        if lane is None or (return_solution and tensors[0].dtype != torch.float64):
             return None  # a Solution tells the point in double precision
-        given = self._engine.path(mu, lane.batch.shape) if lane is not None else None
-        if lane is None or given is None:
+        given = self._engine.path(mu, lane.batch.shape)
+        if given is None:
             return None
         recorded = torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
         if recorded and any([t.is_inference() for t in tensors]):
@@ -233,11 +233,11 @@ class AbstractLayer(nn.Module):
         """The outputs by the careful lane, at the point of the core if its digits are those of float64. mu: (B or 1,)."""
         arguments = dict(zip(names, tensors, strict=True))
         plan = self._plan(arguments)
-        known = None
+        stated, known = self._state(arguments, plan), None
         if answer is not None and answer.x.dtype == torch.float64:
             with torch.no_grad():
-                known = known_of(answer, self._state(arguments, plan).program, mu)
-        return self._solved(arguments, plan, mu=mu_in(mu, plan.batch), known=known)[0]
+                known = known_of(answer, stated.program, mu)
+        return self._answered(stated, plan, mu=mu_in(mu, plan.batch), known=known)[0]
 
     @uncompiled(compiled.UNFIT)
     def _evaluate(
@@ -269,12 +269,13 @@ class AbstractLayer(nn.Module):
         stated = self._state(arguments, plan)
         if members is not None:
             stated = replace(stated, border=replace(stated.border, members=members))
+        outputs, point = self._answered(stated, plan, **options)
+        return outputs, stated, point
+
+    def _answered(self, stated: Stated, plan: Plan, **options: Any) -> tuple[tuple[Tensor, ...], Point]:
+        """The outputs, (*batch, ...) each, and the point of a call that has been stated."""
         point = self._engine.solve(stated.program, stated.given, stated.border, requested=self._requested, **options)
-        return (
-            tuple(self._engine.finish(point, t, plan.batch) for t in self._outputs(stated, plan, point)),
-            stated,
-            point,
-        )
+        return tuple(self._engine.finish(point, t, plan.batch) for t in self._outputs(stated, plan, point)), point
 
     # what `dcl.layers.compiled` asks for
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,6 +39,11 @@ class CvxpyMap(AbstractMap):
     def _zeros(self) -> int:
         return self.form.structure.cone.zeros
 
+    @cached_property
+    def _quadratic(self) -> bool:
+        """May P be other than zero?"""
+        return bool(self.form.map_P.touching) or bool(self.form.map_P.offset.any())
+
     def _thetas(self, given: Sequence[Tensor]) -> list[Tensor]:
         return [self.form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)]
 
@@ -49,7 +55,7 @@ class CvxpyMap(AbstractMap):
                 raise InputError(f"{form.domains[p].name} is not finite", argument=form.domains[p].name)
         program, _ = form.program(self._thetas(given))
         blocks = {"q": program.q.contiguous()}
-        if form.map_P.touching or bool(form.map_P.offset.any()):
+        if self._quadratic:
             blocks["P"] = program.P.contiguous()
         if zeros:
             blocks |= {"A": program.A[:, :zeros].contiguous(), "b": program.b[:, :zeros].contiguous()}
