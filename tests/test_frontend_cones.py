@@ -349,7 +349,7 @@ def test_solver_without_the_cone_is_refused_when_the_layer_is_made():
 
 
 def test_rows_of_cones_have_names():
-    from dcl.frontends.cvxpy import canonicalize
+    from dcl.frontends.cvxpy.canonicalize import canonicalize
 
     x, X = cp.Variable(3, name="x"), cp.Variable((2, 2), PSD=True, name="X")
     constraints = [cp.SOC(cp.sum(X), x), cp.ExpCone(x, np.ones(3), np.ones(3) * 2)]

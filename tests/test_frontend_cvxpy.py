@@ -13,7 +13,8 @@ from oracles import polish
 
 import dcl
 from dcl.errors import DppError, InputError, OptionError, UnsupportedError
-from dcl.frontends.cvxpy import CanonicalForm, canonicalize
+from dcl.frontends.cvxpy import CanonicalForm
+from dcl.frontends.cvxpy.canonicalize import canonicalize
 
 C = np.random.default_rng(5).standard_normal((6, 6))
 PSD = C @ C.T / 6 + np.eye(6)

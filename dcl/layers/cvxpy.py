@@ -13,7 +13,7 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
-from dcl.frontends.cvxpy import CanonicalForm, canonicalize
+from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cvxpy_lane import cvxpy_map
 from dcl.layers.engine import Engine, Point, Settings, options
@@ -128,6 +128,8 @@ class CvxpyLayer(AbstractLayer):
         # the objective itself may be asked for: its value, at these places among the outputs
         self._values = tuple(i for i, v in enumerate(variables) if v is getattr(problem, "objective", None))
         others = [v for i, v in enumerate(variables) if i not in self._values]
+        from dcl.frontends.cvxpy.canonicalize import canonicalize  # imports cvxpy
+
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
         self._requested = _requested(self._form, bool(self._values))
         args = options(solver_args, verbose)
