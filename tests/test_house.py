@@ -117,6 +117,12 @@ def test_packages_have_one_owner(name: str) -> None:
         assert owners is None or any(name.startswith(owner) for owner in owners), f"{name} imports {module}"
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if part(name) not in ("solvers", "dcl")])
+def test_no_solver_is_named_outside_of_their_folder(name: str) -> None:
+    concrete = {f"dcl.solvers.{solver}" for solver in ("clarabel", "daqp", "highs", "osqp", "piqp", "scs")}
+    assert not imports(name) & concrete, f"{name}: what a solver can do is asked of dcl.solvers.choose"
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if part(name) == "solvers"])
 def test_solvers_know_nothing_of_autograd(name: str) -> None:
     nodes = list(ast.walk(tree(name)))

@@ -27,6 +27,7 @@ from dcl.outcome.messages import AbstractBorder, check_barrier, raise_failures, 
 from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.program import ConeProgram, Structure
 from dcl.program.scaling import Units
+from dcl.solve.backend import Backend
 from dcl.solve.pipeline import answer
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.status import Status
@@ -131,7 +132,8 @@ class Solve(Function):
         units = Units(c, E)
         if call.start is not None:
             call.start.z[:] = units.scaled_dual(torch.from_numpy(call.start.z).to(c.device)).cpu().numpy()
-        out = answer(program, mu, outcome.solvers, call.start, call.threads, call.border.seen)
+        backends = [Backend(solver, call.threads) for solver in outcome.solvers]
+        out = answer(program, mu, backends, call.start, call.border.seen)
         rows = call.border.rows
         out = replace(out, certificate=rows.binding_certificate(out.certificate, b, given))
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)

@@ -116,6 +116,8 @@ class AbstractSolver(ABC):
     package: the module that it comes with, imported when it solves for the first time; "" where it needs none.
     cones: kinds of `dcl.cones.base.Block` that it takes.  releases_gil: several instances may be solved at once, in
     threads.  warm_starts: `start` is used.
+    gives_basic_duals: an active-set method: rows with positive multipliers are independent.
+    finds_center: an interior-point method for all cones of which it was measured that it ends near the center of the solutions.
     gives_certificates: claims of infeasibility come with one.  limits_time: `time_limit` is honored.
     tolerances: names of the options that say how accurate a point has to be.
     """
@@ -131,7 +133,8 @@ class AbstractSolver(ABC):
     releases_gil: ClassVar[bool]
     warm_starts: ClassVar[bool]
     gives_certificates: ClassVar[bool]
-    gives_basic_duals: ClassVar[bool]  # an active-set method: rows with positive multipliers are independent
+    gives_basic_duals: ClassVar[bool]
+    finds_center: ClassVar[bool] = False
     limits_time: ClassVar[bool]
     tolerances: ClassVar[tuple[str, ...]] = ("eps",)
 

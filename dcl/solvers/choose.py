@@ -29,6 +29,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,9 @@ _SOLVERS: dict[str, type[AbstractSolver]] = {solver.name: solver for solver in (
 _AUTOMATIC = ("AUTO", "DIFFCP", "MOREAU", "MPAX", "ECOS")
 # Its GPU back end is Clarabel's algorithm.
 _ALIASES: dict[str, type[AbstractSolver]] = {"CUCLARABEL": Clarabel}
+
+# HiGHS may not end on degenerate programs, and its own tolerance is more than a start for polishing needs.
+_FOR_VERTICES: dict[str, dict[str, object]] = {"HIGHS": {"eps": 1e-9, "time_limit": 2.0}}
 
 _COMMON = ("eps", "max_iters", "time_limit", "verbose")
 _PASSED_ON = ("time_limit", "verbose")
@@ -102,8 +106,32 @@ def _fallback(kind: type[AbstractSolver], time_limit: float | None, verbose: boo
     return kind(time_limit=time_limit, verbose=verbose)
 
 
-def after_claims(rest: Sequence[AbstractSolver], claims: NDArray[np.int8]) -> tuple[AbstractSolver, ...]:
-    """The solvers left to try, those that give certificates first where one of `claims` is of infeasibility."""
+def centering(eps: float | None, time_limit: float | None) -> AbstractSolver:
+    """The solver for programs that dcl makes itself, of any cones, and for points in the middle of all solutions."""
+    kind = next(kind for kind in _SOLVERS.values() if kind.finds_center)
+    return kind(eps=eps, time_limit=time_limit)
+
+
+def vertex_solvers(time_limit: float | None) -> tuple[AbstractSolver, ...]:
+    """The active-set methods that are installed, in the order in which they are asked for a vertex."""
+    kinds = [kind for kind in _SOLVERS.values() if kind.gives_basic_duals and kind.is_installed()]
+    limit = {} if time_limit is None else {"time_limit": time_limit}
+    return tuple(kind.configured(_FOR_VERTICES.get(kind.name, {}) | limit) for kind in kinds)
+
+
+class Certifying(Protocol):
+    """What may give certificates."""
+
+    @property
+    def gives_certificates(self) -> bool:
+        """Do claims of infeasibility come with one?"""
+
+
+S = TypeVar("S", bound=Certifying)
+
+
+def after_claims(rest: Sequence[S], claims: NDArray[np.int8]) -> tuple[S, ...]:
+    """What is left to try, those that give certificates first where one of `claims` is of infeasibility."""
     if not np.isin(claims, (Claim.PRIMAL_INFEASIBLE, Claim.DUAL_INFEASIBLE)).any():
         return tuple(rest)
     return tuple(sorted(rest, key=lambda solver: not solver.gives_certificates))

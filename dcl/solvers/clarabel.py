@@ -56,6 +56,7 @@ class Clarabel(AbstractSolver):
     warm_starts: ClassVar[bool] = False
     gives_certificates: ClassVar[bool] = True
     gives_basic_duals: ClassVar[bool] = False
+    finds_center: ClassVar[bool] = True
     limits_time: ClassVar[bool] = True
     tolerances: ClassVar[tuple[str, ...]] = ("eps", "tol")
 
