@@ -95,7 +95,7 @@ def test_info_says_what_is_not_installed(without, kind):
 def test_the_rule_does_without(without, kind, monkeypatch):
     """Without the compiled core: a projection, a linear program, one without a solution, a ball; what they are is known."""
     monkeypatch.setattr("dcl.core.available", False)
-    monkeypatch.setattr("dcl.layers.base.warn_of_slow_path", lambda: None)
+    monkeypatch.setattr("dcl.layers.fast.warn_of_slow_path", lambda: None)
     without(kind.package)
     q = torch.tensor([-1.0, -3.0], **F64, requires_grad=True)
     G, h = torch.ones(1, 2, **F64), torch.tensor([1.0], **F64)

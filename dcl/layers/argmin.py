@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.implicit import project
-from dcl.layers.engine import Engine, Point, Settings, warm
+from dcl.layers.engine import Engine, LayerPoint, Settings, warm
 from dcl.outcome.messages import check_finite, entry, where
 from dcl.outcome.solution import Solution
-from dcl.point import Point as Local
+from dcl.point import Point
 from dcl.program import ConeProgram
 from dcl.smooth import function
 from dcl.smooth.failures import AbstractSmoothBorder
@@ -242,19 +242,19 @@ class ArgminLayer(nn.Module):
 
     def _point(
         self, plan: function.Plan, call: SmoothCall, x: Tensor, v: Tensor, mu: Barrier, at_kink: Tensor, report: Tensor
-    ) -> Point:
+    ) -> LayerPoint:
         """The answer, with the quadratic program that agrees with this one at the solution."""
         found, structure = call.outcome.found, plan.program.structure
         z = project(structure, mu, v, at_kink)
         if self._linear_solve == "cg":  # H is not at hand, and would not fit
             H = x.new_zeros(1, 1, 1).expand(1, structure.n, structure.n)
             A, b = x.new_zeros(1, 0, structure.n), x.new_zeros(1, 0)
-            local = Local(ConeProgram(structure, H, torch.zeros_like(x), A, b), x, v, mu)
+            local = Point(ConeProgram(structure, H, torch.zeros_like(x), A, b), x, v, mu)
         elif found is None:  # inside of torch.func.vmap
-            local = Local(plan.program.local(x, v, mu, [t.detach() for t in plan.theta]), x, v, mu)
+            local = Point(plan.program.local(x, v, mu, [t.detach() for t in plan.theta]), x, v, mu)
         else:
             local = found.verdict.point
-        return Point(
+        return LayerPoint(
             x=x,
             z=z,
             s=z - v,

@@ -11,7 +11,7 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.frontends import cone
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
-from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
@@ -139,7 +139,7 @@ class ConeLayer(AbstractLayer):
         program, border, given = cone.assemble(arguments, self._cones, plan.batch)
         return Stated(program, 0.0, border, given)
 
-    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
+    def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
         rows = stated.border.rows
         return point.x, rows.multipliers(point.z, stated.given), rows.to_user(point.s)
 

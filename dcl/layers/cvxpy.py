@@ -16,7 +16,7 @@ from dcl.frontends.batching import batching
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cvxpy_lane import cvxpy_map
-from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap
 from dcl.outcome.messages import AbstractBorder, check_finite
 from dcl.outcome.solution import Solution
@@ -218,13 +218,13 @@ class CvxpyLayer(AbstractLayer):
         program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
         return Stated(program.expanded(batch.size), d, _Border(batch.shape, form, seen=form.seen), given)
 
-    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
+    def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
         found = list(self._form.extract(point.x, point.z))
         for place in self._values:
             found.insert(place, self._value(stated, point))
         return tuple(found)
 
-    def _value(self, stated: Stated, point: Point) -> Tensor:
+    def _value(self, stated: Stated, point: LayerPoint) -> Tensor:
         return self._form.value(stated.program, torch.as_tensor(stated.d, device=point.x.device), point.x)
 
     def solve(

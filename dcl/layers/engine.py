@@ -62,8 +62,8 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
-    """A differentiable answer: x (B, n), z (B, m), s (B, m), the report (B, 7), and what `Solution` needs.
+class LayerPoint:
+    """A differentiable answer, beside `dcl.point.Point`: x (B, n), z (B, m), s (B, m), the report (B, 7), what `Solution` needs.
 
     program, v (B, m) and mu are in the units of `dcl.program.scaling`, the rest in the caller's; all rows are the canonical ones.
     solvers: names, in the order in which the report counts them.  given: the caller's tensors, (B or 1, ...).
@@ -158,7 +158,7 @@ class Engine:
         requested: Requested | None = None,
         record: bool | None = None,
         known: Known | None = None,
-    ) -> Point:
+    ) -> LayerPoint:
         """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...).
 
         requested: entries of x (n,) and z (m,) whose derivative matters, None for all.  record: will a derivative be asked
@@ -197,7 +197,7 @@ class Engine:
         outcome = call.outcome
         self.note(outcome)
         z = project(program.structure, mu, v, at_kink)
-        return Point(
+        return LayerPoint(
             x=x,
             z=units.dual(z),
             s=units.slack(z - v),
@@ -215,7 +215,7 @@ class Engine:
             given=given,
         )
 
-    def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
+    def finish(self, point: LayerPoint, t: Tensor, batch: Batching) -> Tensor:
         """`settle` for a point."""
         return self.settle(point.report, t, batch)
 
@@ -228,7 +228,7 @@ class Engine:
             t = torch.where(ok.reshape((-1, *[1] * (t.ndim - 1))), t, last)
         return batch.restore(t)
 
-    def solution(self, point: Point, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
+    def solution(self, point: LayerPoint, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
         """Everything known of `point`, detached."""
         report, rows = point.report, point.rows
         # inside of torch.func.vmap these belong to the whole batch, which a single instance does not see

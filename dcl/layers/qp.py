@@ -13,7 +13,7 @@ from dcl.core import dense
 from dcl.frontends import matrix
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
-from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap, Grads
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
@@ -169,7 +169,7 @@ class QPLayer(AbstractLayer):
         program, border, given = matrix.assemble(arguments, plan.detail, plan.batch)
         return Stated(program, 0.0, border, given)
 
-    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
+    def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
         z = stated.border.rows.multipliers(point.z, stated.given)
         return point.x, *plan.detail.split(z), self._value(stated, point)
 
