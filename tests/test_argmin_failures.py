@@ -78,6 +78,7 @@ def test_the_threads_minima_and_their_gradients(seed: int, stabilizer: float, st
         np.testing.assert_allclose(parameter.grad.flatten(), gradients[name], rtol=1e-9)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("seed", "near"), [(141, -1.3), (143, 7.1), (154, 3.0), (272, 4.6), (355, 2.3)])
 def test_a_valley_that_a_long_step_leaps_over(seed: int, near: float) -> None:
     """Newton's first step from zero crosses the minimum and runs off; with short steps it is found."""
@@ -86,6 +87,7 @@ def test_a_valley_that_a_long_step_leaps_over(seed: int, near: float) -> None:
     assert solution.solvers[solution.solver] == "newton, short steps"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("linear_solve", [None, "cg"])
 @pytest.mark.parametrize("solver", [None, "L-BFGS-B"])
 def test_seed_456_has_no_minimum(solver: str | None, linear_solve: str | None) -> None:
@@ -96,6 +98,7 @@ def test_seed_456_has_no_minimum(solver: str | None, linear_solve: str | None) -
     assert float(str(caught.value).split("y = ")[1].split(",")[0]) < -15.0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("linear_solve", [None, "cg"])
 def test_seed_123_has_no_minimum(linear_solve: str | None) -> None:
     net = network(123, 3, 2, torch.float64)
@@ -139,6 +142,7 @@ def raises(error: type[Exception], objective: Any, y0: Any, *params: Any, match:
     return caught.value
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("objective", "error"),
     [

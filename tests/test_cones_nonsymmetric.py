@@ -239,6 +239,7 @@ def test_projections_are_in_the_cones_and_complementary(name, sizes):
         assert is_nearly(is_in, name, zi - vi, slack)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("sizes", [(-1.0, 1.0), (-12.0, 8.0)])
 @each_cone
 def test_projection_is_idempotent_and_does_not_stretch(name, sizes):
@@ -278,6 +279,7 @@ def test_projection_in_high_precision(name):
             assert miss <= TOLERANCE["nearest"] * max(map(abs, vi)), vi
 
 
+@pytest.mark.sample(5)
 @smoothed
 @each_cone
 def test_barrier_point_in_high_precision(name, mu):
@@ -312,6 +314,7 @@ def test_the_coordinates_are_those_of_clarabel_and_scs(name):
         np.testing.assert_allclose(z - v, second["x"], atol=TOLERANCE["solver"] * np.abs(v).max())
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_D_is_the_derivative_in_every_region(name, mu):
@@ -347,6 +350,7 @@ def test_curvature_is_the_derivative_of_D(name, mu):
     assert torch.equal(found != 0.0, smooth | (mu > 0.0))
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_curvature_is_symmetric_in_all_three(name, mu):
@@ -409,6 +413,7 @@ def test_no_kink_inside_of_the_regions(name):
     assert float(CONES[name].kink_distance(region_points(name)[0])[:, 0].min()) >= 0.05
 
 
+@pytest.mark.sample(3)
 @each_mu
 def test_blocks_are_a_loop_and_so_are_batches(mu):
     v = points(3, dim=9)

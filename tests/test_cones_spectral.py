@@ -161,6 +161,7 @@ def smallest(cone, y):
     return y.min(1)
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_projections_are_in_the_cones_and_complementary(name, mu):
@@ -285,6 +286,7 @@ def steps(mu):
     return 1e-4 * torch.clamp(distances(), min=np.sqrt(mu) if mu else 0.0)
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_D_is_the_derivative_of_the_projection(name, mu):
@@ -293,6 +295,7 @@ def test_D_is_the_derivative_of_the_projection(name, mu):
     close(cone.dproject(v, barrier(mu), no_kink(v)).apply(w), (up - down) / (2 * step), TOL["difference"])
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_curvature_is_the_derivative_of_D(name, mu):
@@ -305,6 +308,7 @@ def test_curvature_is_the_derivative_of_D(name, mu):
     close(found, expected, 10 * TOL["difference"], scale=1.0 + 1e-4 / step)
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_curvature_is_symmetric_in_all_three(name, mu):
@@ -315,6 +319,7 @@ def test_curvature_is_symmetric_in_all_three(name, mu):
         close(form, forms[0], TOL["rounding"], scale=curved(v))
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_D_is_symmetric_between_0_and_I(name, mu):
@@ -327,6 +332,7 @@ def test_D_is_symmetric_between_0_and_I(name, mu):
     assert (D.d <= 1.0).all()
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_eigenvectors_of_D_are_orthogonal(name, mu):

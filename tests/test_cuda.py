@@ -261,6 +261,7 @@ CONES = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("mu", MU)
 @pytest.mark.parametrize("program", CONES)
 @pytest.mark.parametrize("place", PLACES)

@@ -160,6 +160,7 @@ def solved(f, r1, r2):
     return torch.cat([a, y], -1).numpy(), accuracy.numpy()
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("lead", [(), (1,), (2, 3)], ids=str)
 @pytest.mark.parametrize("make", REGULAR, ids=lambda f: f.__name__)
 @each_factor
@@ -194,6 +195,7 @@ def test_condition_is_that_of_the_two_norm(kind, make):
     assert (ratio < 1.5).all()
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("make", "null_a", "null_y"), SINGULAR, ids=lambda v: getattr(v, "__name__", str(v)))
 @pytest.mark.parametrize("consistent", [True, False], ids=["consistent", "inconsistent"])
 @each_factor

@@ -256,6 +256,7 @@ def build(family, seed=0):
     return problem, parameters, variables, values
 
 
+@pytest.mark.sample(4)
 @families
 def test_solution_duals_and_violation(family):
     problem, parameters, variables, values = build(family)

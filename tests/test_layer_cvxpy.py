@@ -384,6 +384,7 @@ def test_sparse_is_dense(monkeypatch, mu):
     assert (first.gradient_kind == dcl.GradientKind.EXACT).all()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mu", [0.0, 0.05])
 def test_sparse_double_backward(monkeypatch, mu):
     monkeypatch.setattr(canonicalize, "dense_storage", lambda *_: False)

@@ -196,6 +196,7 @@ def dcl_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qp_peers, "PEERS", absent)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.usefixtures("dcl_only")
 @pytest.mark.parametrize("family", DATA)
 def test_dcl_is_right_and_absent_peers_are_listed(family: str) -> None:

@@ -40,6 +40,7 @@ def test_a_point_that_is_not_at_its_bound_is_refused_however_small_the_cost(cost
     assert (float(worst(found)) <= OPTIMAL_TOLERANCE) == (cost == 0.0)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("cost", [1e-10, 1e-9, 1e-8, 1e-6])
 @pytest.mark.parametrize("cones", [{"s": [2]}, {"q": [2]}])
 @pytest.mark.parametrize("solver", ["CLARABEL", "SCS"])
