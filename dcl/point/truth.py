@@ -48,7 +48,7 @@ NOISE = 1e-7
 _CLEAN, _CANCELS, _ROUNDING = 1e-9, 1e-6, 1e-12
 
 
-def acceptable(point: Point) -> Tensor:
+def relaxed_residuals(point: Point) -> Tensor:
     """The residuals (B, 3) by which a point is judged: its own, but for two cases of the header.
 
     Points of degenerate programs on which polishing stalls are measured with a floor of 1 where that is below 1e-8 and the

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
-from dcl.point.truth import ROUNDED, acceptable
+from dcl.point.truth import ROUNDED, relaxed_residuals
 from dcl.program import magnitude
 from dcl.solve.backend import Backend
 from dcl.solve.certificates import descends
@@ -83,7 +83,7 @@ def judged(point: Point, time_limit: float | None, seen: Seen = None) -> Tensor:
     That is where a minimum is not attained (see the header), and where a program whose solution is not unique has a direction
     of descent (`dcl.solve.certificates`) that its small residuals hide.
     """
-    residuals = acceptable(point)
+    residuals = relaxed_residuals(point)
     good = worst(residuals) <= OPTIMAL_TOLERANCE
     if not bool(good.any()):
         return residuals
