@@ -74,7 +74,7 @@ class NotStationaryError(NoMinimumError):
     """The Newton step at the point reached is not small (`Status.NOT_STATIONARY`)."""
 
 
-class RunsOffError(NoMinimumError):
+class DivergedError(NoMinimumError):
     """The iterates run off to infinity: the infimum is not attained (`Status.RUNS_OFF`)."""
 
 

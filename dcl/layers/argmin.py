@@ -187,7 +187,7 @@ class ArgminLayer(nn.Module):
                 of the inequalities; `program` is the quadratic program that agrees with this one at the solution.
 
         Raises:
-            InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, RunsOffError, FlatError,
+            InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, DivergedError, FlatError,
             SaddleError, LocallyInfeasibleError where all failed instances are alike.  DegenerateError: as set.
         """
         return self._uncompiled(y0, params, mu, warm_start, return_solution)

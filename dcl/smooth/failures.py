@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from dcl.errors import (
+    DivergedError,
     FlatError,
     LocallyInfeasibleError,
     NoMinimumError,
     NotStationaryError,
-    RunsOffError,
     SaddleError,
 )
 from dcl.outcome.messages import AbstractBorder, others
@@ -23,7 +23,7 @@ from dcl.status import Status
 
 _ERRORS = {
     Status.NOT_STATIONARY: NotStationaryError,
-    Status.RUNS_OFF: RunsOffError,
+    Status.RUNS_OFF: DivergedError,
     Status.FLAT: FlatError,
     Status.SADDLE: SaddleError,
     Status.LOCALLY_INFEASIBLE: LocallyInfeasibleError,
