@@ -23,7 +23,7 @@ from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
 from dcl.kkt import KKT
-from dcl.outcome.messages import AbstractBorder, check_barrier, raise_failures, report_degeneracy
+from dcl.outcome.messages import AbstractCallContext, check_barrier, raise_failures, report_degeneracy
 from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.program import ConeProgram, Structure
 from dcl.program.scaling import Units
@@ -70,7 +70,7 @@ class Call:
     """
 
     structure: Structure
-    border: AbstractBorder
+    context: AbstractCallContext
     choose: Callable[[Structure, bool], tuple[AbstractSolver, ...]]
     on_failure: str
     on_degenerate: str
@@ -86,7 +86,7 @@ class Call:
         """The same call for V times as many instances, a new batch dimension in front."""
         return replace(
             self,
-            border=replace(self.border, batch_shape=(V, *self.border.batch_shape)),
+            context=replace(self.context, batch_shape=(V, *self.context.batch_shape)),
             start=None if self.start is None else self.start.repeated(V),
         )
 
@@ -98,7 +98,7 @@ def solve(
 
     x and v are differentiable in the data of the program; units and mu are constants.
 
-    units: those of `program`.  given: the caller's own tensors, (B or 1, ...) each; only `call.border` looks at them, to
+    units: those of `program`.  given: the caller's own tensors, (B or 1, ...) each; only `call.context` looks at them, to
     name a bad input.  Raises InputError (bad values), SolveError, DegenerateError as the settings in `call` say.
     """
     return Solve.apply(call, units.c, units.E, mu, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
@@ -124,17 +124,17 @@ class Solve(Function):
             # as tensors of their own: what is returned gets a graph, which holds the call
             return Known(*(t.detach() for t in call.known))
         program = ConeProgram(call.structure, P, q, A, b).detach()
-        call.border.check(program, given)
+        call.context.check(program, given)
         if isinstance(mu, Tensor):
-            check_barrier(mu / c, lambda place: call.border.index_in(mu, place[0]))
+            check_barrier(mu / c, lambda place: call.context.index_in(mu, place[0]))
         outcome = call.outcome
         outcome.solvers = call.choose(call.structure, not bool(program.P.any()))
         units = Units(c, E)
         if call.start is not None:
             call.start.z[:] = units.scaled_dual(torch.from_numpy(call.start.z).to(c.device)).cpu().numpy()
         backends = [Backend(solver, call.threads) for solver in outcome.solvers]
-        out = answer(program, mu, backends, call.start, call.border.seen)
-        rows = call.border.rows
+        out = answer(program, mu, backends, call.start, call.context.seen)
+        rows = call.context.rows
         out = replace(out, certificate=rows.binding_certificate(out.certificate, b, given))
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
         outcome.certificate = rows.certificate_to_user(units.certificate(out.certificate), b.shape[-1])
@@ -144,7 +144,7 @@ class Solve(Function):
             eps = outcome.solvers[0].eps
             offending = out.point.least_accurate_row if b.shape[-1] else None
             raise_failures(
-                call.border, out.status, out.residuals, outcome.certificate, weights, on_path, eps, offending
+                call.context, out.status, out.residuals, outcome.certificate, weights, on_path, eps, offending
             )
         point, at_kink = out.point, torch.full_like(out.point.v, torch.nan)
         if call.record:
@@ -154,7 +154,7 @@ class Solve(Function):
                 point, out.residuals[:, :2].amax(-1), call.requested, rows_move=call.rows_move
             )
             if call.on_degenerate != "ignore":
-                outcome.has_warned = report_degeneracy(call.border, call.on_degenerate, outcome.degeneracy, out.status)
+                outcome.has_warned = report_degeneracy(call.context, call.on_degenerate, outcome.degeneracy, out.status)
         return point.x, point.v, at_kink, report
 
     @staticmethod

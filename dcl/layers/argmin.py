@@ -18,7 +18,7 @@ from dcl.outcome.solution import Solution
 from dcl.point import Point
 from dcl.program import ConeProgram
 from dcl.smooth import function
-from dcl.smooth.failures import AbstractSmoothBorder
+from dcl.smooth.failures import AbstractSmoothContext
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.solve import SmoothCall, smooth_solve
 from dcl.smooth.start import SCIPY
@@ -30,7 +30,7 @@ STATIONARY = ("minimum", "any")
 
 
 @dataclass(frozen=True, eq=False)
-class _Border(AbstractSmoothBorder):
+class _Context(AbstractSmoothContext):
     batch_shape: tuple[int, ...]
     names: tuple[str, ...]
     parts: tuple[tuple[str, int], ...]
@@ -218,7 +218,7 @@ class ArgminLayer(nn.Module):
         check_order(plan.theta)
         call = SmoothCall(
             program=plan.program,
-            border=_Border(plan.batch.shape, plan.names, plan.rows),
+            context=_Context(plan.batch.shape, plan.names, plan.rows),
             solver=solver,
             minimum=self._minimum,
             hessian=self._hessian,

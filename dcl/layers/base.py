@@ -21,7 +21,7 @@ from dcl.implicit import Known
 from dcl.layers import compiled, fast
 from dcl.layers.engine import Engine, LayerPoint
 from dcl.layers.lane import AbstractMap
-from dcl.outcome.messages import AbstractBorder, Members
+from dcl.outcome.messages import AbstractCallContext, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
 from dcl.program import ConeProgram
@@ -46,11 +46,11 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Stated:
-    """A call on the waist: the program, its constant d (B or 1,), and the caller's tensors, (B or 1, ...), for the border."""
+    """A call on the waist: the program, its constant d (B or 1,), and the caller's tensors, (B or 1, ...), for the context."""
 
     program: ConeProgram
     d: Tensor | float
-    border: AbstractBorder
+    context: AbstractCallContext
     given: Sequence[Tensor]
 
 
@@ -145,13 +145,13 @@ class AbstractLayer(nn.Module):
     ) -> tuple[tuple[Tensor, ...], Stated, LayerPoint]:
         stated = self._state(arguments, plan)
         if members is not None:
-            stated = replace(stated, border=replace(stated.border, members=members))
+            stated = replace(stated, context=replace(stated.context, members=members))
         outputs, point = self._answered(stated, plan, **options)
         return outputs, stated, point
 
     def _answered(self, stated: Stated, plan: Plan, **options: Any) -> tuple[tuple[Tensor, ...], LayerPoint]:
         """The outputs, (*batch, ...) each, and the point of a call that has been stated."""
-        point = self._engine.solve(stated.program, stated.given, stated.border, requested=self._requested, **options)
+        point = self._engine.solve(stated.program, stated.given, stated.context, requested=self._requested, **options)
         return tuple(self._engine.finish(point, t, plan.batch) for t in self._outputs(stated, plan, point)), point
 
     # what `dcl.layers.compiled` asks for

@@ -136,11 +136,11 @@ class ConeLayer(AbstractLayer):
         return None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
-        program, border, given = cone.assemble(arguments, self._cones, plan.batch)
-        return Stated(program, 0.0, border, given)
+        program, context, given = cone.assemble(arguments, self._cones, plan.batch)
+        return Stated(program, 0.0, context, given)
 
     def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
-        rows = stated.border.rows
+        rows = stated.context.rows
         return point.x, rows.multipliers(point.z, stated.given), rows.to_user(point.s)
 
     def solve(

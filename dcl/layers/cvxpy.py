@@ -18,7 +18,7 @@ from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cvxpy_lane import cvxpy_map
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap
-from dcl.outcome.messages import AbstractBorder, check_finite
+from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
 from dcl.program import ConeProgram
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class _Border(AbstractBorder):
+class _Context(AbstractCallContext):
     form: CanonicalForm
 
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
@@ -216,7 +216,7 @@ class CvxpyLayer(AbstractLayer):
         form, batch = self._form, plan.batch
         given = [batch.merge(t, len(domain.shape)) for t, domain in zip(arguments.values(), form.domains, strict=True)]
         program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
-        return Stated(program.expanded(batch.size), d, _Border(batch.shape, form, seen=form.seen), given)
+        return Stated(program.expanded(batch.size), d, _Context(batch.shape, form, seen=form.seen), given)
 
     def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
         found = list(self._form.extract(point.x, point.z))

@@ -15,7 +15,7 @@ from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, project, solve
 from dcl.implicit.solve import Outcome
-from dcl.outcome.messages import AbstractBorder, check_barrier
+from dcl.outcome.messages import AbstractCallContext, check_barrier
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Requested
 from dcl.program import ConeProgram, Structure
@@ -150,7 +150,7 @@ class Engine:
         self,
         program: ConeProgram,
         given: Sequence[Tensor],
-        border: AbstractBorder,
+        context: AbstractCallContext,
         *,
         solver_args: Mapping[str, object] | None = None,
         mu: float | Tensor | None = None,
@@ -167,14 +167,14 @@ class Engine:
         """
         settings = self.settings
         choice = self._choose(solver_args)
-        start = _start(warm_start, program, border.rows)
+        start = _start(warm_start, program, context.rows)
         program, units = scaled(program)
         data = (program.P, program.q, program.A, program.b)
         check_order(data)
-        mu = units.barrier(self.barrier(mu, border.batch_shape))
+        mu = units.barrier(self.barrier(mu, context.batch_shape))
         call = Call(
             structure=program.structure,
-            border=border,
+            context=context,
             choose=choice.order,
             on_failure=settings.on_failure,
             on_degenerate=self.on_degenerate,
@@ -211,7 +211,7 @@ class Engine:
             certificate=outcome.certificate,
             degeneracy=outcome.degeneracy,
             requested=requested,
-            rows=border.rows,
+            rows=context.rows,
             given=given,
         )
 

@@ -166,11 +166,11 @@ class QPLayer(AbstractLayer):
         return _Map(tuple(arguments))
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
-        program, border, given = matrix.assemble(arguments, plan.detail, plan.batch)
-        return Stated(program, 0.0, border, given)
+        program, context, given = matrix.assemble(arguments, plan.detail, plan.batch)
+        return Stated(program, 0.0, context, given)
 
     def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
-        z = stated.border.rows.multipliers(point.z, stated.given)
+        z = stated.context.rows.multipliers(point.z, stated.given)
         return point.x, *plan.detail.split(z), self._value(stated, point)
 
     def solve(
