@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 class _Border(AbstractBorder):
     form: CanonicalForm
 
+    @property
+    def quadratic(self) -> str:
+        names = [self.form.domains[p].name for p in sorted(self.form.map_P.touching) if p < len(self.form.domains)]
+        return "the quadratic form of " + (", ".join(names) if names else "the objective")
+
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
         for p, t in enumerate(given):
             name = self.form.domains[p].name
