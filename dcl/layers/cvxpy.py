@@ -22,6 +22,7 @@ from dcl.outcome.messages import AbstractBorder, check_finite
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
 from dcl.program import ConeProgram
+from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ class CvxpyLayer(AbstractLayer):
         form, batch = self._form, plan.batch
         given = [batch.merge(t, len(domain.shape)) for t, domain in zip(arguments.values(), form.domains, strict=True)]
         program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
-        return Stated(program.expanded(batch.size), d, _Border(batch.shape, form, seen=form.seen), given)
+        border = _Border(batch.shape, form, rows=Rows(free=form.free), seen=form.seen)
+        return Stated(program.expanded(batch.size), d, border, given)
 
     def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
         found = list(self._form.extract(point.x, point.z))
