@@ -74,7 +74,7 @@ private:
             P_ = program.c * curvature_.P;
             program.P = &P_;
             program.is_zero = curvature_.is_zero;
-            own_kind_.decide(call, P_, record.L1, scratch_);
+            own_kind_.decide(P_, record.L1, scratch_);
             kind_ = &own_kind_;
             L_in_use_ = &record.L1;
         }

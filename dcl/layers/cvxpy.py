@@ -22,6 +22,7 @@ from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
 from dcl.program import ConeProgram
+from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class _Context(AbstractCallContext):
     form: CanonicalForm
+
+    @property
+    def quadratic(self) -> str:
+        names = [self.form.domains[p].name for p in sorted(self.form.map_P.touching) if p < len(self.form.domains)]
+        return "the quadratic form of " + (", ".join(names) if names else "the objective")
 
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
         for p, t in enumerate(given):
@@ -216,7 +222,8 @@ class CvxpyLayer(AbstractLayer):
         form, batch = self._form, plan.batch
         given = [batch.merge(t, len(domain.shape)) for t, domain in zip(arguments.values(), form.domains, strict=True)]
         program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
-        return Stated(program.expanded(batch.size), d, _Context(batch.shape, form, seen=form.seen), given)
+        context = _Context(batch.shape, form, rows=Rows(free=form.free), seen=form.seen)
+        return Stated(program.expanded(batch.size), d, context, given)
 
     def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
         found = list(self._form.extract(point.x, point.z))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from dcl.cones.base import AbstractCone, Barrier
 from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
-from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, project, solve
+from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, lift, project, solve
 from dcl.implicit.solve import Outcome
 from dcl.outcome.messages import AbstractCallContext, check_barrier
 from dcl.outcome.solution import Solution
@@ -171,6 +171,9 @@ class Engine:
         program, units = scaled(program)
         data = (program.P, program.q, program.A, program.b)
         check_order(data)
+        lifted = lift(program)
+        if lifted is not None:
+            program = replace(program, P=program.P + lifted)
         mu = units.barrier(self.barrier(mu, context.batch_shape))
         call = Call(
             structure=program.structure,
@@ -193,7 +196,7 @@ class Engine:
             at_kink = v.detach()
             report = torch.zeros(0, GAP + 1, dtype=torch.float64, device=program.q.device)
         else:
-            x, v, at_kink, report = solve(call, units, mu, program, given)
+            x, v, at_kink, report = solve(call, units, mu, lifted, program, given)
         outcome = call.outcome
         self.note(outcome)
         z = project(program.structure, mu, v, at_kink)

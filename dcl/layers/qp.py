@@ -125,7 +125,8 @@ class QPLayer(AbstractLayer):
         """Solve the programs with these data.
 
         P (*batch, n, n) or None, q (*batch, n), A (*batch, p, n), b (*batch, p), G (*batch, m, n), h (*batch, m), lb and ub
-        (*batch, n).  Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be PSD.
+        (*batch, n).  Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be PSD, up
+        to rounding: the answer is for the nearest such P, and fails where it would not do for the P given.
         h = inf, lb = -inf and ub = inf bind nothing.  Computed in float64; dtype and device out are those in.
 
         Args:

@@ -19,12 +19,10 @@ from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveErro
 from dcl.point import OPTIMAL_TOLERANCE
 from dcl.point.degeneracy import Degeneracy
 from dcl.program import ConeProgram
+from dcl.program.convexity import PSD_TOLERANCE
 from dcl.program.rows import Rows
 from dcl.status import GradientKind, Status
 
-# How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD; never less than
-# 8 n times the rounding of the caller's dtype, which a covariance computed in float32 misses by.
-PSD_TOLERANCE = 1e-9
 # A row whose weight in a certificate is below this, relative to the largest, takes no part in the conflict.
 _PART = 1e-3
 _SHOWN = 5
@@ -47,6 +45,11 @@ class AbstractCallContext(ABC):
     members: Members | None = field(default=None, kw_only=True)
     # what the caller sees of x (B, n), (B, k) in his own terms; None for x itself
     seen: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
+
+    @property
+    def quadratic(self) -> str:
+        """The caller's name of what P is made of."""
+        return "P"
 
     @abstractmethod
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
@@ -175,12 +178,14 @@ def raise_failures(
     on_path: bool,
     eps: float | None = None,
     offending: Callable[[], Tensor] | None = None,
+    smallest: Tensor | None = None,
 ) -> None:
     """Raise SolveError if an instance is not OPTIMAL.
 
     certificate (B, n + m) or None: what the error carries.  weights (B, m) or None: its multipliers, for rows of size one.
     on_path: was x(mu) asked for?  eps: the tolerance that the caller set, None if he set none.
     offending: gives the row with the largest primal residual, (B,), None where there are no rows.
+    smallest (B,): the smallest eigenvalue of P where that is negative within its rounding, else NaN; None: nowhere.
     """
     failed = torch.nonzero(status != Status.OPTIMAL).flatten().tolist()
     if not failed:
@@ -201,12 +206,27 @@ def raise_failures(
             found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and eps is not None:
             found += f"; your eps={eps:g} was tried first, then dcl's own tolerance"
+        if kind != Status.PRIMAL_INFEASIBLE and smallest is not None:
+            found += _negative(context, smallest, those)
         lines.append(f"{_subject(context, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
         "no optimal solution" + _whom(context, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(context),
         indices=[context.index(i) for i in failed],
         statuses=statuses,
         certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
+    )
+
+
+def _negative(context: AbstractCallContext, smallest: Tensor, those: list[int]) -> str:
+    """What to do about eigenvalues of P that are negative within its rounding, where the answer depends on them."""
+    lowest = min(those, key=lambda i: float(smallest[i].nan_to_num(nan=torch.inf)))
+    if bool(smallest[lowest].isnan()):
+        return ""
+    value = float(smallest[lowest])
+    return (
+        f"; {context.quadratic} has the eigenvalue {value:.3g}{where(context.index(lowest))}: within the rounding of its numbers "
+        "that is zero, but the answer is not the same with it. Compute it in float64 (X.double().mT @ X.double(), not "
+        f"(X.mT @ X).double()), or add {-2.0 * value:.1g} times the identity to it"
     )
 
 
