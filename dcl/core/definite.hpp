@@ -35,7 +35,7 @@ struct DefiniteSolver {
         factor.at_active_set(program, point.strong);
         multipliers(*known, p, point.y);
         assemble(*known, p, L2);
-        factor.set_factors(L.data(), L2.data());
+        factor.set_factors(L.data(), L2.data(), true);
         point.x = -program.q;
         minus_ = -point.y;
         factor.strong.add_transposed(minus_, point.x);

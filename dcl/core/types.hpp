@@ -55,4 +55,36 @@ void solve_upper(const Factor& L, Right&& b) {
     if (L.rows() > 0 && b.cols() > 0) L.template triangularView<Eigen::Lower>().transpose().solveInPlace(b);
 }
 
+// What Eigen does by packing and blocking, plain loops do in half of the time where the matrices are small.
+inline constexpr Index small = 24;
+
+// K = L^-1, lower triangular.
+inline void invert_lower(const MatrixView& L, Matrix& K) {
+    const Index n = L.rows();
+    K.setIdentity(n, n);
+    for (Index k = 0; k < n; ++k) {
+        const double* const column = L.data() + k * n;
+        const double pivot = 1.0 / column[k];
+        for (Index j = 0; j <= k; ++j) {
+            double* const x = K.data() + j * n;
+            const double t = x[k] *= pivot;
+            for (Index i = k + 1; i < n; ++i) x[i] -= t * column[i];
+        }
+    }
+}
+
+// The lower triangle of V'V; the rest is zero.
+template <class Columns>
+void gram(const Columns& V, Matrix& N) {
+    const Index r = V.cols();
+    N.setZero(r, r);
+    if (V.rows() > small || r > small) {
+        N.selfadjointView<Eigen::Lower>().rankUpdate(V.transpose());
+        return;
+    }
+    for (Index j = 0; j < r; ++j) {
+        for (Index i = j; i < r; ++i) N(i, j) = V.col(i).dot(V.col(j));
+    }
+}
+
 }  // namespace core
