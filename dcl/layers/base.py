@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from dcl import core
 from dcl.about import warn_of_slow_path
-from dcl.core import dense
+from dcl.core.dense import Kept
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching
 from dcl.implicit import Known
 from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
 from dcl.layers.known import known_of
-from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane, mu_in, started
+from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane, lane_of, mu_in, started
 from dcl.outcome.messages import AbstractBorder, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
@@ -163,24 +163,25 @@ class AbstractLayer(nn.Module):
             if start is None:
                 return None
         differentiable = partial(self._differentiable, tuple(arguments), given[0])
-        call = FastCall(lane, given[0], torch.get_num_threads(), differentiable, start)
+        keep = recorded or return_solution
+        call = FastCall(lane, given[0], torch.get_num_threads(), differentiable, keep, start)
         try:
             outputs = Fast.apply(call, *tensors) if recorded else call.outputs(tensors)
         except InputError:
             return None  # the careful lane names the place in the caller's batch
-        assert call.answer is not None
-        if not bool(call.answer.status.any()):
+        assert call.kept is not None
+        if call.kept.left == 0:
             return outputs, self._told(arguments, outputs, call) if return_solution else None
         completed = None if return_solution else self._completed(arguments, outputs, call)
         return None if completed is None else (completed, None)
 
     def _told(self, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall) -> Solution:
         """The `Solution` of a call that the core has certified."""
-        answer, plan = call.answer, self._plan(arguments)
-        assert answer is not None
+        kept, plan = call.kept, self._plan(arguments)
+        assert kept is not None
         with torch.no_grad():
             stated = self._state(arguments, plan)
-            known = known_of(answer, stated.program, call.mu, call.seconds)
+            known = known_of(kept, stated.program, call.mu, call.seconds)
             mu = mu_in(call.mu, plan.batch)
             point = self._engine.solve(
                 stated.program, stated.given, stated.border, mu=mu, requested=self._requested, record=False, known=known
@@ -202,14 +203,15 @@ class AbstractLayer(nn.Module):
             return None
         way = self._map(arguments)
         cores = self._cores()
-        return None if way is None else Lane(way, plan.batch, tuple(cores[name] for name in arguments))
+        tensors, dims = tuple(arguments.values()), tuple(cores[name] for name in arguments)
+        return None if way is None else lane_of(way, plan.batch, tensors, dims)
 
     def _completed(
         self, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall
     ) -> tuple[Tensor, ...] | None:
         """The outputs with the rows that the core has not certified from the careful lane; None where that is all of them."""
-        assert call.answer is not None
-        rows, lane = torch.nonzero(call.answer.status).flatten(), call.lane
+        assert call.kept is not None
+        rows, lane = torch.nonzero(call.kept.status).flatten(), call.lane
         batch = lane.batch
         if rows.numel() == batch.size:
             return None
@@ -228,15 +230,14 @@ class AbstractLayer(nn.Module):
         )
 
     def _differentiable(
-        self, names: tuple[str, ...], mu: Tensor | None, tensors: Sequence[Tensor], answer: dense.Answer | None
+        self, names: tuple[str, ...], mu: Tensor | None, tensors: Sequence[Tensor], kept: Kept
     ) -> tuple[Tensor, ...]:
-        """The outputs by the careful lane, at the point of the core if its digits are those of float64. mu: (B or 1,)."""
+        """The outputs by the careful lane, at the point of the core. mu: (B or 1,)."""
         arguments = dict(zip(names, tensors, strict=True))
         plan = self._plan(arguments)
-        stated, known = self._state(arguments, plan), None
-        if answer is not None and answer.x.dtype == torch.float64:
-            with torch.no_grad():
-                known = known_of(answer, stated.program, mu)
+        stated = self._state(arguments, plan)
+        with torch.no_grad():
+            known = known_of(kept, stated.program, mu)
         return self._answered(stated, plan, mu=mu_in(mu, plan.batch), known=known)[0]
 
     @uncompiled(compiled.UNFIT)

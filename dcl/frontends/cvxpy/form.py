@@ -27,16 +27,20 @@ from dcl.program.pattern import DensePattern
 
 def flatten_columns(t: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(..., *shape) -> (..., size) in column-major order, as CVXPY's vec. Adjoint: `unflatten_columns`."""
+    if len(shape) == 1:
+        return t
     lead = t.ndim - len(shape)
     order = (*range(lead), *reversed(range(lead, t.ndim)))
-    return t.permute(order).reshape(*t.shape[:lead], math.prod(shape))
+    return t.permute(order).reshape((*t.shape[:lead], math.prod(shape)))
 
 
 def unflatten_columns(t: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(..., size) in column-major order -> (..., *shape). Adjoint: `flatten_columns`."""
+    if len(shape) == 1:
+        return t
     lead = t.ndim - 1
-    t = t.reshape(*t.shape[:lead], *reversed(shape))
-    return t.permute(*range(lead), *reversed(range(lead, t.ndim)))
+    t = t.reshape((*t.shape[:lead], *reversed(shape)))
+    return t.permute((*range(lead), *reversed(range(lead, t.ndim))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,11 @@ class Output:
             flat = flat * self.weights.to(flat.device)
         value = unflatten_columns(flat, self.shape)
         return value.exp() if self.exp else value
+
+    def is_all(self, size: int) -> bool:
+        """Is it all of x, which has `size` entries, as it is?"""
+        plain = self.index is None and self.weights is None and not (self.exp or self.dual)
+        return plain and self.shape == (size,)
 
     def add_adjoint(self, g: Tensor, target: Tensor) -> None:
         """Add the adjoint of a g (B, *shape) to the target, x or z (B, ...), in place; not for `exp`."""
