@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include <Eigen/Cholesky>
@@ -45,6 +46,9 @@ inline bool cholesky(MatrixRef M, double floor = 0.0) {
     return llt.info() == Eigen::Success && M.diagonal().array().square().minCoeff() > floor;
 }
 
+// What Eigen does by packing and blocking, plain loops do in half of the time where the matrices are small.
+inline constexpr Index small = 24;
+
 // b <- L^-1 b and b <- L^-T b.
 template <class Factor, class Right>
 void solve_lower(const Factor& L, Right&& b) {
@@ -52,11 +56,18 @@ void solve_lower(const Factor& L, Right&& b) {
 }
 template <class Factor, class Right>
 void solve_upper(const Factor& L, Right&& b) {
-    if (L.rows() > 0 && b.cols() > 0) L.template triangularView<Eigen::Lower>().transpose().solveInPlace(b);
+    if (L.rows() == 0 || b.cols() == 0) return;
+    if constexpr (std::decay_t<Right>::ColsAtCompileTime == 1) {
+        if (L.rows() <= small) {  // by rows of L: sums of products would wait for each other
+            for (Index j = L.rows() - 1; j >= 0; --j) {
+                const double t = b(j) /= L.coeff(j, j);
+                for (Index i = 0; i < j; ++i) b(i) -= L.coeff(j, i) * t;
+            }
+            return;
+        }
+    }
+    L.template triangularView<Eigen::Lower>().transpose().solveInPlace(b);
 }
-
-// What Eigen does by packing and blocking, plain loops do in half of the time where the matrices are small.
-inline constexpr Index small = 24;
 
 // K = L^-1, lower triangular.
 inline void invert_lower(const MatrixView& L, Matrix& K) {
