@@ -33,23 +33,25 @@ core::Call call_of(const Addresses<4>& sizes, bool single, const Addresses<16>& 
 }
 
 std::unique_ptr<core::Handle> solve(const Addresses<4>& sizes, bool single, const Addresses<16>& data,
-                                    const Addresses<8>& start, const Addresses<2>& mu, const Addresses<11>& out,
+                                    const Addresses<8>& start, const Addresses<2>& mu, const Addresses<6>& out, bool keep,
                                     int threads) {
     const core::Call call = call_of(sizes, single, data);
     const core::StartBlocks from{block(start, 0), block(start, 1), block(start, 2), block(start, 3)};
     const auto output = [&](std::size_t k, Index size) { return core::Out{pointer(out[k]), size, single}; };
     const core::Answers to{output(0, call.n), output(1, call.p), output(2, call.m), output(3, call.lower()),
-                           output(4, call.upper()), output(5, 1),
-                           static_cast<double*>(pointer(out[6])), static_cast<std::int8_t*>(pointer(out[7])),
-                           static_cast<std::int32_t*>(pointer(out[8])), static_cast<double*>(pointer(out[9])),
-                           static_cast<double*>(pointer(out[10]))};
+                           output(4, call.upper()), output(5, 1)};
     const nb::gil_scoped_release released;
-    return core::solve(call, from, block(mu, 0), to, threads);
+    return core::solve(call, from, block(mu, 0), to, keep, threads);
+}
+
+void check_kept(const core::Handle& handle) {
+    if (handle.records.empty() && handle.batch > 0) throw nb::value_error("the handle keeps nothing: solve with keep");
 }
 
 // The call that left the handle, with the data at hand now.
 core::Call call_again(const core::Handle& handle, const Addresses<4>& sizes, bool single, const Addresses<16>& data) {
     const core::Call call = call_of(sizes, single, data);
+    check_kept(handle);
     if (call.batch != handle.batch || call.n != handle.n || call.p != handle.p || call.m != handle.m ||
         call.lower() != handle.lower || call.upper() != handle.upper) {
         throw nb::value_error("the sizes are not those of the handle");
@@ -62,6 +64,15 @@ void solve_kkt(const core::Handle& handle, const Addresses<4>& sizes, bool singl
     const core::Call call = call_again(handle, sizes, single, data);
     const nb::gil_scoped_release released;
     core::solve_kkt(call, handle, adjoint, static_cast<double*>(pointer(first)), static_cast<double*>(pointer(second)), threads);
+}
+
+void recall(const core::Handle& handle, std::int64_t x, std::int64_t z) {
+    check_kept(handle);
+    core::recall(handle, static_cast<double*>(pointer(x)), static_cast<double*>(pointer(z)));
+}
+
+void report(const core::Handle& handle, std::int64_t out) {
+    for (Index i = 0; i < handle.batch; ++i) std::copy_n(handle.reports[i].data(), 7, static_cast<double*>(pointer(out)) + 7 * i);
 }
 
 void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single, const Addresses<16>& data,
@@ -84,7 +95,10 @@ void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single,
 NB_MODULE(CORE_MODULE, module) {
     // handles may outlive the interpreter in a graph of torch: nothing to tell the user
     nb::set_leak_warnings(false);
-    nb::class_<core::Handle>(module, "Handle");
+    nb::class_<core::Handle>(module, "Handle")
+        .def_ro("left", &core::Handle::left)
+        .def("recall", &recall)
+        .def("report", &report);
     module.def("solve", &solve);
     module.def("adjoint", &adjoint);
     module.def("solve_kkt", &solve_kkt);

@@ -216,7 +216,8 @@ class CvxpyLayer(AbstractLayer):
     def _map(self, arguments: Arguments) -> AbstractMap | None:
         pairs = zip(arguments.values(), self._form.domains, strict=True)
         shared = tuple(math.prod(t.shape[: t.ndim - len(domain.shape)]) == 1 for t, domain in pairs)
-        return cvxpy_map(self._form, self._values, shared)
+        dtype = next(iter(arguments.values())).dtype
+        return cvxpy_map(self._form, self._values, shared, dtype)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dcl import core
 from dcl.about import warn_of_slow_path
-from dcl.core import dense
+from dcl.core.dense import Kept
 from dcl.errors import InputError
 from dcl.layers.known import known_of
-from dcl.layers.lane import Fast, FastCall, Lane, mu_in, started
+from dcl.layers.lane import Fast, FastCall, Lane, lane_of, mu_in, started
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_ordinary, is_plain
@@ -72,13 +72,14 @@ def through_core(
         if start is None:
             return None
     differentiable = partial(_differentiable, layer, tuple(arguments), given[0])
-    call = FastCall(lane, given[0], torch.get_num_threads(), differentiable, start)
+    keep = recorded or return_solution
+    call = FastCall(lane, given[0], torch.get_num_threads(), differentiable, keep, start)
     try:
         outputs = Fast.apply(call, *tensors) if recorded else call.outputs(tensors)
     except InputError:
         return None  # the careful lane names the place in the caller's batch
-    assert call.answer is not None
-    if not bool(call.answer.status.any()):
+    assert call.kept is not None
+    if call.kept.left == 0:
         return outputs, _told(layer, arguments, outputs, call) if return_solution else None
     completed = None if return_solution else _completed(layer, arguments, outputs, call)
     return None if completed is None else (completed, None)
@@ -86,11 +87,11 @@ def through_core(
 
 def _told(layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall) -> Solution:
     """The `Solution` of a call that the core has certified."""
-    answer, plan = call.answer, layer._plan(arguments)
-    assert answer is not None
+    kept, plan = call.kept, layer._plan(arguments)
+    assert kept is not None
     with torch.no_grad():
         stated = layer._state(arguments, plan)
-        known = known_of(answer, stated.program, call.mu, call.seconds)
+        known = known_of(kept, stated.program, call.mu, call.seconds)
         mu = mu_in(call.mu, plan.batch)
         point = layer._engine.solve(
             stated.program, stated.given, stated.context, mu=mu, requested=layer._requested, record=False, known=known
@@ -108,15 +109,16 @@ def _lane(layer: AbstractLayer, arguments: Arguments) -> Lane | None:
         return None
     way = layer._map(arguments)
     cores = layer._cores()
-    return None if way is None else Lane(way, plan.batch, tuple(cores[name] for name in arguments))
+    tensors, dims = tuple(arguments.values()), tuple(cores[name] for name in arguments)
+    return None if way is None else lane_of(way, plan.batch, tensors, dims)
 
 
 def _completed(
     layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall
 ) -> tuple[Tensor, ...] | None:
     """The outputs with the rows that the core has not certified from the careful lane; None where that is all of them."""
-    assert call.answer is not None
-    rows, lane = torch.nonzero(call.answer.status).flatten(), call.lane
+    assert call.kept is not None
+    rows, lane = torch.nonzero(call.kept.status).flatten(), call.lane
     batch = lane.batch
     if rows.numel() == batch.size:
         return None
@@ -140,13 +142,12 @@ def _differentiable(
     names: tuple[str, ...],
     mu: Tensor | None,
     tensors: Sequence[Tensor],
-    answer: dense.Answer | None,
+    kept: Kept,
 ) -> tuple[Tensor, ...]:
-    """The outputs by the careful lane, at the point of the core if its digits are those of float64. mu: (B or 1,)."""
+    """The outputs by the careful lane, at the point of the core. mu: (B or 1,)."""
     arguments = dict(zip(names, tensors, strict=True))
     plan = layer._plan(arguments)
-    stated, known = layer._state(arguments, plan), None
-    if answer is not None and answer.x.dtype == torch.float64:
-        with torch.no_grad():
-            known = known_of(answer, stated.program, mu)
+    stated = layer._state(arguments, plan)
+    with torch.no_grad():
+        known = known_of(kept, stated.program, mu)
     return layer._answered(stated, plan, mu=mu_in(mu, plan.batch), known=known)[0]

@@ -45,7 +45,7 @@ class _Map(AbstractMap):
         return dict(zip(self.names, given, strict=True))
 
     def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return answer.x, answer.y, answer.z, answer.z_lb, answer.z_ub, answer.value
+        return answer[:6]
 
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
         pairs = zip(dense.OUTPUTS, grads, strict=True)

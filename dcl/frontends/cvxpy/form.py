@@ -28,16 +28,20 @@ from dcl.program.pattern import DensePattern
 
 def flatten_columns(t: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(..., *shape) -> (..., size) in column-major order, as CVXPY's vec. Adjoint: `unflatten_columns`."""
+    if len(shape) == 1:
+        return t
     lead = t.ndim - len(shape)
     order = (*range(lead), *reversed(range(lead, t.ndim)))
-    return t.permute(order).reshape(*t.shape[:lead], math.prod(shape))
+    return t.permute(order).reshape((*t.shape[:lead], math.prod(shape)))
 
 
 def unflatten_columns(t: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(..., size) in column-major order -> (..., *shape). Adjoint: `flatten_columns`."""
+    if len(shape) == 1:
+        return t
     lead = t.ndim - 1
-    t = t.reshape(*t.shape[:lead], *reversed(shape))
-    return t.permute(*range(lead), *reversed(range(lead, t.ndim)))
+    t = t.reshape((*t.shape[:lead], *reversed(shape)))
+    return t.permute((*range(lead), *reversed(range(lead, t.ndim))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +77,11 @@ class Output:
         index = torch.arange(self.start, self.start + size, device="cpu") if self.index is None else self.index
         weights = torch.ones(size, dtype=torch.float64, device="cpu") if self.weights is None else self.weights
         return replace(self, weights=torch.where(torch.from_numpy(rows)[index], 0.0, weights))
+
+    def is_all(self, size: int) -> bool:
+        """Is it all of x, which has `size` entries, as it is?"""
+        plain = self.index is None and self.weights is None and not (self.exp or self.dual)
+        return plain and self.shape == (size,)
 
     def add_adjoint(self, g: Tensor, target: Tensor) -> None:
         """Add the adjoint of a g (B, *shape) to the target, x or z (B, ...), in place; not for `exp`."""
