@@ -59,7 +59,7 @@ class Shifted:
         return self.saddle.ldl.multiply(self.values, x)
 
     def solve(self, r: Array) -> Array:
-        """The x with S^ x = r, for r in the range."""
+        """An x with S^ x = r but for the part of r in N, which also leaves a part in x."""
         x = self.F(r)
         rest = r - self.multiply(x)
         size, scale = norms(rest), norms(r)
@@ -76,8 +76,11 @@ class Shifted:
             size = np.minimum(size, size_new)
             if (slow | (size <= rounding)).all():
                 break
-        for i, c in np.argwhere((size > 100.0 * rounding)[:, 0]):
-            x[i, :, c] += self._sought(int(i), rest[i, :, c])[0]
+        left = size > 100.0 * rounding
+        if left.any():
+            left &= norms(self.multiply(rest)) > RANK_TOLERANCE * size  # else it is in N
+            for i, c in np.argwhere(left[:, 0]):
+                x[i, :, c] += self._sought(int(i), rest[i, :, c])[0]
         return x
 
     def null_part(self, y: Array, none: float = _PURE) -> tuple[Array, NDArray[np.bool_]]:

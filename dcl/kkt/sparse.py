@@ -39,6 +39,8 @@ _SOLVED = 1e-6
 _PROBES, _STEPS = 2, 8
 # The part of a normal vector in a null space of dimension one is 1 / sqrt(N) of it; this much of that is none.
 _NOTHING = 1e-4
+# A residual of a singular system below this, relative, is none.
+_CONSISTENT = 1e-12
 # Squared: of a normal vector, the least part in a null space that has a dimension.
 _PART = 1e-6
 # Conjugate gradients stop when their residual has fallen by this.
@@ -79,6 +81,11 @@ class SparseFactor(AbstractFactor):
         self._saddle, self._live, self._regular, self._device = saddle, live, regular, device
         values = saddle.values(H, B, T, shift)
         size = saddle.ldl.row_sizes(values)
+        # a variable that no row sees, a row of zeros: 1 on the diagonal, and zeros in the right-hand sides
+        self._free = size == 0.0
+        values[:, -size.shape[1] :] += np.where(self._free, saddle.signs, 0.0)
+        alive = np.concatenate([np.ones((len(T), saddle.n), dtype=bool), live], axis=1)
+        self._held = (alive & ~self._free)[..., None]
         # powers of two: nothing is rounded
         self._E = np.exp2(np.round(-0.5 * np.log2(_safe(size))))
         rows, cols = saddle.entries
@@ -97,8 +104,7 @@ class SparseFactor(AbstractFactor):
     def _probes(self, count: int) -> Array:
         """Normal vectors (B, N, count), zero in the rows that are not live."""
         g = np.random.default_rng(self._E.shape[1]).standard_normal((self._E.shape[1], count))
-        alive = np.concatenate([np.ones((len(self._live), self._saddle.n)), self._live], axis=1)
-        return np.asarray(alive[..., None] * g)
+        return np.where(self._held, g, 0.0)
 
     # in the coordinates of S, (B, N, c)
 
@@ -127,27 +133,31 @@ class SparseFactor(AbstractFactor):
         return np.asarray(E * w)
 
     def _solve(self, r: Array) -> tuple[Array, Array]:
-        """x = S^+ r for r (B, N, c), and r - S x without the part of r that is not in the range."""
+        """x = S^+ r for r (B, N, c), zero where not `_held`, and r - S x without the part of r that is not in the range."""
         E = self._E[..., None]
-        singular = self._null[1].any()
-        if singular:
-            r = r - self._null_component(r)
         x = E * self._scaled.solve(E * r)
-        if singular:
-            x = x - self._null_component(x)
-        return x, r - self._product(x)
+        rest = r - self._product(x)
+        if not self._null[1].any():
+            return x, rest
+        if (norms(rest) > _CONSISTENT * norms(r)).any():
+            r = r - self._null_component(r)
+            x = E * self._scaled.solve(E * r)
+            rest = r - self._product(x)
+        return x - self._null_component(x), rest
 
     def _estimate(self) -> Array:
         """Condition in the 2-norm from a random vector and one power step, (B,); inf where solves are not accurate."""
-        E, live = self._E[..., None], self._probes(1)
-        g = live - self._null_component(live) if self._null[1].any() else live
+        E, g = self._E[..., None], self._probes(1)
+        if self._null[1].any():
+            g = g - self._null_component(g)
         g = g / _safe(norms(g))
         forward = self._product(g)
         norm = norms(self._product(forward / _safe(norms(forward))))
-        x = E * self._scaled.F(E * g)
-        rough = norm * norms(E * self._scaled.F(E * (x / _safe(norms(x)))))
-        if not self._null[1].any() and not (rough > _ROUGH).any():
-            return np.asarray(rough[:, 0, 0])
+        if not self._null[1].any():
+            x = E * self._scaled.F(E * g)
+            rough = norm * norms(E * self._scaled.F(E * (x / _safe(norms(x)))))
+            if not (rough > _ROUGH).any():
+                return np.asarray(rough[:, 0, 0])
         x, rest = self._solve(g)
         condition = norm * norms(self._solve(x / _safe(norms(x)))[0])
         return np.asarray(np.where(norms(rest) <= _SOLVED, condition, np.inf)[:, 0, 0])
@@ -162,7 +172,7 @@ class SparseFactor(AbstractFactor):
         _, singular, unknown = self._null
         condition = np.where(unknown, np.inf, self._estimate())
         if self._E.shape[1] <= _EIGEN_LIMIT:
-            for i in np.flatnonzero(singular | ~(condition < _SUSPICIOUS)):
+            for i in np.flatnonzero(singular | self._free.any(1) | ~(condition < _SUSPICIOUS)):
                 self._eigen[int(i)] = self._spectrum(int(i))
         return condition
 
@@ -175,6 +185,7 @@ class SparseFactor(AbstractFactor):
             (np.minimum(rows, cols), np.maximum(rows, cols)),
             self._scaled.values[i] / self._E[i, rows] / self._E[i, cols],
         )
+        S[self._free[i], self._free[i]] = 0.0
         keep = np.flatnonzero(np.concatenate([np.ones(n, dtype=bool), self._live[i]]))
         t = torch.from_numpy((S + np.triu(S, 1).T)[np.ix_(keep, keep)]).unsqueeze(0)
         return EigenFactor(t[:, :n, :n], t[:, n:, :n], -t[:, n:, n:].diagonal(dim1=-2, dim2=-1))
@@ -186,8 +197,10 @@ class SparseFactor(AbstractFactor):
     @cached_property
     def _conditioning(self) -> Conditioning:
         n, condition = self._saddle.n, self._condition.copy()
-        spread = (self._null[0] ** 2).mean(-1)
-        null_a, null_y = _ranks(self._null[0][:, :n]), _ranks(self._null[0][:, n:])
+        spread = np.where(self._free, 1.0, (self._null[0] ** 2).mean(-1))
+        null_a, null_y = (
+            _ranks(self._null[0][:, part]) + self._free[:, part].sum(1) for part in (slice(n), slice(n, None))
+        )
         for i, eigen in self._eigen.items():
             exact, live = eigen.conditioning, self._live[i]
             condition[i], null_a[i], null_y[i] = exact.condition, exact.null_a, exact.null_y
@@ -204,10 +217,12 @@ class SparseFactor(AbstractFactor):
             return self._eigen[i].flat_directions(0, toward.cpu()).to(toward.device)
         first = np.zeros((1, order, 1))
         first[0, :n, 0] = toward.cpu().numpy()
-        count, one = 8, self._scaled.only(i)
+        count, one, free = 8, self._scaled.only(i), self._free[[i]][..., None]
         while True:
-            probes = np.concatenate([self._E[[i]][..., None] * first, self._probes(count)[[i]]], axis=2)
-            w = self._E[i, :n, None] * one.null_part(probes)[0][0, :n]
+            random = np.random.default_rng(order).standard_normal((1, order, count))
+            probes = self._E[[i]][..., None] * np.concatenate([first, random], axis=2)
+            held = np.where(self._held[[i]], probes, 0.0)
+            w = self._E[i, :n, None] * (one.null_part(held)[0] + np.where(free, probes, 0.0))[0, :n]
             U, values, _ = np.linalg.svd(w / _safe(np.linalg.norm(w, axis=0)), full_matrices=False)
             rank = int((values > _DIRECTION * values[0]).sum())
             if rank <= count or count >= min(n, _MOST_DIRECTIONS):
@@ -218,15 +233,14 @@ class SparseFactor(AbstractFactor):
         lead, n = r1.shape[:-1], r1.shape[-1]
         count = math.prod(lead[:-1])
         r = torch.cat([r1, r2], -1).detach().cpu().numpy().reshape(count, lead[-1], self._E.shape[1]).transpose(1, 2, 0)
-        alive = np.concatenate([np.ones((len(self._live), n), dtype=bool), self._live], axis=1)[..., None]
-        r = np.where(alive, r, 0.0)
+        full, r = r, np.where(self._held, r, 0.0)
         if self._E.shape[1] <= _EIGEN_LIMIT:
             self._condition  # noqa: B018  # finds the instances of `_eigen`
         x, rest = self._solve(r)
         accuracy = (norms(rest) / _safe(norms(r)))[:, 0]
         for i, eigen in self._eigen.items():
-            keep = alive[i, :, 0]
-            right = torch.from_numpy(r[i][keep].T.copy()).unsqueeze(1)
+            keep = np.concatenate([np.ones(n, dtype=bool), self._live[i]])
+            right = torch.from_numpy(full[i][keep].T.copy()).unsqueeze(1)
             a, y, residual = eigen.solve(right[..., :n], right[..., n:])
             x[i][keep] = torch.cat([a, y], -1)[:, 0].T.numpy()
             accuracy[i] = residual[:, 0].numpy()
