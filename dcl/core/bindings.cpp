@@ -1,11 +1,13 @@
 // The Python face: addresses and strides as integers, which is 58 us cheaper than arrays.  dcl/core/dense.py says what they mean.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <array>
 
 #include "kkt.hpp"
+#include "ldl.hpp"
 
 namespace nb = nanobind;
 
@@ -90,6 +92,40 @@ void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single,
     core::adjoint(call, handle, from, to, threads);
 }
 
+// The sparse factorization; dcl/core/ldl.py says what the arguments mean.
+std::shared_ptr<core::LdlAnalysis> analyze(Index order, Index entries, std::int64_t rows, std::int64_t cols) {
+    const nb::gil_scoped_release released;
+    return std::make_shared<core::LdlAnalysis>(order, entries, static_cast<const std::int64_t*>(pointer(rows)),
+                                               static_cast<const std::int64_t*>(pointer(cols)));
+}
+
+std::unique_ptr<core::LdlFactor> factor(const std::shared_ptr<core::LdlAnalysis>& analysis, Index batch, std::int64_t values,
+                                        Index stride, std::int64_t shift, int threads) {
+    const nb::gil_scoped_release released;
+    return core::factor(analysis, batch, static_cast<const double*>(pointer(values)), stride,
+                        static_cast<const double*>(pointer(shift)), threads);
+}
+
+void substitute(const core::LdlFactor& factor, std::int64_t x, Index columns, int threads) {
+    const nb::gil_scoped_release released;
+    core::solve(factor, static_cast<double*>(pointer(x)), columns, threads);
+}
+
+void multiply(const core::LdlAnalysis& analysis, Index batch, std::int64_t values, Index stride, std::int64_t x, std::int64_t y,
+              Index columns, int threads) {
+    const nb::gil_scoped_release released;
+    core::multiply(analysis, batch, static_cast<const double*>(pointer(values)), stride, static_cast<const double*>(pointer(x)),
+                   static_cast<double*>(pointer(y)), columns, threads);
+}
+
+void row_sizes(const core::LdlAnalysis& analysis, Index batch, std::int64_t values, Index stride, std::int64_t sizes) {
+    const nb::gil_scoped_release released;
+    for (Index i = 0; i < batch; ++i) {
+        analysis.row_sizes(static_cast<const double*>(pointer(values)) + i * stride,
+                           static_cast<double*>(pointer(sizes)) + i * analysis.order);
+    }
+}
+
 }  // namespace
 
 NB_MODULE(CORE_MODULE, module) {
@@ -102,4 +138,13 @@ NB_MODULE(CORE_MODULE, module) {
     module.def("solve", &solve);
     module.def("adjoint", &adjoint);
     module.def("solve_kkt", &solve_kkt);
+    nb::class_<core::LdlAnalysis>(module, "LdlAnalysis")
+        .def_prop_ro("fill", &core::LdlAnalysis::fill)
+        .def_prop_ro("work", &core::LdlAnalysis::work);
+    nb::class_<core::LdlFactor>(module, "LdlFactor");
+    module.def("analyze", &analyze);
+    module.def("factor", &factor);
+    module.def("substitute", &substitute);
+    module.def("multiply", &multiply);
+    module.def("row_sizes", &row_sizes);
 }
