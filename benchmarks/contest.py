@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from machine import version
 
 # From tensors (B, ...), the data of B programs, to x (B, n).
 Layer = Callable[..., Any]
@@ -38,18 +38,15 @@ class AbstractWork(ABC):
 
     backward: forward and backward; False: forward alone, under no_grad.
     central: x(mu) and its gradient beside the exact ones, instead of the peers.
+    size: the time is expected to grow with its square.
     """
 
     family: str
+    size: int
     batch: int
     threads: int
     backward: bool
     central: bool
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """What the time is expected to grow with the square of."""
 
     @property
     @abstractmethod
@@ -81,8 +78,8 @@ class AbstractPeer(ABC):
         """The names of the data that it is called with."""
 
     def missing(self) -> list[str]:
-        """The distributions that are not installed."""
-        return [name for name in self.needs if version(name) is None]
+        """The packages that cannot be imported; each has the name of its distribution."""
+        return [name for name in self.needs if find_spec(name) is None]
 
     @property
     def is_dcl(self) -> bool:

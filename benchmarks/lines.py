@@ -94,17 +94,16 @@ def table(work: AbstractWork, lines: Sequence[Line]) -> str:
         out.append(
             f"{line.layer:{width}} {digits(line.ms):>10} {digits(line.ms_forward):>10} {digits(line.ms_backward):>10} "
             f"{relative:>7} {number(line.error_x, '.0e'):>9} {number(line.error_gradient, '.0e'):>10} "
-            f"{line.repetitions:6d} {line.warned}".rstrip()
+            f"{line.repetitions:6d} {line.warned if line.is_dcl else ''}".rstrip()
         )
     return "\n".join(out)
 
 
-def grid(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with a title; the first columns that have no head are text, to the left.  Empty without rows."""
+def grid(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 2) -> str:
+    """A table with a title; the first `texts` columns are text, to the left.  Empty without rows."""
     if not rows:
         return ""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    texts = sum(1 for head in heads if not head or head == "layer")
     lines = [
         " ".join(
             f"{cell:{'<' if k < texts else '>'}{width}}"

@@ -51,7 +51,7 @@ class Work(AbstractWork):
         return f"{self.subject}; batch {self.batch}"
 
     @property
-    def size(self) -> int:
+    def size(self) -> int:  # type: ignore[override]
         return self.shape.n
 
     @property

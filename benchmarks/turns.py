@@ -126,8 +126,8 @@ class Run:
             ms_least=min(both) if done else math.nan,
             ms_forward=scale * median(self.forward) if done else math.nan,
             ms_backward=scale * median(self.backward) if done and self.work.backward else math.nan,
-            error_x=self.error_x if self.peer.answers else math.nan,
-            error_gradient=self.error_gradient if self.peer.answers and self.work.backward else math.nan,
+            error_x=self.error_x if self.peer.answers and done else math.nan,
+            error_gradient=self.error_gradient if self.peer.answers and done and self.work.backward else math.nan,
         )
 
 
