@@ -23,8 +23,8 @@ class NotThereError(Exception):
 class Effort:
     """How long to time.
 
-    seconds: what a layer may use on a work, but at least LEAST calls.  turns: at most so many.
-    call: a layer is left out of a work where one call is expected to take more seconds.  seed: of the programs.
+    seconds: what a layer may use on a work, but at least LEAST calls.  turns: at most so many.  seed: of the programs.
+    call: a layer is left out of a work where one call is expected to take more seconds, and has one call if it does.
     """
 
     seconds: float

@@ -12,13 +12,10 @@ from lines import Line, base, digits, ratio
 from matplotlib.figure import Figure
 
 _FASTER, _SLOWER = "#2f7d6b", "#d9793b"
-_MARKS = dict(
-    zip(
-        [peer.name for peer in PEERS if peer.name != DCL],
-        (("|", "0.15"), ("^", "#1f5fa8"), ("v", "#6aa5dd"), ("X", "#9c6b4f"), ("s", "#c9a71b"), ("D", "#7b52ab")),
-        strict=True,
-    )
-)
+_MARKERS = ("|", "^", "v", ">", "X", "s", "D", "P")
+_COLORS = ("0.15", "#1f5fa8", "#6aa5dd", "#3c3f8f", "#9c6b4f", "#c9a71b", "#7b52ab", "#b0307a")
+_OTHERS = [peer.name for peer in PEERS if peer.name != DCL]
+_MARKS = dict(zip(_OTHERS, zip(_MARKERS, _COLORS, strict=True), strict=True))
 Results = Sequence[tuple[Work, list[Line]]]
 
 

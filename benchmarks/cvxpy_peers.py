@@ -18,9 +18,9 @@ Made = Callable[[cp.Problem, list[cp.Parameter], list[cp.Variable]], Any]
 
 @dataclass(frozen=True)
 class Peer(AbstractPeer):
-    """scaled: it takes the form with scaled bounds, and those families only that have bounds."""
+    """bounded: it takes those families only that have bounds, since with the others it is another peer."""
 
-    scaled: bool = False
+    bounded: bool = False
 
     def takes(self, work: Work) -> tuple[str, ...]:
         return FAMILIES[work.family].parameters
@@ -67,14 +67,20 @@ PEERS = (
     Peer(DCL, ("dcl",), _layer(_dcl)),
     Peer(UNREDUCED, ("dcl",), _layer(_dcl_unreduced)),
     Peer(MOREAU, NEEDS[MOREAU], _layer(_cvxpylayers(MOREAU))),
-    Peer(f"{MOREAU}, 2x >= 0", NEEDS[MOREAU], _layer(_cvxpylayers(MOREAU), scaled=True), scaled=True),
+    Peer(f"{MOREAU}, 2x >= 0", NEEDS[MOREAU], _layer(_cvxpylayers(MOREAU), scaled=True), bounded=True),
+    Peer(f"{MOREAU}, ipm", NEEDS[MOREAU], _layer(_cvxpylayers(f"{MOREAU}, ipm"), scaled=True)),
     *(
         Peer(name, NEEDS[name], _layer(_cvxpylayers(name)))
-        for name in ("cvxpylayers, default", "cvxpylayers, 1e-8, dense", "cvxpylayers, Clarabel")
+        for name in (
+            "cvxpylayers, default",
+            "cvxpylayers, 1e-8, dense",
+            "cvxpylayers, Clarabel",
+            "cvxpylayers, Clarabel, dense",
+        )
     ),
 )
 
 
 def peers_of(work: Work) -> tuple[Peer, ...]:
     """The layers for a work."""
-    return tuple(peer for peer in PEERS if FAMILIES[work.family].bounds or not peer.scaled)
+    return tuple(peer for peer in PEERS if FAMILIES[work.family].bounds or not peer.bounded)

@@ -55,11 +55,12 @@ class Run:
         except Exception as error:  # noqa: BLE001  a layer that breaks is a result; the others go on
             self.trouble = _said(error)
 
-    def is_due(self, seconds: float) -> bool:
-        """Whether it takes part in the next turn."""
+    def is_due(self, effort: Effort) -> bool:
+        """Whether it takes part in the next turn; one call is enough where it takes longer than a call should."""
         if self.layer is None or self.trouble:
             return False
-        return len(self.forward) < LEAST or sum(self.forward) + sum(self.backward) < seconds
+        spent = sum(self.forward) + sum(self.backward)
+        return spent < effort.seconds or (len(self.forward) < LEAST and spent < effort.call)
 
     def calls(self) -> int:
         """How many calls make a stretch: STRETCH seconds, at most ten."""
@@ -208,7 +209,7 @@ def time_work(runs: Sequence[Run], programs: Programs, effort: Effort, expected:
     first = 0
     with _garbage_stays():
         for turn in range(-1, effort.turns):
-            due = [run for run in runs if run.is_due(effort.seconds)]
+            due = [run for run in runs if run.is_due(effort)]
             calls = [run.calls() for run in due]
             for place in rng.permutation(len(due)):
                 due[place].stretch(programs, first, calls[place], counts=turn >= 0)
