@@ -73,16 +73,10 @@ def _panel(axes: Any, panel: Results) -> dict[str, Any]:
 
 def _bar(axes: Any, place: int, line: Line, value: float) -> dict[str, Any]:
     """dcl's bar with its milliseconds, or why there is none; the handle by name."""
-    if math.isnan(value):
-        axes.annotate(
-            line.verdict.split(":")[0], (1.0, place), (6, 0), textcoords="offset points", va="center", fontsize=8
-        )
-        return {}
-    is_faster = value < 1.0
-    bar = axes.barh(place, value - 1.0, left=1.0, height=0.6, color=_FASTER if is_faster else _SLOWER, zorder=2)
+    is_there = not math.isnan(value)
     axes.annotate(
-        f"{digits(line.ms)} ms",
-        (min(value, 1.0), place),
+        f"{digits(line.ms)} ms" if is_there else line.verdict.split(":")[0],
+        (min(value, 1.0) if is_there else 1.0, place),
         (-5, 0),
         textcoords="offset points",
         ha="right",
@@ -90,4 +84,8 @@ def _bar(axes: Any, place: int, line: Line, value: float) -> dict[str, Any]:
         fontsize=8,
         color="0.3",
     )
+    if not is_there:
+        return {}
+    is_faster = value < 1.0
+    bar = axes.barh(place, value - 1.0, left=1.0, height=0.6, color=_FASTER if is_faster else _SLOWER, zorder=2)
     return {"dcl, faster" if is_faster else "dcl, slower": bar}

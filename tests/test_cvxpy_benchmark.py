@@ -110,6 +110,8 @@ def test_errors_are_found() -> None:
     rows, gradient = np.array([1, 0]), {"c": np.array([[9.0, -4.0], [3.0, 9.0]])}
     assert right.errors(rows, x[rows], gradient) == (0.0, 0.0)
     assert right.errors(rows, x[rows] + np.array([[0.0, 0.4], [0.0, 0.0]]), {})[0] == pytest.approx(0.1)
+    nothing = Differences(np.array([[0.0], [5.0]]), {}, np.zeros(2))
+    assert nothing.errors(np.array([0]), np.array([[1e-16]]), {})[0] == pytest.approx(2e-15)
     off = {"c": gradient["c"] + np.array([[0.0, 0.5], [0.0, 0.0]])}
     assert right.errors(rows, x[rows], off)[1] == pytest.approx(0.5 / math.sqrt(12.5))
     lost = {"c": np.full((2, 2), np.nan)}
