@@ -210,7 +210,7 @@ def raise_failures(
             found += _negative(border, smallest, those)
         lines.append(f"{_subject(border, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
-        "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(border),
+        "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(border, len(failed)),
         indices=[border.index(i) for i in failed],
         statuses=statuses,
         certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
@@ -230,9 +230,9 @@ def _negative(border: AbstractBorder, smallest: Tensor, those: list[int]) -> str
     )
 
 
-def others(border: AbstractBorder) -> str:
-    """What an error about instances ends with, where there are several."""
-    return '\n  (on_failure="nan" or "last" returns the other instances)' if border.batch_shape else ""
+def others(border: AbstractBorder, failed: int) -> str:
+    """What an error about `failed` instances ends with, where there are others."""
+    return '\n  (on_failure="nan" or "last" returns the other instances)' if failed < border.count else ""
 
 
 def _certificate(row: Tensor) -> Tensor | None:
@@ -259,7 +259,7 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
         line = f"{_subject(border, kind.name, those, doubtful)}: {kind.message}"
         if kind == GradientKind.WEAKLY_ACTIVE:
             line += f"; weakly active: {_weakest(border, degeneracy, those)}"
-        tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE]
+        tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE and int(degeneracy.weakest[i]) >= 0]
         if kind == GradientKind.RANK_DEFICIENT and tied:
             line += f"; weakly active besides, so that x may have one-sided derivatives: {_weakest(border, degeneracy, tied)}"
         if kind == GradientKind.ILL_CONDITIONED:

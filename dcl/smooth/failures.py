@@ -58,7 +58,7 @@ def raise_failures(border: AbstractBorder, facts: Facts, x: Tensor, start: Tenso
     error = _ERRORS.get(kinds[0], NoMinimumError) if len(kinds) == 1 else NoMinimumError
     what = "argmin" if sign > 0.0 else "argmax"
     raise error(
-        f"no {what} was found.\n  " + "\n  ".join(lines) + others(border),
+        f"no {what} was found.\n  " + "\n  ".join(lines) + others(border, len(failed)),
         indices=[border.index(i) for i in failed],
         statuses=statuses,
         certificates=[None] * len(failed),
