@@ -58,7 +58,7 @@ class _Context(AbstractCallContext):
 
 
 def _requested(form: CanonicalForm, with_value: bool) -> Requested:
-    """Which entries of x (n,) and z (m,) the outputs read; the value by its slopes, x x' in P, x in q, z x' in A, z in b."""
+    """Which entries of x and z the outputs read; the value by its slopes, x x' in P, x in q, z x' in A, z in b."""
     x, z = (torch.zeros(size, dtype=torch.bool, device="cpu") for size in (form.structure.n, form.structure.m))
     for output in form.outputs:
         place = slice(output.start, output.start + math.prod(output.shape)) if output.index is None else output.index
@@ -70,7 +70,9 @@ def _requested(form: CanonicalForm, with_value: bool) -> Requested:
         for entries, pattern, rows in ((form.map_P.varying, structure.P, x), (form.map_A.varying, structure.A, z)):
             i, j = (torch.from_numpy(place)[entries] for place in pattern.coordinates())
             rows[i], x[j] = True, True
-    return x, z
+    rows = form.map_b.varying.clone()
+    rows[torch.from_numpy(form.structure.A.coordinates()[0])[form.map_A.varying]] = True
+    return Requested(x, z, rows)
 
 
 class CvxpyLayer(AbstractLayer):

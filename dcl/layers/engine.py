@@ -161,7 +161,7 @@ class Engine:
     ) -> LayerPoint:
         """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...).
 
-        requested: entries of x (n,) and z (m,) whose derivative matters, None for all.  record: will a derivative be asked
+        requested: what the derivative is asked for, None for all of x and z.  record: will a derivative be asked
         for? None: look at the tensors.  known: the solution, if it only is to be differentiated.
         Errors and warnings as the settings say.
         """

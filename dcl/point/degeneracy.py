@@ -11,6 +11,8 @@
                and for changes of A, b with y'R (db - dA x) = 0 for each y with S (0, y) = 0.  So where x alone is asked
                for, and only P and q need a gradient, linear and quadratic programs are EXACT; of a curved cone D, and with
                it dx, depends on the multipliers found.
+               A tie whose row depends on those of positive multipliers (a row stated twice) is dependent, no kink of x: it
+               stays active as long as they do.  It shows by K (0, dv) = (A_i, e_i) for some dv.
     condition  of S above 1e10, or so large that with the residual reached x may be off by 1e-6 -> ILL_CONDITIONED
 
 The tolerances are stated in `dcl.point.ties`, `dcl.kkt.RANK_TOLERANCE` and CONDITION_LIMIT.
@@ -19,6 +21,7 @@ The tolerances are stated in `dcl.point.ties`, `dcl.kkt.RANK_TOLERANCE` and COND
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +49,7 @@ class Degeneracy:
 
     kind: `dcl.GradientKind` as an integer.  margin: strict-complementarity margin min_i |v_i|, in the units of
     `dcl.program.scaling`, inf without inequalities.  weakest: the row of A where that minimum is, of a cone that is no orthant
-    the first, -1 without inequalities.
+    the first, -1 without inequalities, and where all ties depend on other active rows.
     condition: 2-norm condition of the KKT matrix S (of its nonzero part where singular), estimated.
     """
 
@@ -71,7 +74,12 @@ def resolved(point: Point) -> Point:
     return point if halves else replace(point, ties=ties, near=None)
 
 
-Requested = tuple[Tensor, Tensor]
+class Requested(NamedTuple):
+    """Boolean masks: entries of x (n,) and z (m,) that the caller asked for; rows (m,) of A and b that depend on his data."""
+
+    x: Tensor
+    z: Tensor
+    rows: Tensor
 
 
 def classify(
@@ -79,10 +87,11 @@ def classify(
 ) -> Degeneracy:
     """The kind of derivative at a point, its ties resolved.
 
-    residual (B,): the larger of the primal and dual residual at the point.  requested: which entries of x (n,) and z (m,)
+    residual (B,): the larger of the primal and dual residual at the point.  requested: what of x and z
     the caller asked for, None for all.  A tie or a flat direction that moves none of them is no cause: the epigraph
     variables that CVXPY adds are often not unique where x is.
-    rows_move: does A or b need a gradient?  If not, and no multiplier was asked for, dependent linear rows are no cause.
+    rows_move: does A or b need a gradient?  If not, and no multiplier was asked for, dependent linear rows are no cause; nor
+    are ties that depend on other active rows if all of these are constant.
     """
     program, v, at_kink, kkt = point.program, point.v, point.at_kink, point.kkt
     batch = v.shape[0]
@@ -94,16 +103,20 @@ def classify(
         weakest = torch.full((batch,), -1, dtype=torch.int64, device=v.device)
     conditioning = kkt.conditioning
     condition = conditioning.condition
-    doubtful = ~torch.isnan(at_kink) | _unsettled(point, residual)
-    tied, flat = doubtful.any(-1), conditioning.null_a > 0
-    if requested is not None:
-        if bool(flat.any()):
-            flat = flat & (conditioning.spread[:, requested[0]] > _MOVES).any(-1)
-        if bool(tied.any()) and kkt.D.diagonal:
-            effect = _effect_of_ties(point, doubtful, requested)
-            tied, weakest = effect.amax(-1) > _MOVES, torch.where(tied, effect.argmax(-1), weakest)
+    suspects = ~torch.isnan(at_kink) | _unsettled(point, residual)
+    tied, flat = suspects.any(-1), conditioning.null_a > 0
     dependent = conditioning.null_y > 0
-    if requested is not None and not rows_move and program.structure.cone.is_orthant and not bool(requested[1].any()):
+    if bool(tied.any()) and kkt.D.diagonal:
+        effect, repeats, doubtful = _effect_of_ties(point, suspects, requested)
+        determined = (conditioning.null_a == 0).unsqueeze(-1)
+        effect = torch.where(repeats & determined, 0.0, effect)
+        moved = effect.amax(-1) > _MOVES
+        only = (repeats & determined).any(-1) & ~moved
+        weakest = torch.where(moved, effect.argmax(-1), torch.where(only, -1, weakest))
+        dependent, tied = dependent | (only & (doubtful & determined).any(-1)), moved
+    if requested is not None and bool(flat.any()):
+        flat = flat & (conditioning.spread[:, requested.x] > _MOVES).any(-1)
+    if requested is not None and not rows_move and program.structure.cone.is_orthant and not bool(requested.z.any()):
         dependent = torch.zeros_like(dependent)
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
     # the later cause is the graver one
@@ -141,21 +154,29 @@ def _unsettled(point: Point, residual: Tensor) -> Tensor:
     return dv.abs() >= _SETTLED * distance
 
 
-def _effect_of_ties(point: Point, tied: Tensor, requested: Requested) -> Tensor:
-    """How much D at each of the rows `tied` changes the requested entries' derivative, relative, (B, m); zero elsewhere.
+def _effect_of_ties(point: Point, tied: Tensor, requested: Requested | None) -> tuple[Tensor, Tensor, Tensor]:
+    """How much D at the rows `tied` changes the requested entries' derivative, relative; does it leave x alone; is it doubtful?
+
+    (B, m) each.  Doubtful: a multiplier was asked for, or a row moves, of those that are dependent, A'(dz - e_i) = 0.
 
     Another value of D_i adds a multiple of c = (A_i', e_i) e_i' to K, so a linear function E of the solution keeps its
     derivative E K^-1 if and only if E K^-1 c = 0; if that holds for each tie it holds for all values of D at all of them.
+    Zero and false for rows without a tie.
     """
     kkt = point.kkt
     count = int(tied.sum(-1).max())
     rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
-    effect = torch.zeros_like(point.v)
+    effect, repeats, doubtful = torch.zeros_like(point.v), torch.zeros_like(tied), torch.zeros_like(tied)
     for column in rows.T:
-        e = torch.zeros_like(point.v).scatter(-1, column.unsqueeze(-1), 1.0)
+        place = column.unsqueeze(-1)
+        e = torch.zeros_like(point.v).scatter(-1, place, 1.0)
         dx, dv, _ = kkt.tangent(point.program.ATz(e), e)
         dz = kkt.D.apply(dv)
-        moved = torch.cat([dx[:, requested[0]], dz[:, requested[1]]], -1)
-        share = magnitude(moved) / torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny)
-        effect = effect.scatter(-1, column.unsqueeze(-1), share.unsqueeze(-1))
-    return torch.where(tied, effect, 0.0)
+        moved = torch.cat([dx, dz] if requested is None else [dx[:, requested.x], dz[:, requested.z]], -1)
+        size = torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny).unsqueeze(-1)
+        repeat = magnitude(dx).unsqueeze(-1) <= _MOVES * size
+        part = dz - e if requested is None else (dz - e)[:, requested.rows | requested.z]
+        effect = effect.scatter(-1, place, magnitude(moved).unsqueeze(-1) / size)
+        repeats = repeats.scatter(-1, place, repeat)
+        doubtful = doubtful.scatter(-1, place, repeat & (magnitude(part).unsqueeze(-1) > _MOVES * size))
+    return torch.where(tied, effect, 0.0), repeats & tied, doubtful & tied
