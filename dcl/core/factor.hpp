@@ -83,13 +83,21 @@ struct Factor {
     }
     // often: for more than two solves
     void set_factors(const double* first, const double* second, bool often) {
-        new (&L1) MatrixView(first, n(), n());
-        new (&L2) MatrixView(second, strong.size(), strong.size());
-        inverted = often && n() <= small;
-        if (!inverted) return;
-        invert_lower(L1, K1);
-        invert_lower(L2, K2);
+        set_first(first, often);
+        set_second(second);
     }
+    void set_first(const double* first, bool often) {
+        new (&L1) MatrixView(first, n(), n());
+        inverted = often && n() <= small;
+        if (inverted) invert_lower(L1, K1);
+    }
+    void set_second(const double* second) {
+        new (&L2) MatrixView(second, strong.size(), strong.size());
+        if (inverted) invert_lower(L2, K2);
+    }
+
+    // b <- M^-1 b
+    void divide(VectorRef b) const { divide(L1, K1, b); }
 
     // G of the header for P that is not definite, from the diagonal of H.
     void choose_weights(double largest) {
