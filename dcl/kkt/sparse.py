@@ -31,7 +31,7 @@ from dcl.kkt.shifted import Shifted, norms
 
 Array = NDArray[np.float64]
 # Up to this order the eigenvalues decide where S is singular or nearly so: they take a millisecond.
-_EIGEN_LIMIT = 100
+EIGEN_LIMIT = 100
 # Above these estimates of the condition, the solves that they come from are refined, and S counts as nearly singular.
 _ROUGH, _SUSPICIOUS = 1e5, 1e9
 # A vector of size one is solved for if its residual is below this.
@@ -171,7 +171,7 @@ class SparseFactor(AbstractFactor):
             return np.ones(len(self._E))
         _, singular, unknown = self._null
         condition = np.where(unknown, np.inf, self._estimate())
-        if self._E.shape[1] <= _EIGEN_LIMIT:
+        if self._E.shape[1] <= EIGEN_LIMIT:
             for i in np.flatnonzero(singular | self._free.any(1) | ~(condition < _SUSPICIOUS)):
                 self._eigen[int(i)] = self._spectrum(int(i))
         return condition
@@ -234,7 +234,7 @@ class SparseFactor(AbstractFactor):
         count = math.prod(lead[:-1])
         r = torch.cat([r1, r2], -1).detach().cpu().numpy().reshape(count, lead[-1], self._E.shape[1]).transpose(1, 2, 0)
         full, r = r, np.where(self._held, r, 0.0)
-        if self._E.shape[1] <= _EIGEN_LIMIT:
+        if self._E.shape[1] <= EIGEN_LIMIT:
             self._condition  # noqa: B018  # finds the instances of `_eigen`
         x, rest = self._solve(r)
         accuracy = (norms(rest) / _safe(norms(r)))[:, 0]
@@ -246,3 +246,12 @@ class SparseFactor(AbstractFactor):
             accuracy[i] = residual[:, 0].numpy()
         out = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))).to(r1.device).reshape(*lead, -1)
         return out[..., :n], out[..., n:], torch.from_numpy(accuracy.T.copy()).to(r1.device).reshape(lead)
+
+
+def of_dense(H: Tensor, B: Tensor, T: Tensor) -> SparseFactor:
+    """The factor of dense H (B, n, n), B (B, k, n), T (B, k), on the places where any instance has a nonzero."""
+    Hs, Bs, Ts = (t.detach().cpu().numpy() for t in (H, B, T))
+    at_H, at_B = (np.nonzero((M != 0.0).any(0)) for M in (Hs, Bs))
+    saddle = Saddle(Hs.shape[-1], Bs.shape[-2], at_H, at_B)
+    live = (Bs != 0.0).any(-1) | (Ts < 1.0)
+    return SparseFactor(saddle, Hs[:, at_H[0], at_H[1]], Bs[:, at_B[0], at_B[1]], Ts, live, T.device)

@@ -20,8 +20,9 @@ from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.layers.lane import AbstractMap
 from dcl.outcome.messages import AbstractBorder, check_finite
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Requested
+from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
+from dcl.program.pattern import AbstractPattern
 from dcl.solvers.base import AbstractSolver
 
 if TYPE_CHECKING:
@@ -65,6 +66,18 @@ def _requested(form: CanonicalForm, with_value: bool) -> Requested:
             i, j = (torch.from_numpy(place)[entries] for place in pattern.coordinates())
             rows[i], x[j] = True, True
     return x, z
+
+
+def _moving(form: CanonicalForm) -> Moving:
+    """The data that depend on parameters."""
+
+    def entries(varying: Tensor, pattern: AbstractPattern) -> tuple[Tensor, Tensor]:
+        i, j = (torch.from_numpy(place)[varying] for place in pattern.coordinates())
+        return i, j
+
+    structure = form.structure
+    P, A = entries(form.map_P.varying, structure.P), entries(form.map_A.varying, structure.A)
+    return Moving(P, form.map_q.varying, A, form.map_b.varying)
 
 
 class CvxpyLayer(AbstractLayer):
@@ -130,6 +143,7 @@ class CvxpyLayer(AbstractLayer):
         others = [v for i, v in enumerate(variables) if i not in self._values]
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
         self._requested = _requested(self._form, bool(self._values))
+        self._moving = _moving(self._form)
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
         self._engine.check_cones(self._form.structure.cone)
