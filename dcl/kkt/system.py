@@ -32,7 +32,7 @@ from torch import Tensor
 from dcl.cones.base import AbstractDerivative, Barrier
 from dcl.kkt.base import AbstractFactor, Conditioning
 from dcl.kkt.dense import DenseFactor
-from dcl.kkt.saddle import block_rows, saddle_of
+from dcl.kkt.saddle import Saddle, block_rows, saddle_of
 from dcl.kkt.sparse import SparseFactor
 from dcl.program import ConeProgram, Structure
 from dcl.program.pattern import SparsePattern
@@ -136,14 +136,14 @@ def _sparse(program: ConeProgram, D: AbstractDerivative, shift: Tensor | None) -
     saddle = saddle_of(structure, rotated=not D.diagonal)
     P, A = (t.detach().flatten(1).cpu().numpy() for t in (program.P, program.A))
     if not D.diagonal:
-        A = _rotated(structure, A, D)
+        A = _rotated(structure, saddle, A, D)
     B, T = np.sqrt(d)[:, saddle.B[0]] * A, 1.0 - d
     shifts = 0.0 if shift is None else shift.detach().cpu().numpy()
     return SparseFactor(saddle, P, B, T + shifts * d, d != 0.0, D.d.device, shift=shifts, regular=shift is not None)
 
 
-def _rotated(structure: Structure, values: Array, D: AbstractDerivative) -> Array:
-    """Q'A of each instance, on the pattern of `saddle_of`. Column j of all blocks of Q' comes out of one product."""
+def _rotated(structure: Structure, saddle: Saddle, values: Array, D: AbstractDerivative) -> Array:
+    """Q'A of each instance, on the pattern of the saddle. Column j of all blocks of Q' comes out of one product."""
     batch, m = D.d.shape
     first, size = block_rows(structure.cone)
     local = np.arange(m) - first
@@ -151,11 +151,11 @@ def _rotated(structure: Structure, values: Array, D: AbstractDerivative) -> Arra
     columns = torch.from_numpy((np.arange(largest)[:, None] == local).astype(np.float64)).to(D.d)
     Q = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
     row, place = np.nonzero(np.arange(largest) < size[:, None])
-    out = []
+    places = saddle.B[0] * structure.n + saddle.B[1]
+    out = np.zeros((batch, len(places)))
     for i in range(batch):
         Qt = sp.csr_array((Q[place, i, row], (row, first[row] + place)), shape=(m, m))
         A = sp.csr_array((values[i if len(values) > 1 else 0], structure.A.coordinates()), shape=structure.A.shape)
-        product = sp.csr_array(Qt @ A)
-        product.sort_indices()
-        out.append(product.data)
-    return np.stack(out)
+        product = sp.coo_array(Qt @ A)  # without what happens to be zero
+        out[i, np.searchsorted(places, product.row.astype(np.int64) * structure.n + product.col)] = product.data
+    return out
