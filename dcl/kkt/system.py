@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcl.cones.base import AbstractDerivative, Barrier
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
 from dcl.kkt.base import AbstractFactor, Conditioning
 from dcl.kkt.dense import DenseFactor
 from dcl.kkt.saddle import Saddle, block_rows, saddle_of
@@ -143,19 +143,23 @@ def _sparse(program: ConeProgram, D: AbstractDerivative, shift: Tensor | None) -
 
 
 def _rotated(structure: Structure, saddle: Saddle, values: Array, D: AbstractDerivative) -> Array:
-    """Q'A of each instance, on the pattern of the saddle. Column j of all blocks of Q' comes out of one product."""
-    batch, m = D.d.shape
-    first, size = block_rows(structure.cone)
-    local = np.arange(m) - first
-    largest = int(size.max(initial=0))
-    columns = torch.from_numpy((np.arange(largest)[:, None] == local).astype(np.float64)).to(D.d)
-    Q = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
-    row, place = np.nonzero(np.arange(largest) < size[:, None])
+    """Q'A of each instance, on the pattern of the saddle."""
     places = saddle.B[0] * structure.n + saddle.B[1]
-    out = np.zeros((batch, len(places)))
-    for i in range(batch):
-        Qt = sp.csr_array((Q[place, i, row], (row, first[row] + place)), shape=(m, m))
+    out = np.zeros((len(D.d), len(places)))
+    for i, Qt in enumerate(_rotations(structure.cone, D)):
         A = sp.csr_array((values[i if len(values) > 1 else 0], structure.A.coordinates()), shape=structure.A.shape)
         product = sp.coo_array(Qt @ A)  # without what happens to be zero
         out[i, np.searchsorted(places, product.row.astype(np.int64) * structure.n + product.col)] = product.data
     return out
+
+
+def _rotations(cone: AbstractCone, D: AbstractDerivative) -> list[sp.csr_array]:
+    """Q' of each instance: block diagonal, so that column j of all blocks comes out of one product with Q'."""
+    batch, m = D.d.shape
+    first, size = block_rows(cone)
+    local = np.arange(m) - first
+    largest = int(size.max(initial=0))
+    columns = torch.from_numpy((np.arange(largest)[:, None] == local).astype(np.float64)).to(D.d)
+    values = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
+    place, row = np.nonzero(np.arange(largest)[:, None] < size)
+    return [sp.csr_array((values[place, i, row], (row, first[row] + place)), shape=(m, m)) for i in range(batch)]
