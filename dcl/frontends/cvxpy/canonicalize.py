@@ -95,7 +95,7 @@ def canonicalize(
     quadratic = symmetric(entries(reduced.program.P, (n, n)))
     linear, constant = split_last_row(entries(reduced.program.q, (n + 1, 1)))
     matrix, offset = split_last_column(entries(reduced.program.A, (m, n + 1)))
-    dense = dense_storage(n, m, len(np.unique(quadratic.place)) + len(np.unique(matrix.place)))
+    dense = dense_storage(n, m, len(quadratic.places) + len(matrix.places))
     P, map_P = inputs.on_pattern(quadratic, dense=dense)
     A, map_A = inputs.on_pattern(matrix.scaled(-1.0), dense=dense)
     return CanonicalForm(
