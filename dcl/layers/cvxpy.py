@@ -20,8 +20,9 @@ from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap
 from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Requested
+from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
+from dcl.program.pattern import AbstractPattern
 from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
@@ -70,9 +71,19 @@ def _requested(form: CanonicalForm, with_value: bool) -> Requested:
         for entries, pattern, rows in ((form.map_P.varying, structure.P, x), (form.map_A.varying, structure.A, z)):
             i, j = (torch.from_numpy(place)[entries] for place in pattern.coordinates())
             rows[i], x[j] = True, True
-    rows = form.map_b.varying.clone()
-    rows[torch.from_numpy(form.structure.A.coordinates()[0])[form.map_A.varying]] = True
-    return Requested(x, z, rows)
+    return Requested(x, z)
+
+
+def _moving(form: CanonicalForm) -> Moving:
+    """The data that depend on parameters."""
+
+    def entries(varying: Tensor, pattern: AbstractPattern) -> tuple[Tensor, Tensor]:
+        i, j = (torch.from_numpy(place)[varying] for place in pattern.coordinates())
+        return i, j
+
+    structure = form.structure
+    P, A = entries(form.map_P.varying, structure.P), entries(form.map_A.varying, structure.A)
+    return Moving(P, form.map_q.varying, A, form.map_b.varying)
 
 
 class CvxpyLayer(AbstractLayer):
@@ -140,6 +151,7 @@ class CvxpyLayer(AbstractLayer):
 
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
         self._requested = _requested(self._form, bool(self._values))
+        self._moving = _moving(self._form)
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
         self._engine.check_cones(self._form.structure.cone)
