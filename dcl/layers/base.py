@@ -25,7 +25,7 @@ from dcl.implicit import Known
 from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
 from dcl.layers.known import known_of
-from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane, mu_in, started
+from dcl.layers.lane import AbstractWay, Fast, FastCall, Lane, mu_in, started
 from dcl.outcome.messages import AbstractBorder, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
@@ -36,8 +36,6 @@ Arguments = Mapping[str, Tensor]
 # Ways through the core, for each layer by the shapes of its arguments, at most _LANES of them: no call changes a layer.
 _lanes: WeakKeyDictionary[AbstractLayer, dict[Any, Lane | None]] = WeakKeyDictionary()
 _LANES = 64
-# The core's work and memory grow with the square of the rows: above, DAQP is faster.
-_MOST_ROWS = 1500
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ class AbstractLayer(nn.Module):
         """The outputs (B, ...), of the shapes in the plan."""
 
     @abstractmethod
-    def _map(self, arguments: Arguments) -> AbstractMap | None:
-        """How arguments of these shapes go through the compiled core; None where they do not."""
+    def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
+        """How arguments of these shapes go through the compiled core; None where they do not. exact: at mu = 0 only?"""
 
     def _value(self, stated: Stated, point: Point) -> Tensor:
         """The optimal value (B,)."""
@@ -142,19 +140,23 @@ class AbstractLayer(nn.Module):
         tensors = tuple(arguments.values())
         if not (is_plain() and all(map(is_ordinary, tensors))):
             return None
-        key = tuple([(name, t.shape, t.dtype, t.device) for name, t in arguments.items()])
+        exact = self._engine.is_exact(mu)
+        key = (exact, *[(name, t.shape, t.dtype, t.device) for name, t in arguments.items()])
         ways = _lanes.setdefault(self, {})
         if key not in ways:
             if len(ways) >= _LANES:
                 ways.clear()
-            ways[key] = self._lane(arguments)
+            ways[key] = self._lane(arguments, exact)
         lane = ways[key]
         if lane is None or (return_solution and tensors[0].dtype != torch.float64):
             return None  # a Solution tells the point in double precision
         given = self._engine.path(mu, lane.batch.shape)
         if given is None:
             return None
-        recorded = torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
+        needed = [t.requires_grad for t in tensors]
+        recorded = torch.is_grad_enabled() and any(needed)
+        if recorded and not lane.way.serves(needed):
+            return None
         if recorded and any([t.is_inference() for t in tensors]):
             return None  # torch saves none of these for a backward pass
         start = None
@@ -168,7 +170,9 @@ class AbstractLayer(nn.Module):
             outputs = Fast.apply(call, *tensors) if recorded else call.outputs(tensors)
         except InputError:
             return None  # the careful lane names the place in the caller's batch
-        assert call.answer is not None
+        assert call.found is not None
+        if return_solution and not call.found.is_regular:
+            return None
         if not bool(call.answer.status.any()):
             return outputs, self._told(arguments, outputs, call) if return_solution else None
         completed = None if return_solution else self._completed(arguments, outputs, call)
@@ -177,7 +181,6 @@ class AbstractLayer(nn.Module):
     def _told(self, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall) -> Solution:
         """The `Solution` of a call that the core has certified."""
         answer, plan = call.answer, self._plan(arguments)
-        assert answer is not None
         with torch.no_grad():
             stated = self._state(arguments, plan)
             known = known_of(answer, stated.program, call.mu, call.seconds)
@@ -188,19 +191,14 @@ class AbstractLayer(nn.Module):
             value = self._engine.finish(point, self._value(stated, point), plan.batch)
             return self._engine.solution(point, outputs, value, plan.batch)
 
-    def _lane(self, arguments: Arguments) -> Lane | None:
+    def _lane(self, arguments: Arguments, exact: bool) -> Lane | None:
         """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
         plan = self._plan(arguments)
         first = next(iter(arguments.values()))
         alike = all(t.dtype == first.dtype and t.device.type == "cpu" for t in arguments.values())
-        if (
-            not alike
-            or first.dtype not in (torch.float32, torch.float64)
-            or plan.batch.size == 0
-            or plan.m > _MOST_ROWS
-        ):
+        if not alike or first.dtype not in (torch.float32, torch.float64) or plan.batch.size == 0:
             return None
-        way = self._map(arguments)
+        way = self._way(arguments, plan, exact)
         cores = self._cores()
         return None if way is None else Lane(way, plan.batch, tuple(cores[name] for name in arguments))
 
@@ -208,7 +206,6 @@ class AbstractLayer(nn.Module):
         self, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall
     ) -> tuple[Tensor, ...] | None:
         """The outputs with the rows that the core has not certified from the careful lane; None where that is all of them."""
-        assert call.answer is not None
         rows, lane = torch.nonzero(call.answer.status).flatten(), call.lane
         batch = lane.batch
         if rows.numel() == batch.size:

@@ -49,10 +49,7 @@ class CvxpyMap(AbstractMap):
 
     def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
         form, zeros = self.form, self._zeros
-        for p in self.checked:
-            form.check_domain(given[p], p)
-            if not bool(torch.isfinite(given[p]).all()):
-                raise InputError(f"{form.domains[p].name} is not finite", argument=form.domains[p].name)
+        check(form, self.checked, given)
         program, _ = form.program(self._thetas(given))
         blocks = {"q": program.q.contiguous()}
         if self._quadratic:
@@ -121,13 +118,24 @@ class CvxpyMap(AbstractMap):
         ]
 
 
-def cvxpy_map(form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...]) -> CvxpyMap | None:
-    """The way of a form through the core, None where the core does not take it."""
-    if not (form.dense and form.structure.cone.is_orthant) or form.gp or form.logs:
-        return None
-    if any(output.exp for output in form.outputs):
-        return None
-    # the core looks at the eigenvalues of P, where that is the parameter and nothing else, and lets h be infinite
+def check(form: CanonicalForm, checked: Sequence[int], given: Sequence[Tensor]) -> None:
+    """Raise InputError where one of the parameters `checked` is outside of its domain or not finite. given: (B or 1, ...)."""
+    for p in checked:
+        form.check_domain(given[p], p)
+        if not bool(torch.isfinite(given[p]).all()):
+            raise InputError(f"{form.domains[p].name} is not finite", argument=form.domains[p].name)
+
+
+def is_quadratic(form: CanonicalForm) -> bool:
+    """Are all of its programs quadratic or linear, and its outputs entries of x and z?"""
+    return form.structure.cone.is_orthant and not (form.gp or form.logs or any(output.exp for output in form.outputs))
+
+
+def checked_parameters(form: CanonicalForm) -> list[int]:
+    """Parameters whose values the core does not check.
+
+    It looks at the eigenvalues of P, where that is the parameter and nothing else, and lets h be infinite.
+    """
     P = form.map_P
     alone = len(P.touching) == 1 and not P.rest_rows.numel() and not bool(P.offset.any())
     others = form.map_q.parameters | form.map_A.parameters
@@ -137,4 +145,11 @@ def cvxpy_map(form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, 
         seen = (p in others or p in P.parameters) and p not in form.map_b.parameters and p not in form.map_d.parameters
         if bounded or not seen or (domain.sign and not (alone and p in P.parameters)):
             checked.append(p)
-    return CvxpyMap(form, values, shared, tuple(checked))
+    return checked
+
+
+def cvxpy_map(form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...]) -> CvxpyMap | None:
+    """The way of a form through the core as it is, None where the core does not take it."""
+    return (
+        CvxpyMap(form, values, shared, tuple(checked_parameters(form))) if form.dense and is_quadratic(form) else None
+    )

@@ -6,7 +6,8 @@ The core certifies instance by instance (`dcl.core.dense`).  Instances that it d
 which alone speaks of failures and degenerate points; their rows replace those of the core.  Where more than first
 derivatives in reverse mode is asked for, the careful lane differentiates at the point that the core has found.
 
-A layer says with an `AbstractMap` how its tensors become a program of the core, and how the core's answer becomes its outputs.
+A layer says with an `AbstractWay` how its tensors go through the core and back: `Direct`, by an `AbstractMap` that makes them a
+program of the core and the core's answer its outputs, or by a reduced program (`dcl.layers.reduced_lane`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_ordinary, is_plain
 
 Grads = Sequence[Tensor | None]
+# The core's work and memory grow with the square of the rows: above, DAQP is faster.
+_MOST_ROWS = 1500
 
 
 class AbstractMap(ABC):
@@ -55,10 +58,76 @@ class AbstractMap(ABC):
 
 
 @dataclass(frozen=True, eq=False)
+class Ask:
+    """What is asked of the core: mu (B or 1,), None for the exact points; start: x (B, n) and z (B, m) to start from."""
+
+    batch: int
+    mu: Tensor | None
+    start: tuple[Tensor, Tensor] | None
+    threads: int
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The answer for the program that the careful lane states, the layer's outputs, (B, ...) each, and what `pull` needs.
+
+    is_regular: may the careful lane differentiate at this point?
+    """
+
+    answer: dense.Answer
+    outputs: tuple[Tensor, ...]
+    kept: Any
+    is_regular: bool = True
+
+
+class AbstractWay(ABC):
+    """From the caller's tensors, merged to (B or 1, ...), through the core to the outputs, and back."""
+
+    @abstractmethod
+    def serves(self, needed: Sequence[bool]) -> bool:
+        """Does `pull` give the gradients of the tensors that are `needed`?"""
+
+    @abstractmethod
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> Found:
+        """Ask the core. Raises InputError for what the core does not look at."""
+
+    @abstractmethod
+    def pull(self, kept: Any, grads: Grads, needed: Sequence[bool], threads: int) -> list[Tensor | None]:
+        """Adjoint of `ask` at what it kept, (B or 1, ...) each; None where not needed or zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Direct(AbstractWay):
+    """The program as it is."""
+
+    map: AbstractMap
+
+    def serves(self, needed: Sequence[bool]) -> bool:
+        return True
+
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> Found:
+        data = self.map.data(given)
+        start = None if ask.start is None else _start(data, *ask.start)
+        answer = dense.solve(data, ask.batch, mu=ask.mu, start=start, threads=ask.threads)
+        return Found(answer, self.map.outputs(answer, given), (answer, data))
+
+    def pull(self, kept: Any, grads: Grads, needed: Sequence[bool], threads: int) -> list[Tensor | None]:
+        answer, data = kept
+        cotangents, wanted = self.map.cotangents(grads), self.map.wanted(needed)
+        blocks = dense.adjoint(answer, data, cotangents, wanted, threads=threads)
+        return self.map.gradients(blocks, grads, needed)
+
+
+def direct(map: AbstractMap, rows: int) -> Direct | None:
+    """The way by the map of a program with so many rows, None where these are too many."""
+    return Direct(map) if rows <= _MOST_ROWS else None
+
+
+@dataclass(frozen=True, eq=False)
 class Lane:
     """One layer's way through the core for arguments of given shapes. cores: dimensions of each that are no batch dimensions."""
 
-    map: AbstractMap
+    way: AbstractWay
     batch: Batching
     cores: tuple[int, ...]
 
@@ -79,7 +148,7 @@ class FastCall:
     """One call.
 
     differentiable(tensors, answer): the outputs again, by the careful lane, at the core's point if it is given.
-    start: x (B, n) and z (B, m) to start from.  answer: what the core found, and in how many seconds, once it was asked.
+    start: x (B, n) and z (B, m) to start from.  found: what came of it, in how many seconds, once the core was asked.
     """
 
     lane: Lane
@@ -87,20 +156,23 @@ class FastCall:
     threads: int
     differentiable: Callable[[Sequence[Tensor], dense.Answer | None], tuple[Tensor, ...]]
     start: tuple[Tensor, Tensor] | None = None
-    answer: dense.Answer | None = None
+    found: Found | None = None
     seconds: float = 0.0
-    data: dict[str, Tensor] | None = None
 
     def outputs(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Ask the core."""
         lane = self.lane
         given = lane.merged(tensors)
-        self.data = lane.map.data(given)
         began = time.perf_counter()
-        start = None if self.start is None else _start(self.data, *self.start)
-        self.answer = dense.solve(self.data, lane.batch.size, mu=self.mu, start=start, threads=self.threads)
+        found = self.found = lane.way.ask(given, Ask(lane.batch.size, self.mu, self.start, self.threads))
         self.seconds = time.perf_counter() - began
-        return tuple(lane.batch.restore(t) for t in lane.map.outputs(self.answer, given))
+        return tuple(lane.batch.restore(t) for t in found.outputs)
+
+    @property
+    def answer(self) -> dense.Answer:
+        """What the core found."""
+        assert self.found is not None
+        return self.found.answer
 
 
 def started(warm_start: object, batch: Batching) -> tuple[Tensor, Tensor] | None:
@@ -150,14 +222,10 @@ class Fast(Function):
             return None, *[None] * len(tensors)
         if torch.is_grad_enabled() or not (is_plain() and all(map(is_ordinary, present))):
             return None, *_carefully(call, tensors, grads, needed)
-        lane, answer = call.lane, call.answer
-        assert answer is not None
-        assert call.data is not None
+        lane = call.lane
+        assert call.found is not None
         flat = [None if g is None else g.reshape((lane.batch.size, *g.shape[len(lane.batch.shape) :])) for g in grads]
-        blocks = dense.adjoint(
-            answer, call.data, lane.map.cotangents(flat), lane.map.wanted(needed), threads=call.threads
-        )
-        found = lane.map.gradients(blocks, flat, needed)
+        found = lane.way.pull(call.found.kept, flat, needed, call.threads)
         return None, *(
             None if g is None else lane.restored(g, t, core).to(t.dtype)
             for g, t, core in zip(found, tensors, lane.cores, strict=True)
@@ -166,14 +234,15 @@ class Fast(Function):
 
 def _carefully(call: FastCall, tensors: Sequence[Tensor], grads: Grads, needed: Sequence[bool]) -> list[Tensor | None]:
     """The same gradients as a graph that can be differentiated again."""
-    assert call.answer is not None
+    assert call.found is not None
     create = torch.is_grad_enabled()
     with torch.enable_grad():
         # aliases: one argument may be computed from another, or be the same tensor, and its hooks run where torch calls them
         inputs = [t.view_as(t) if n else t.detach() for t, n in zip(tensors, needed, strict=True)]
         # the outputs share memory with the answer, and the caller may have changed them in place
-        untouched = all(t._version == 0 for t in (call.answer.x, call.answer.y, call.answer.z, call.answer.value))
-        outputs = call.differentiable(inputs, call.answer if untouched else None)
+        answer = call.answer
+        untouched = all(t._version == 0 for t in (answer.x, answer.y, answer.z, answer.value))
+        outputs = call.differentiable(inputs, answer if untouched and call.found.is_regular else None)
         pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None and y.requires_grad]
         wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
         found = iter(

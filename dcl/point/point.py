@@ -194,9 +194,7 @@ class Point:
         return by_row, after_cancelling
 
 
-def _combined(
-    program: ConeProgram, mu: Barrier, how: Callable[[tuple[Tensor, ...]], Tensor], *points: Point
-) -> Point:
+def _combined(program: ConeProgram, mu: Barrier, how: Callable[[tuple[Tensor, ...]], Tensor], *points: Point) -> Point:
     """The point whose tensors are how(those of the points), with what is known of it already."""
     ties = tuple(p.ties for p in points if p.ties is not None)
     x, v = how(tuple(p.x for p in points)), how(tuple(p.v for p in points))

@@ -106,7 +106,9 @@ def _drift(point: Point, i: int) -> float:
     ):
         if bool((moved.abs() > _CANCELS * terms + _ROUNDING * size).any()):
             return torch.inf
-    value = largest((one.Px * one.x).sum(-1).abs(), (program.q * one.x).sum(-1).abs(), (program.b * one.z).sum(-1).abs())
+    value = largest(
+        (one.Px * one.x).sum(-1).abs(), (program.q * one.x).sum(-1).abs(), (program.b * one.z).sum(-1).abs()
+    )
     return float(FAR * (N.mT @ one.stationarity[0]).norm() * (1.0 + magnitude(one.x)) / (1.0 + value))
 
 

@@ -1,0 +1,177 @@
+"""A CVXPY problem's way through the core by its reduced program (`dcl.program.reduction`).
+
+forward     theta -> reduced program -> core -> x, z of the program as given, measured there -> variables and duals
+backward    cotangents of x, z, value -> u, w of the adjoint system -> gradients on the entries that a parameter touches
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcl.errors import InputError
+from dcl.frontends.cvxpy import CanonicalForm
+from dcl.frontends.cvxpy.form import unflatten_columns
+from dcl.layers import reduced
+from dcl.layers.cvxpy_lane import check, checked_parameters, is_quadratic
+from dcl.layers.lane import AbstractWay, Ask, Found, Grads
+from dcl.point.degeneracy import Requested
+from dcl.program.affine import take
+from dcl.program.reduction.blocks import Source, matrix_source, source
+from dcl.program.reduction.pivots import Shape
+from dcl.program.reduction.plan import Reduction, plan
+from dcl.program.reduction.pullback import Pullback, pullback
+
+
+@dataclass(frozen=True, eq=False)
+class Reductions:
+    """The reductions of a form, made when they are first asked for. requested: entries of x and z that the outputs read."""
+
+    form: CanonicalForm
+    requested: Requested
+
+    @cached_property
+    def pullbacks(self) -> dict[tuple[bool, ...], Pullback | None]:
+        """Those made so far, by the parameters that are needed."""
+        return {}
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The program for all values of its parameters."""
+        form, structure = self.form, self.form.structure
+        sizes = [math.prod(domain.shape) for domain in form.domains]
+        return Shape(
+            P=matrix_source(form.map_P, structure.P, sizes),
+            q=source(form.map_q, sizes),
+            A=matrix_source(form.map_A, structure.A, sizes),
+            b=source(form.map_b, sizes),
+            zeros=structure.cone.zeros,
+        )
+
+    @cached_property
+    def constant(self) -> Source:
+        """Of the objective."""
+        return source(self.form.map_d, self.shape.b.sizes)
+
+    @cached_property
+    def exact(self) -> Reduction | None:
+        """For mu = 0."""
+        return self._plan(on_path=False)
+
+    @cached_property
+    def on_path(self) -> Reduction | None:
+        """For mu > 0, and right for mu = 0 too."""
+        return self._plan(on_path=True)
+
+    def _plan(self, *, on_path: bool) -> Reduction | None:
+        x, z = self.requested
+        return plan(self.shape, dense=self.form.dense, on_path=on_path, cuts=False, wanted_x=x, wanted_z=z)
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedWay(AbstractWay):
+    """values: places of the optimal value among the outputs.  shared: is the parameter shared by the batch?
+
+    checked: parameters whose values the core does not check.
+    """
+
+    reductions: Reductions
+    reduction: Reduction
+    values: tuple[int, ...]
+    shared: tuple[bool, ...]
+    checked: tuple[int, ...]
+
+    def serves(self, needed: Sequence[bool]) -> bool:
+        return not any(needed[p] for p in self.reduction.moving)
+
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> Found:
+        form, elimination = self.reductions.form, self.reduction.elimination
+        check(form, self.checked, given)
+        thetas = [form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)]
+        start = None if ask.start is None else self._started(*ask.start)
+        solved = reduced.solve(self.reduction, thetas, ask.batch, mu=ask.mu, start=start, threads=ask.threads)
+        partition = elimination.partition
+        x, z = take(solved.x, partition.variables), take(solved.z, partition.rows)
+        g = elimination.vectors(thetas)[:, : x.shape[-1]]
+        value = ((0.5 * solved.measured.Px - g) * solved.x).sum(-1)
+        zeros, batch = self.reductions.shape.zeros, ask.batch
+        answer = replace(
+            solved.factored.answer,
+            x=x,
+            y=z[:, :zeros],
+            z=z[:, zeros:],
+            z_lb=x.new_empty(batch, 0),
+            z_ub=x.new_empty(batch, 0),
+            value=value,
+            residuals=solved.measured.residuals[:, :3],
+            status=solved.status,
+        )
+        outputs = list(form.extract(x, z))
+        if self.values:
+            d = form.map_d(thetas).squeeze(-1)
+            for place in self.values:
+                outputs.insert(place, -(value + d) if form.maximize else value + d)
+        return Found(answer, tuple(outputs), solved, is_regular=not (self.reduction.has_tight and solved.is_at_tie))
+
+    def _started(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        n, m = self.reduction.before
+        if x.shape[-1] != n or z.shape[-1] != m:
+            raise InputError("warm_start has other sizes", argument="warm_start")
+        partition = self.reduction.elimination.partition
+        return take(x, partition.variable_order), take(z, partition.row_order)
+
+    def pull(self, kept: Any, grads: Grads, needed: Sequence[bool], threads: int) -> list[Tensor | None]:
+        solved: reduced.Solved = kept
+        form, partition = self.reductions.form, self.reduction.elimination.partition
+        x, z = torch.zeros_like(solved.x), torch.zeros_like(solved.z)
+        form.extract_adjoint([g for i, g in enumerate(grads) if i not in self.values], x, z)
+        given = [g for i in self.values if (g := grads[i]) is not None]
+        value = None
+        if given:
+            total = torch.stack(given).sum(0).to(torch.float64)
+            value = -total if form.maximize else total
+        g, h = take(x, partition.variable_order), take(z, partition.row_order)
+        if value is not None and solved.mu is not None:
+            h = h - value.unsqueeze(-1) * solved.measured.s
+        u, w = solved.adjoint(g, h)
+        points = [take(t, partition.variables) for t in (solved.x, u)]
+        rows = [take(t, partition.rows) for t in (solved.z, w)]
+        gradients = self._pullback(tuple(needed))
+        found = {} if gradients is None else gradients(points[0], rows[0], points[1], rows[1], value)
+        certified = (solved.status == 0).unsqueeze(-1)
+        out: list[Tensor | None] = []
+        for p, domain in enumerate(form.domains):
+            if p not in found:
+                out.append(None)
+                continue
+            t = torch.where(certified, found[p], 0.0)
+            t = t.sum(0, keepdim=True) if self.shared[p] and t.shape[0] > 1 else t
+            out.append(unflatten_columns(t, domain.shape))
+        return out
+
+    def _pullback(self, needed: tuple[bool, ...]) -> Pullback | None:
+        kept = self.reductions.pullbacks
+        if needed not in kept:
+            kept[needed] = pullback(self.reductions.shape, self.reductions.constant, needed)
+        return kept[needed]
+
+
+def reduced_way(
+    reductions: Reductions, exact: bool, values: tuple[int, ...], shared: tuple[bool, ...]
+) -> ReducedWay | None:
+    """The way of a form by its reduced program, None where there is none. exact: for mu = 0."""
+    form = reductions.form
+    if not is_quadratic(form):
+        return None
+    reduction = reductions.exact if exact else reductions.on_path
+    if reduction is None:
+        return None
+    # what is not PSD may be so where variables are taken out: nothing but the domain tells
+    checked = tuple(p for p, domain in enumerate(form.domains) if domain.sign or p in checked_parameters(form))
+    return ReducedWay(reductions, reduction, values, shared, checked)
