@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dcl.errors import InputError
 from dcl.frontends.cvxpy import CanonicalForm
-from dcl.frontends.cvxpy.form import unflatten_columns
+from dcl.frontends.cvxpy.form import flatten_columns, unflatten_columns
 from dcl.layers import reduced
 from dcl.layers.cvxpy_lane import check, checked_parameters, is_quadratic
 from dcl.layers.lane import AbstractWay, Ask, Found, Grads
@@ -27,6 +27,9 @@ from dcl.program.reduction.blocks import Source, matrix_source, source
 from dcl.program.reduction.pivots import Shape
 from dcl.program.reduction.plan import Reduction, plan
 from dcl.program.reduction.pullback import Pullback, pullback
+
+# A bound of the condition of P' at drawn parameters; above, it is singular for all.
+_DEFINITE = 1e10
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,24 @@ class Reductions:
 
     def _plan(self, *, on_path: bool) -> Reduction | None:
         x, z = self.requested
-        return plan(self.shape, dense=self.form.dense, on_path=on_path, cuts=False, wanted_x=x, wanted_z=z)
+        dense = self.form.dense
+        if not on_path:
+            found = plan(self.shape, dense=dense, on_path=False, cuts=True, wanted_x=x, wanted_z=z)
+            if found is None or found.cuts is None or self._is_definite(found):
+                return found
+        return plan(self.shape, dense=dense, on_path=on_path, cuts=False, wanted_x=x, wanted_z=z)
+
+    def _is_definite(self, reduction: Reduction) -> bool:
+        """Is P' definite at some parameters? Then it is nearly everywhere."""
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        thetas = []
+        for domain in self.form.domains:
+            t = torch.randn(1, *domain.shape, generator=generator, dtype=torch.float64, device="cpu")
+            t = domain.sign * (t @ t.mT) if domain.sign else t
+            t = t if domain.lower is None else t.maximum(domain.lower + 1.0)
+            t = t if domain.upper is None else t.minimum(domain.upper)
+            thetas.append(flatten_columns(t, domain.shape))
+        return bool(reduction.elimination.at(thetas).dual.condition <= _DEFINITE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +122,7 @@ class ReducedWay(AbstractWay):
         value = ((0.5 * solved.measured.Px - g) * solved.x).sum(-1)
         zeros, batch = self.reductions.shape.zeros, ask.batch
         answer = replace(
-            solved.factored.answer,
+            solved.factored.system.answer,
             x=x,
             y=z[:, :zeros],
             z=z[:, zeros:],

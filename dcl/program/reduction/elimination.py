@@ -121,6 +121,16 @@ def _largest(M: AbstractMatrix) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Dual:
+    """For P' > 0:  L L' = P',  V = P'^-1 A'',  N = A' V;  condition: a lower bound of that of P', (B or 1,)."""
+
+    L: Tensor
+    V: Tensor
+    N: Tensor
+    condition: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Eliminated:
     """The blocks of a batch, E, and P', A' of the rows K (only the first `general` of them)."""
 
@@ -158,6 +168,16 @@ class Eliminated:
     def sizes(self, u: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """|P||u|, |A|'|w| and |A||u|."""
         return _products(self._absolute, u.abs(), w.abs())
+
+    @cached_property
+    def dual(self) -> Dual:
+        """Made when it is first asked for; what is not definite is NaN."""
+        L, info = torch.linalg.cholesky_ex(self.P)
+        L = torch.where((info == 0)[:, None, None], L, torch.nan)
+        V = torch.cholesky_solve(self.A.mT, L)
+        N = self.A @ V
+        diagonal = L.diagonal(dim1=-2, dim2=-1)
+        return Dual(L, V, 0.5 * (N + N.mT), (diagonal.amax(-1) / diagonal.amin(-1)).square())
 
     @cached_property
     def row_sizes(self) -> Tensor:

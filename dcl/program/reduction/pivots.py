@@ -38,7 +38,7 @@ _MOST_WORK = 500_000
 
 @dataclass(frozen=True, eq=False)
 class Soft:
-    """Rule 4: inequality `row` is soft, and variable number `pivot` of the pivots is its t. Rows of the program."""
+    """Rule 4: inequality `row` of the program is soft, and its t is variable number `pivot` of the pivots."""
 
     row: int
     pivot: int
@@ -46,7 +46,7 @@ class Soft:
 
 @dataclass(frozen=True, eq=False)
 class Pivots:
-    """Row rows[k] defines variable columns[k].  tight: inequality rows among them, by position.  soft: see `Soft`."""
+    """Row rows[k] defines variable columns[k].  soft: see `Soft`."""
 
     rows: Ints
     columns: Ints
@@ -112,6 +112,7 @@ class Search:
         left_columns = np.setdiff1d(np.arange(n), private_columns)
         self.work: Working = working(shape.A, shape.zeros, left_rows, left_columns, costly | touched, touched)
         self._bounded = shape.bounded[left_columns]
+        self._n_rows = np.bincount(shape.A.cols, minlength=n)
         varying = shape.A.varying
         self._varying_rows, self._varying_cols = shape.A.rows[varying], shape.A.cols[varying]
 
@@ -174,7 +175,7 @@ class Search:
                     self._take(int(one[0]), j)
             elif len(rows) == 1:
                 self._take(int(rows[0]), j)
-            elif cuts and len(rows) == 2 and 0 in (len(up), len(down)):
+            elif cuts and len(rows) == 2 and 0 in (len(up), len(down)) and self._n_rows[column] == 2:
                 first, second = sorted(rows, key=lambda row: int(there[row].sum()))
                 if self._take(int(first), j):
                     self.soft.append(Soft(int(work.rows[second]), len(self.rows) - 1))

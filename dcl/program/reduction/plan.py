@@ -24,7 +24,7 @@ from dcl.program.affine import AffineMap, affine_map, take
 from dcl.program.reduction.blocks import Floats, Ints
 from dcl.program.reduction.elimination import Elimination, Partition, inverse
 from dcl.program.reduction.matrices import Diagonal
-from dcl.program.reduction.pivots import Shape, choose
+from dcl.program.reduction.pivots import Pivots, Shape, choose
 from dcl.program.reduction.redundant import moving, of_program, redundant
 from dcl.program.reduction.working import Working
 
@@ -60,6 +60,19 @@ class Side:
 
 
 @dataclass(frozen=True, eq=False)
+class Cuts:
+    """Soft rows: row `rows[k]` of K is  alpha t + a'x <= b,  and t is variable, and row, number `pivots[k]` of [J, R] and [I, K].
+
+    Its multiplier is between 0 and the cap -q_t / alpha.  Where it is the cap, row and pivot change places: t is what the
+    soft row says, and the pivot's row is slack.
+    """
+
+    rows: Tensor
+    pivots: Tensor
+    alpha: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Reduction:
     """An elimination with the rows K in the order [equalities, inequalities, lower bounds, upper bounds], `sizes` of each.
 
@@ -72,6 +85,7 @@ class Reduction:
     sizes: tuple[int, int, int, int]
     lower: Side
     upper: Side
+    cuts: Cuts | None
     tight: Tensor
     equations: Tensor
     moving: frozenset[int]
@@ -91,10 +105,13 @@ class _Bounds:
     coefficient: Floats
 
 
-def _bounds(work: Working, soft: Ints) -> tuple[_Bounds, _Bounds]:
+_NO_BOUNDS = _Bounds(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
+def _bounds(work: Working) -> tuple[_Bounds, _Bounds]:
     """Inequality rows that are left with one constant entry; of two on the same side of a variable the first."""
     there = work.present()
-    alone = (there.sum(1) == 1) & ~(work.V & there).any(1) & ~np.isin(work.rows, soft)
+    alone = (there.sum(1) == 1) & ~(work.V & there).any(1)
     alone[: work.zeros] = False
     places = np.nonzero(alone)[0]
     variable = there[places].argmax(1) if len(places) else np.zeros(0, dtype=np.int64)
@@ -126,8 +143,8 @@ def plan(
         return None
     pivots, work = found
     circle = redundant(work)
-    soft = np.array([s.row for s in pivots.soft], dtype=np.int64)
-    lower, upper = _bounds(work, soft)
+    # where rows are soft, all rows are those of the dual program
+    lower, upper = (_NO_BOUNDS, _NO_BOUNDS) if pivots.soft else _bounds(work)
     left = ~work.used
     left[circle.dropped] = left[lower.rows] = left[upper.rows] = False
     general = np.nonzero(left)[0]
@@ -146,7 +163,8 @@ def plan(
     M = inverse(blocks["A_IJ"].at(()))
     k, r = len(partition.J), len(R)
     bounds = len(lower.rows) + len(upper.rows)
-    cost = _dense(r, len(general), bounds)
+    g = len(general)
+    cost = float(r) ** 3 + 2.0 * float(r) * g * (r + g) + _dense(g, 0, g) if pivots.soft else _dense(r, g, bounds)
     if not blocks["A_IR"].constant:
         cost += float(k) * r * r + (0.0 if isinstance(M, Diagonal) else float(k) * k * r)
     before = _dense(n, m, 0) if dense and m <= _MOST_GENERAL else 5e4 * (n + m)
@@ -168,11 +186,23 @@ def plan(
         (equalities, len(general) - equalities, len(lower.rows), len(upper.rows)),
         side(lower),
         side(upper),
+        _cuts(shape, pivots, K) if pivots.soft else None,
         tight=torch.from_numpy(inequality & taken),
         equations=torch.from_numpy(~inequality | taken),
         moving=moving(shape, in_circles),
         before=(n, m),
         after=(r, len(general), bounds),
+    )
+
+
+def _cuts(shape: Shape, pivots: Pivots, K: Ints) -> Cuts:
+    """The soft rows."""
+    alpha = {(int(i), int(j)): float(a) for i, j, a in zip(shape.A.rows, shape.A.cols, shape.A.values, strict=True)}
+    place = {int(row): k for k, row in enumerate(K)}
+    return Cuts(
+        torch.tensor([place[s.row] for s in pivots.soft]),
+        torch.tensor([s.pivot for s in pivots.soft]),
+        torch.tensor([alpha[s.row, int(pivots.columns[s.pivot])] for s in pivots.soft], dtype=torch.float64),
     )
 
 
