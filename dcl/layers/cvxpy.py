@@ -15,7 +15,7 @@ from dcl.errors import InputError
 from dcl.frontends.batching import batching
 from dcl.frontends.cvxpy import CanonicalForm, canonicalize
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
-from dcl.layers.cvxpy_lane import cvxpy_map
+from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
 from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.layers.lane import AbstractWay, direct
 from dcl.layers.reduced_lane import Reductions, reduced_way
@@ -188,8 +188,13 @@ class CvxpyLayer(AbstractLayer):
         parameters = ", ".join(f"{domain.name} {domain.shape}" for domain in self._form.domains)
         return (
             f"parameters=[{parameters}], outputs=[{', '.join(outputs)}], n={structure.n}, m={structure.m}, "
-            f"cones=[{describe(structure.cone.blocks)}], {self._engine.settings.describe()}"
+            f"cones=[{describe(structure.cone.blocks)}], {self._reduced()}{self._engine.settings.describe()}"
         )
+
+    def _reduced(self) -> str:
+        """As in "reduced=[n=10, m=1, bounds=10], ", the size of what the core solves at mu = 0; "" where that is the same."""
+        found = None if self._reductions is None or not is_quadratic(self._form) else self._reductions.exact
+        return "" if found is None else "reduced=[n={}, m={}, bounds={}], ".format(*found.after)
 
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}

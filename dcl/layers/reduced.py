@@ -10,7 +10,7 @@ Vectors are in the order of the partition (`dcl.program.reduction.elimination`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.measure import Measured, measured
 from dcl.program.reduction.plan import Reduction
 
-# Limits of dcl/core/certify.hpp.
-_TARGET, _ACCURATE, _CONDITIONED = 1e-13, 1e-11, 1e9
+# Residuals above the first are refined, above the second not certified; this and the condition as in dcl/core/certify.hpp.
+_TARGET, _ACCURATE, _CONDITIONED = 1e-12, 1e-11, 1e9
 # Above this condition of the reduced system, what its matrices have lost is won back on the program as given.
 _CONDITION = 1e3
 _MOST_STEPS = 3
@@ -77,12 +77,13 @@ def _transposed(t: Eliminated, w: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """A call's points of the program as given: x (B, n), z, s, and the rows that hold with equality, (B, m).
+    """A call's points of the program as given: g = -q, x (B, n), z, s, and the rows that hold with equality, (B, m).
 
     status (B,) int8 as in `dcl.core.dense.Code`; mu: (B or 1,), None for the exact point.
     """
 
     factored: Factored
+    g: Tensor
     x: Tensor
     z: Tensor
     measured: Measured
@@ -147,18 +148,23 @@ def solve(
     if bool(conditions.gt(_CONDITION).any()) or bool(worst.gt(_TARGET).any()):
         for _ in range(_MOST_STEPS):
             dx, dz = factored.solve(found.r_x, found.r_z)
-            new_x, new_z = x + dx, z + dz
-            after = measured(t, g, h, new_x, new_z, strong, mu)
-            if not bool((after.worst < found.worst)[certified].any()):
+            after = measured(t, g, h, x + dx, z + dz, strong, mu)
+            falls = after.worst < found.worst
+            if not bool(falls[certified].any()):
                 break
-            falls = (after.worst < found.worst).unsqueeze(-1)
-            x, z = torch.where(falls, new_x, x), torch.where(falls, new_z, z)
-            found = measured(t, g, h, x, z, strong, mu)
+            x, z = _either(falls, x + dx, x), _either(falls, z + dz, z)
+            found = Measured(
+                *(_either(falls, getattr(after, f.name), getattr(found, f.name)) for f in fields(Measured))
+            )
             if not bool(found.worst[certified].gt(_TARGET).any()):
                 break
     accurate = (found.worst <= _ACCURATE) & _signs_hold(reduction, z) & (system.condition <= _CONDITIONED)
     status = torch.where(certified & ~accurate, int(dense.Code.RESIDUAL), answer.status).to(torch.int8)
-    return Solved(factored, x, z, found, strong, status, mu)
+    return Solved(factored, g, x, z, found, strong, status, mu)
+
+
+def _either(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(mask.unsqueeze(-1), one, other)
 
 
 def _signs_hold(reduction: Reduction, z: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Primal(AbstractSystem):
 
 @dataclass(frozen=True, eq=False)
 class Dualized(AbstractSystem):
-    """Its dual."""
+    """Its dual. holds: rows whose multiplier is at no bound, (B, |K|)."""
 
     t: Eliminated
     data: Mapping[str, Tensor]
@@ -73,12 +73,13 @@ class Dualized(AbstractSystem):
     w: Tensor
     at_cap: Tensor
     condition: Tensor
+    holds: Tensor
     threads: int
 
     def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         right = _times(g, self.t.dual.V) - h
         found = dense.adjoint(self.answer, self.data, {"x": right.contiguous()}, ["q"], threads=self.threads)
-        w = -found["q"]
+        w = torch.where(self.holds, -found["q"], 0.0)
         return _primal(self.t, g, w), w
 
 
@@ -112,10 +113,19 @@ def dualized(
     upper = torch.full_like(q, torch.inf).index_copy_(1, cuts.rows, cap.expand(batch, -1))
     data = {"P": dual.N.contiguous(), "q": q, "lb": lower, "ub": upper}
     answer = dense.solve(data, batch, threads=threads)
-    at_cap = answer.z_ub > 0.0
-    w = torch.where(answer.z_lb > 0.0, 0.0, torch.where(at_cap, upper, answer.x))
-    condition = torch.maximum(answer.condition, dual.condition)
-    return Dualized(t, data, answer, _primal(t, g, w), w, at_cap.index_select(1, cuts.rows), condition, threads)
+    at_cap, at_zero = answer.z_ub > 0.0, answer.z_lb > 0.0
+    w = torch.where(at_zero, 0.0, torch.where(at_cap, upper, answer.x))
+    return Dualized(
+        t,
+        data,
+        answer,
+        _primal(t, g, w),
+        w,
+        at_cap.index_select(1, cuts.rows),
+        torch.maximum(answer.condition, dual.condition),
+        ~(at_cap | at_zero),
+        threads,
+    )
 
 
 def _times(g: Tensor, M: Tensor) -> Tensor:

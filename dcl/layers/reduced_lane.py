@@ -77,7 +77,7 @@ class Reductions:
         dense = self.form.dense
         if not on_path:
             found = plan(self.shape, dense=dense, on_path=False, cuts=True, wanted_x=x, wanted_z=z)
-            if found is None or found.cuts is None or self._is_definite(found):
+            if found is not None and (found.cuts is None or self._is_definite(found)):
                 return found
         return plan(self.shape, dense=dense, on_path=on_path, cuts=False, wanted_x=x, wanted_z=z)
 
@@ -111,15 +111,13 @@ class ReducedWay(AbstractWay):
         return not any(needed[p] for p in self.reduction.moving)
 
     def ask(self, given: Sequence[Tensor], ask: Ask) -> Found:
-        form, elimination = self.reductions.form, self.reduction.elimination
+        form, partition = self.reductions.form, self.reduction.elimination.partition
         check(form, self.checked, given)
         thetas = [form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)]
         start = None if ask.start is None else self._started(*ask.start)
         solved = reduced.solve(self.reduction, thetas, ask.batch, mu=ask.mu, start=start, threads=ask.threads)
-        partition = elimination.partition
         x, z = take(solved.x, partition.variables), take(solved.z, partition.rows)
-        g = elimination.vectors(thetas)[:, : x.shape[-1]]
-        value = ((0.5 * solved.measured.Px - g) * solved.x).sum(-1)
+        value = ((0.5 * solved.measured.Px - solved.g) * solved.x).sum(-1)
         zeros, batch = self.reductions.shape.zeros, ask.batch
         answer = replace(
             solved.factored.system.answer,

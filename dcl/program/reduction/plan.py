@@ -152,6 +152,8 @@ def plan(
     R = work.columns[~work.gone]
     if len(R) == 0 or len(R) > _MOST_VARIABLES or len(general) > _MOST_GENERAL:
         return None
+    if pivots.soft and len(general) > len(R):
+        return None  # the dual's matrix is singular
     K = work.rows[np.concatenate([general, lower.rows, upper.rows])]
     partition = Partition(J=pivots.columns, R=R, I=pivots.rows, K=K, D=work.rows[circle.dropped])
     blocks = {
