@@ -260,7 +260,7 @@ def test_long_chains_that_grow_are_cut():
         layer = dcl.CvxpyLayer(problem, [start], [u])
         reduction = layer._reductions.exact
         E = reduction.elimination.at([torch.zeros(1, 2, **F64)]).E.full()
-        assert float(E.abs().max()) <= 100.0
+        assert float(E.abs().max()) <= 1.5 * 100.0, "the last state, which one row alone has, is once more A times that"
         assert reduction.after[0] >= 30 + states
         results = [f(point)[0] for f in (layer, dcl.CvxpyLayer(problem, [start], [u], reduce=False))]
         torch.testing.assert_close(*results, rtol=1e-9, atol=1e-10)

@@ -15,8 +15,8 @@
 
 Rules 2 to 4 change the log-barrier, and hold at mu = 0 only.
 
-A variable is free if no row bounds it alone; else its bound would become a row.  Chains whose map grows are cut: a row
-whose constant coefficients are above `_GROWTH` defines nothing, so that its variable stays.
+A variable is free if no row bounds it alone; else its bound would become a row.  Chains whose map grows are cut: where a
+constant coefficient of a definition would be above `_GROWTH`, its variable stays.
 """
 
 from __future__ import annotations
@@ -126,9 +126,7 @@ class Search:
         """Row i defines column j (places in the working matrix), if it may."""
         work = self.work
         row, column = int(work.rows[i]), int(work.columns[j])
-        growth = np.abs(np.where(work.V[i], 0.0, work.W[i]))
-        growth[work.gone] = 0.0
-        if growth.max() > _GROWTH * abs(work.W[i, j]) or not self._stays_constant(row, column):
+        if work.growth(i, j) > _GROWTH or not self._stays_constant(row, column):
             return False
         work.eliminate(i, j)
         self.rows.append(row)

@@ -2,8 +2,8 @@
 
     W, V: entry (i, j) of the rows that are left is W_ij where V_ij is false, and depends on a parameter where it is true
 
-Taking out variable j with row i subtracts W_kj / W_ij times row i from each other row k that has j.  An entry that cancels to
-rounding is zero: the rows of a program with constants of ordinary size are exact to it.
+Taking out variable j with row i subtracts W_kj / W_ij times row i from each other row k that has j, also from those that have
+taken out others: these are then what defines their variables by what is left.  An entry that cancels to rounding is zero.
 """
 
 from __future__ import annotations
@@ -51,15 +51,24 @@ class Working:
         self.costly |= columns
         self.touched |= columns
 
+    def growth(self, i: int, j: int) -> float:
+        """The largest constant coefficient of what defines a variable, if row i defined column j too."""
+        row = np.where(self.V[i], 0.0, self.W[i]) / self.W[i, j]
+        left = ~self.gone
+        left[j] = False
+        used = np.where(self.V, 0.0, self.W)[self.used]
+        used = used - np.outer(used[:, j], row)
+        return max(float(np.abs(t[..., left]).max(initial=0.0)) for t in (row, used))
+
     def eliminate(self, i: int, j: int) -> None:
-        """Take out column j with row i, whose entry is constant."""
-        column = (self.V[:, j] | (self.W[:, j] != 0.0)) & ~self.used
+        """Take out column j with row i, whose entry is constant; rows that have taken out others are defined without it."""
+        self.W[i] /= self.W[i, j]
+        column = self.V[:, j] | (self.W[:, j] != 0.0)
         column[i] = False
         others = np.nonzero(column)[0]
         row_there = self.V[i] | (self.W[i] != 0.0)
         if len(others):
-            factors = self.W[others, j] / self.W[i, j]
-            varying = self.V[others, j]
+            factors, varying = self.W[others, j], self.V[others, j]
             before = np.abs(self.W[others]) + np.abs(np.outer(factors, self.W[i]))
             self.W[others] -= np.outer(factors, self.W[i])
             self.W[others] = np.where(np.abs(self.W[others]) <= _ROUNDING * before, 0.0, self.W[others])
