@@ -136,20 +136,19 @@ class Search:
     def equalities(self) -> None:
         """Rule 1."""
         work = self.work
-        refused = np.zeros_like(work.V)
+        rows = np.arange(work.zeros)
+        allowed = np.repeat(~self._bounded[None, :], work.zeros, axis=0)
         while True:
-            there = work.present()
-            fixed = np.where(work.V, 0.0, np.abs(work.W))
-            good = there & (fixed > 0.0) & ~refused & ~self._bounded[None, :]
-            good &= fixed >= _PIVOT * np.where(there, fixed, 0.0).max(1, initial=0.0, keepdims=True)
-            good[work.zeros :] = False
+            there = work.present[rows]
+            fixed = np.where(work.V[rows] | ~there, 0.0, np.abs(work.W[rows]))
+            good = allowed & (fixed > 0.0) & (fixed >= _PIVOT * fixed.max(1, initial=0.0, keepdims=True))
             i, j = np.nonzero(good)
             if len(i) == 0:
                 return
-            fill = (there.sum(1)[i] - 1) * (there.sum(0)[j] - 1)
+            fill = (there.sum(1)[i] - 1) * (work.present.sum(0)[j] - 1)
             best = int(np.argmin(fill))
             if not self._take(int(i[best]), int(j[best])):
-                refused[i[best], j[best]] = True
+                allowed[i[best], j[best]] = False
 
     def inequalities(self, *, cuts: bool, wanted: Bools) -> None:
         """Rules 2 to 4."""
@@ -160,8 +159,7 @@ class Search:
         for j, column in enumerate(work.columns):
             if work.gone[j] or in_P[column] or work.touched[j]:
                 continue
-            there = work.present()
-            rows = np.nonzero(there[:, j])[0]
+            rows = np.nonzero(work.present[:, j])[0]
             if len(rows) == 0 or rows[0] < work.zeros or work.V[rows, j].any():
                 continue
             up = rows[work.W[rows, j] > 0.0]
@@ -174,10 +172,10 @@ class Search:
             elif len(rows) == 1:
                 self._take(int(rows[0]), j)
             elif cuts and len(rows) == 2 and 0 in (len(up), len(down)) and self._n_rows[column] == 2:
-                first, second = sorted(rows, key=lambda row: int(there[row].sum()))
+                first, second = sorted(rows, key=lambda row: int(work.present[row].sum()))
                 if self._take(int(first), j):
                     self.soft.append(Soft(int(work.rows[second]), len(self.rows) - 1))
-                    work.touch(work.present()[second])
+                    work.touch(work.present[second])
 
 
 def choose(shape: Shape, *, on_path: bool, cuts: bool, wanted: Bools) -> tuple[Pivots, Working] | None:

@@ -110,7 +110,7 @@ _NO_BOUNDS = _Bounds(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), n
 
 def _bounds(work: Working) -> tuple[_Bounds, _Bounds]:
     """Inequality rows that are left with one constant entry; of two on the same side of a variable the first."""
-    there = work.present()
+    there = work.present
     alone = (there.sum(1) == 1) & ~(work.V & there).any(1)
     alone[: work.zeros] = False
     places = np.nonzero(alone)[0]

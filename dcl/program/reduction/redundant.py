@@ -29,7 +29,7 @@ class Redundant:
 
 def redundant(work: Working) -> Redundant:
     """What can be dropped of the equality rows that are left; a row whose size is zero is a circle of its own."""
-    there = work.present()
+    there = work.present
     constant: Bools = ~(work.V & there).any(1) & ~work.used
     constant[work.zeros :] = False
     rows = np.nonzero(constant)[0]

@@ -22,7 +22,7 @@ class Working:
     """rows, columns: what stands where in the program.  zeros: of the rows, the first are equalities.
 
     costly: columns with a cost.  touched: columns whose cost others have changed.  used: rows that have taken out a variable.
-    gone: columns that are taken out.
+    gone: columns that are taken out.  present: entries that may be other than zero, in rows and columns that are left.
     """
 
     rows: Ints
@@ -34,17 +34,12 @@ class Working:
     touched: Bools
     used: Bools = field(init=False)
     gone: Bools = field(init=False)
+    present: Bools = field(init=False)
 
     def __post_init__(self) -> None:
         self.used = np.zeros(len(self.rows), dtype=bool)
         self.gone = np.zeros(len(self.columns), dtype=bool)
-
-    def present(self) -> Bools:
-        """Entries that may be other than zero, in rows and columns that are left."""
-        there: Bools = self.V | (self.W != 0.0)
-        there[self.used] = False
-        there[:, self.gone] = False
-        return there
+        self.present = self.V | (self.W != 0.0)
 
     def touch(self, columns: Bools) -> None:
         """The cost of these columns changes."""
@@ -56,8 +51,8 @@ class Working:
         row = np.where(self.V[i], 0.0, self.W[i]) / self.W[i, j]
         left = ~self.gone
         left[j] = False
-        used = np.where(self.V, 0.0, self.W)[self.used]
-        used = used - np.outer(used[:, j], row)
+        changed = np.nonzero(self.used & (self.W[:, j] != 0.0) & ~self.V[:, j])[0]
+        used = np.where(self.V[changed], 0.0, self.W[changed]) - np.outer(self.W[changed, j], row)
         return max(float(np.abs(t[..., left]).max(initial=0.0)) for t in (row, used))
 
     def eliminate(self, i: int, j: int) -> None:
@@ -74,10 +69,11 @@ class Working:
             self.W[others] = np.where(np.abs(self.W[others]) <= _ROUNDING * before, 0.0, self.W[others])
             self.V[others] |= self.V[i] | (varying[:, None] & row_there[None, :])
             self.W[others, j], self.V[others, j] = 0.0, False
+            self.present[others] = (self.V[others] | (self.W[others] != 0.0)) & ~(self.used[others, None] | self.gone)
         if self.costly[j]:
             self.touch(row_there)
-        self.used[i] = True
-        self.gone[j] = True
+        self.used[i], self.gone[j] = True, True
+        self.present[i], self.present[:, j] = False, False
 
 
 def working(A: MatrixSource, zeros: int, rows: Ints, columns: Ints, costly: Bools, touched: Bools) -> Working:
