@@ -19,7 +19,7 @@ from dcl.core import dense
 from dcl.layers.reduced_core import AbstractSystem, dualized, primal
 from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.matrices import Full
-from dcl.program.reduction.measure import Measured, measured
+from dcl.program.reduction.measure import Measured, given
 from dcl.program.reduction.plan import Reduction
 
 # Residuals above the first are refined, above the second not certified; this and the condition as in dcl/core/certify.hpp.
@@ -77,13 +77,12 @@ def _transposed(t: Eliminated, w: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """A call's points of the program as given: g = -q, x (B, n), z, s, and the rows that hold with equality, (B, m).
+    """A call's points of the program as given: x (B, n), z (B, m), and the rows that hold with equality, (B or 1, m).
 
     status (B,) int8 as in `dcl.core.dense.Code`; mu: (B or 1,), None for the exact point.
     """
 
     factored: Factored
-    g: Tensor
     x: Tensor
     z: Tensor
     measured: Measured
@@ -141,14 +140,15 @@ def solve(
         system = dualized(reduction, t, cuts, cap, first, right, batch, threads=threads)
     answer, factored = system.answer, Factored(reduction, t, system)
     x, z = factored.completed(system.x, system.w, right, e, g)
-    strong = factored.strong(z) if mu is None else reduction.equations.expand_as(z)
-    found = measured(t, g, h, x, z, strong, mu)
+    strong = factored.strong(z) if mu is None else reduction.equations.unsqueeze(0)
+    programs = given(reduction.P, reduction.A, thetas, g, h)
+    found = programs.measure(x, z, strong, mu, threads)
     certified = answer.status == 0
     conditions, worst = system.condition[certified], found.worst[certified]
     if bool(conditions.gt(_CONDITION).any()) or bool(worst.gt(_TARGET).any()):
         for _ in range(_MOST_STEPS):
             dx, dz = factored.solve(found.r_x, found.r_z)
-            after = measured(t, g, h, x + dx, z + dz, strong, mu)
+            after = programs.measure(x + dx, z + dz, strong, mu, threads)
             falls = after.worst < found.worst
             if not bool(falls[certified].any()):
                 break
@@ -160,11 +160,11 @@ def solve(
                 break
     accurate = (found.worst <= _ACCURATE) & _signs_hold(reduction, z) & (system.condition <= _CONDITIONED)
     status = torch.where(certified & ~accurate, int(dense.Code.RESIDUAL), answer.status).to(torch.int8)
-    return Solved(factored, g, x, z, found, strong, status, mu)
+    return Solved(factored, x, z, found, strong, status, mu)
 
 
 def _either(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(mask.unsqueeze(-1), one, other)
+    return torch.where(mask.reshape(-1, *[1] * (one.ndim - 1)), one, other)
 
 
 def _signs_hold(reduction: Reduction, z: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class ReducedWay(AbstractWay):
         start = None if ask.start is None else self._started(*ask.start)
         solved = reduced.solve(self.reduction, thetas, ask.batch, mu=ask.mu, start=start, threads=ask.threads)
         x, z = take(solved.x, partition.variables), take(solved.z, partition.rows)
-        value = ((0.5 * solved.measured.Px - solved.g) * solved.x).sum(-1)
+        value = solved.measured.value
         zeros, batch = self.reductions.shape.zeros, ask.batch
         answer = replace(
             solved.factored.system.answer,

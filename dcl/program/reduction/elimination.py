@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcl.program import largest
 from dcl.program.affine import AffineMap
 from dcl.program.reduction.blocks import Block, Ints
 from dcl.program.reduction.matrices import (
@@ -105,20 +104,6 @@ class Matrices:
     A_DJ: AbstractMatrix
     A_DR: AbstractMatrix
 
-    @property
-    def rows(self) -> tuple[tuple[AbstractMatrix, AbstractMatrix], ...]:
-        """The blocks of A by their rows I, K, D."""
-        return (self.A_IJ, self.A_IR), (self.A_KJ, self.A_KR), (self.A_DJ, self.A_DR)
-
-
-def _largest(M: AbstractMatrix) -> Tensor:
-    """The largest entry of each row of M >= 0, (B or 1, r)."""
-    if isinstance(M, Diagonal):
-        return M.values
-    if M.is_zero or M.shape[1] == 0:
-        return torch.zeros(1, M.shape[0], dtype=torch.float64, device="cpu")
-    return M.full().amax(-1)
-
 
 @dataclass(frozen=True, eq=False)
 class Dual:
@@ -165,10 +150,6 @@ class Eliminated:
         """P u, A'w (B, n) and A u (B, m)."""
         return _products(self.blocks, u, w)
 
-    def sizes(self, u: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """|P||u|, |A|'|w| and |A||u|."""
-        return _products(self._absolute, u.abs(), w.abs())
-
     @cached_property
     def dual(self) -> Dual:
         """Made when it is first asked for; what is not definite is NaN."""
@@ -178,27 +159,6 @@ class Eliminated:
         N = self.A @ V
         diagonal = L.diagonal(dim1=-2, dim2=-1)
         return Dual(L, V, 0.5 * (N + N.mT), (diagonal.amax(-1) / diagonal.amin(-1)).square())
-
-    @cached_property
-    def row_sizes(self) -> Tensor:
-        """Largest absolute entry of each row of A, (B or 1, m); 1 for an empty row."""
-        t = self._absolute
-        parts = [torch.maximum(_largest(left), _largest(right)) for left, right in t.rows]
-        sizes = torch.cat([part.expand(max(p.shape[0] for p in parts), -1) for part in parts], -1)
-        return torch.where(sizes > 0.0, sizes, 1.0)
-
-    @cached_property
-    def size_P(self) -> Tensor:
-        """Largest absolute entry of P, (B or 1,)."""
-        t = self._absolute
-        parts = [_largest(block).amax(-1) for block in (t.P_JJ, t.P_JR, t.P_RR) if not block.is_zero]
-        return largest(*parts) if parts else torch.zeros(1, dtype=torch.float64, device="cpu")
-
-    @cached_property
-    def _absolute(self) -> Matrices:
-        t = self.blocks
-        names = ("M", "P_JJ", "P_JR", "P_RR", "A_IJ", "A_IR", "A_KJ", "A_KR", "A_DJ", "A_DR")
-        return Matrices(**{name: getattr(t, name).absolute() for name in names})
 
 
 def _products(t: Matrices, u: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:

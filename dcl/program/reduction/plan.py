@@ -24,6 +24,7 @@ from dcl.program.affine import AffineMap, affine_map, take
 from dcl.program.reduction.blocks import Floats, Ints
 from dcl.program.reduction.elimination import Elimination, Partition, inverse
 from dcl.program.reduction.matrices import Diagonal
+from dcl.program.reduction.measure import Nonzeros, nonzeros
 from dcl.program.reduction.pivots import Pivots, Shape, choose
 from dcl.program.reduction.redundant import moving, of_program, redundant
 from dcl.program.reduction.working import Working
@@ -76,12 +77,15 @@ class Cuts:
 class Reduction:
     """An elimination with the rows K in the order [equalities, inequalities, lower bounds, upper bounds], `sizes` of each.
 
+    P, A: nonzeros of the program as given, in the order of the partition.
     tight: inequality rows that define a variable, in the order of the partition, (m,).  equations: these and the equalities.
     moving: parameters in whose gradient redundant rows make a derivative that does not exist (redundant.py).
     before: variables and rows.  after: variables, general rows, bounds.
     """
 
     elimination: Elimination
+    P: Nonzeros
+    A: Nonzeros
     sizes: tuple[int, int, int, int]
     lower: Side
     upper: Side
@@ -181,10 +185,13 @@ def plan(
     if bool(wanted_z[torch.from_numpy(in_circles)].any()):
         return None
     order = np.concatenate([partition.I, partition.K, partition.D])
+    columns = np.concatenate([partition.J, partition.R])
     inequality = order >= shape.zeros
     taken = np.arange(m) < k
     return Reduction(
         Elimination(partition, blocks, M, len(general), _vectors(shape, partition)),
+        nonzeros(shape.P, columns, columns),
+        nonzeros(shape.A, order, columns),
         (equalities, len(general) - equalities, len(lower.rows), len(upper.rows)),
         side(lower),
         side(upper),
