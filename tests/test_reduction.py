@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from contextlib import contextmanager
 
@@ -394,6 +396,28 @@ def test_gradients_of_shared_parameters_are_sums():
     layer = layer_of(case)
     g, h = (torch.autograd.grad(layer(t, b, weight)[0].square().sum(), t)[0] for t in (shared, repeated))
     torch.testing.assert_close(g, h.sum(0), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["lasso", "mpc", "tv"])
+def test_a_first_call_under_inference_mode_leaves_nothing_behind(name):
+    case = case_of(name)
+    layer, fresh = layer_of(case), layer_of(case)
+    with torch.inference_mode():
+        layer(*case.tensors())
+    results = []
+    for f in (layer, fresh):
+        leaves = [t.requires_grad_() for t in case.tensors()]
+        results.append(torch.autograd.grad(f(*leaves)[0].square().sum(), leaves))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=0.0)
+
+
+def test_copies_and_pickles():
+    case = case_of("lasso")
+    layer = layer_of(case)
+    expected = layer(*case.tensors())[0]
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(again(*case.tensors())[0], expected, rtol=0.0, atol=0.0)
 
 
 def test_float32_in_and_out():

@@ -72,6 +72,8 @@ class Reductions:
         """For mu > 0, and right for mu = 0 too."""
         return self._plan(on_path=True)
 
+    # made once, and used ever after, also where the first call is under inference_mode
+    @torch.inference_mode(False)
     def _plan(self, *, on_path: bool) -> Reduction | None:
         x, z = self.requested
         dense = self.form.dense

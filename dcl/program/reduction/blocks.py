@@ -137,6 +137,11 @@ class Block:
         """Is it the same for all parameters?"""
         return self.map is None or not self.map.touching
 
+    @property
+    def stored(self) -> int:
+        """How many numbers one instance has."""
+        return 0 if self.map is None else self.map.size
+
     @cached_property
     def _fixed(self) -> AbstractMatrix:
         return self._matrix(())

@@ -31,6 +31,8 @@ from dcl.program.reduction.working import Working
 
 _SAVES = 0.7
 _MOST_GENERAL, _MOST_VARIABLES = 1500, 700
+# Numbers in all blocks of one instance.
+_MOST_STORED = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +168,8 @@ def plan(
         f"A_{a}{b}": shape.A.block(getattr(partition, a), getattr(partition, b))
         for a, b in ("IJ", "IR", "KJ", "KR", "DJ", "DR")
     }
+    if sum(block.stored for block in blocks.values()) > _MOST_STORED:
+        return None
     M = inverse(blocks["A_IJ"].at(()))
     k, r = len(partition.J), len(R)
     bounds = len(lower.rows) + len(upper.rows)
