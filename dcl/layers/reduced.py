@@ -79,7 +79,7 @@ def _transposed(t: Eliminated, w: Tensor) -> Tensor:
 class Solved:
     """A call's points of the program as given: x (B, n), z (B, m), and the rows that hold with equality, (B or 1, m).
 
-    status (B,) int8 as in `dcl.core.dense.Code`; mu: (B or 1,), None for the exact point.
+    status (B,) int8 as in `dcl.core.dense.Code`; mu: (B or 1,), None for the exact point.  is_delicate: may digits be lost?
     """
 
     factored: Factored
@@ -89,6 +89,7 @@ class Solved:
     strong: Tensor
     status: Tensor
     mu: Tensor | None
+    is_delicate: bool
 
     @property
     def is_at_tie(self) -> bool:
@@ -99,7 +100,7 @@ class Solved:
     def adjoint(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The system of `Factored.solve`, refined on the program as given where digits may have been lost."""
         u, w = self.factored.solve(g, h)
-        if not bool(self.factored.system.condition[self.status == 0].gt(_CONDITION).any()):
+        if not self.is_delicate:
             return u, w
         T = 0.0 if self.mu is None else torch.where(self.strong, 0.0, self.measured.s / self.z)
         rows = self.strong if self.mu is None else torch.ones_like(self.strong)
@@ -144,8 +145,8 @@ def solve(
     programs = given(reduction.P, reduction.A, thetas, g, h)
     found = programs.measure(x, z, strong, mu, threads)
     certified = answer.status == 0
-    conditions, worst = system.condition[certified], found.worst[certified]
-    if bool(conditions.gt(_CONDITION).any()) or bool(worst.gt(_TARGET).any()):
+    is_delicate = bool((certified & (system.condition > _CONDITION)).any())
+    if is_delicate or bool((certified & (found.worst > _TARGET)).any()):
         for _ in range(_MOST_STEPS):
             dx, dz = factored.solve(found.r_x, found.r_z)
             after = programs.measure(x + dx, z + dz, strong, mu, threads)
@@ -156,11 +157,15 @@ def solve(
             found = Measured(
                 *(_either(falls, getattr(after, f.name), getattr(found, f.name)) for f in fields(Measured))
             )
-            if not bool(found.worst[certified].gt(_TARGET).any()):
+            if not bool((certified & (found.worst > _TARGET)).any()):
                 break
-    accurate = (found.worst <= _ACCURATE) & _signs_hold(reduction, z) & (system.condition <= _CONDITIONED)
-    status = torch.where(certified & ~accurate, int(dense.Code.RESIDUAL), answer.status).to(torch.int8)
-    return Solved(factored, x, z, found, strong, status, mu)
+    good = (found.worst <= _ACCURATE) & (system.condition <= _CONDITIONED)
+    if reduction.has_tight:
+        good &= _signs_hold(reduction, z)
+    status = answer.status
+    if not bool(good.all()):
+        status = torch.where(certified & ~good, int(dense.Code.RESIDUAL), status).to(torch.int8)
+    return Solved(factored, x, z, found, strong, status, mu, is_delicate)
 
 
 def _either(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
@@ -169,7 +174,5 @@ def _either(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 def _signs_hold(reduction: Reduction, z: Tensor) -> Tensor:
     """Are the multipliers of inequality rows that define a variable positive, (B,)?"""
-    if not reduction.has_tight:
-        return z.new_ones(z.shape[0], dtype=torch.bool)
     size = 1.0 + z.abs().amax(-1)
     return (torch.where(reduction.tight, z, 0.0) >= -_NEGATIVE * size.unsqueeze(-1)).all(-1)

@@ -40,11 +40,6 @@ class Reductions:
     requested: Requested
 
     @cached_property
-    def pullbacks(self) -> dict[tuple[bool, ...], Pullback | None]:
-        """Those made so far, by the parameters that are needed."""
-        return {}
-
-    @cached_property
     def shape(self) -> Shape:
         """The program for all values of its parameters."""
         form, structure = self.form, self.form.structure
@@ -160,10 +155,8 @@ class ReducedWay(AbstractWay):
         if value is not None and solved.mu is not None:
             h = h - value.unsqueeze(-1) * solved.measured.s
         u, w = solved.adjoint(g, h)
-        points = [take(t, partition.variables) for t in (solved.x, u)]
-        rows = [take(t, partition.rows) for t in (solved.z, w)]
         gradients = self._pullback(tuple(needed))
-        found = {} if gradients is None else gradients(points[0], rows[0], points[1], rows[1], value)
+        found = {} if gradients is None else gradients(solved.x, solved.z, u, w, value)
         certified = (solved.status == 0).unsqueeze(-1)
         out: list[Tensor | None] = []
         for p, domain in enumerate(form.domains):
@@ -176,9 +169,10 @@ class ReducedWay(AbstractWay):
         return out
 
     def _pullback(self, needed: tuple[bool, ...]) -> Pullback | None:
-        kept = self.reductions.pullbacks
+        kept, partition = self.reduction.kept, self.reduction.elimination.partition
         if needed not in kept:
-            kept[needed] = pullback(self.reductions.shape, self.reductions.constant, needed)
+            shape, constant = self.reductions.shape, self.reductions.constant
+            kept[needed] = pullback(shape, constant, needed, partition.variables, partition.rows)
         return kept[needed]
 
 

@@ -26,6 +26,7 @@ from dcl.program.reduction.elimination import Elimination, Partition, inverse
 from dcl.program.reduction.matrices import Diagonal
 from dcl.program.reduction.measure import Nonzeros, nonzeros
 from dcl.program.reduction.pivots import Pivots, Shape, choose
+from dcl.program.reduction.pullback import Pullback
 from dcl.program.reduction.redundant import moving, of_program, redundant
 from dcl.program.reduction.working import Working
 
@@ -97,6 +98,11 @@ class Reduction:
     moving: frozenset[int]
     before: tuple[int, int]
     after: tuple[int, int, int]
+
+    @cached_property
+    def kept(self) -> dict[tuple[bool, ...], Pullback | None]:
+        """The ways back made so far, by the parameters that need a gradient."""
+        return {}
 
     @cached_property
     def has_tight(self) -> bool:

@@ -90,8 +90,11 @@ class Pullback:
         return {p: g for (p, _), g in zip(self.parts, found, strict=True)}
 
 
-def pullback(shape: Shape, d: Source, needed: Sequence[bool]) -> Pullback | None:
-    """For the parameters that are needed; None if the program depends on none of them. d: of the constant."""
+def pullback(shape: Shape, d: Source, needed: Sequence[bool], variables: Tensor, rows: Tensor) -> Pullback | None:
+    """For the parameters that are needed; None if the program depends on none of them.
+
+    d: of the constant.  variables, rows: where those of the program stand in the order of the points (`Partition`).
+    """
     sizes = shape.b.sizes
     starts = np.concatenate([[0], np.cumsum(sizes)])
     parts = tuple((p, sizes[p]) for p in range(len(sizes)) if needed[p])
@@ -113,15 +116,15 @@ def pullback(shape: Shape, d: Source, needed: Sequence[bool]) -> Pullback | None
     if L.shape[0] == 0:
         return None
 
-    def index(t: Ints) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(t, dtype=np.int64))
+    def at(order: Tensor, t: Ints) -> Tensor:
+        return order[torch.from_numpy(np.ascontiguousarray(t, dtype=np.int64))]
 
     return Pullback(
         parts,
-        (index(shape.P.rows[P]), index(shape.P.cols[P])),
-        (index(shape.A.rows[A]), index(shape.A.cols[A])),
-        index(q),
-        index(b),
+        (at(variables, shape.P.rows[P]), at(variables, shape.P.cols[P])),
+        (at(rows, shape.A.rows[A]), at(variables, shape.A.cols[A])),
+        at(variables, q),
+        at(rows, b),
         len(value) > 0,
         transpose(L),
     )
