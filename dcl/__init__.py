@@ -4,6 +4,9 @@ A constrained argmin inside a torch model: written in CVXPY or as matrices, solv
 instance, and differentiated exactly through its KKT conditions.
 """
 
+import warnings
+from typing import TYPE_CHECKING
+
 from dcl import solvers
 from dcl.about import Info, info
 from dcl.compare import Comparison, Diagnosis, PointDiagnosis, compare_gradients, diagnose
@@ -12,6 +15,7 @@ from dcl.errors import (
     DclError,
     DegenerateError,
     DegenerateWarning,
+    DivergedError,
     DppError,
     DtypeError,
     FlatError,
@@ -20,7 +24,6 @@ from dcl.errors import (
     NoMinimumError,
     NotStationaryError,
     OptionError,
-    RunsOffError,
     SaddleError,
     SlowWarning,
     SolveError,
@@ -46,6 +49,7 @@ __all__ = [
     "DegenerateError",
     "DegenerateWarning",
     "Diagnosis",
+    "DivergedError",
     "DppError",
     "DtypeError",
     "FlatError",
@@ -59,7 +63,6 @@ __all__ = [
     "PointDiagnosis",
     "QPLayer",
     "QPResult",
-    "RunsOffError",
     "SaddleError",
     "SlowWarning",
     "Solution",
@@ -73,3 +76,12 @@ __all__ = [
     "solve_qp",
     "solvers",
 ]
+
+if not TYPE_CHECKING:  # type checkers would take every misspelled name to be there
+
+    def __getattr__(name: str) -> object:
+        """Names that were replaced: each stays for one minor version."""
+        if name == "RunsOffError":
+            warnings.warn("dcl.RunsOffError is dcl.DivergedError now", DeprecationWarning, stacklevel=2)
+            return DivergedError
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

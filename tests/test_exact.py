@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import draw, gradients, solve, tensors, wrong
-from oracles.exact import DEGENERATE, UNSOLVABLE, Tiny, in_hull, tiny
+from oracles.exact import DEGENERATE, UNSOLVABLE, Tiny, analyze, in_hull, tiny
 from oracles.regular import rows_of
 from tolerances import TINY, TINY_HULL
 
@@ -114,6 +114,7 @@ def unsolvable(known: Tiny, _seed: int) -> list[str]:
     return [f"reported {status.name}"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", COUNTS)
 def test_tiny_programs(kind):
     assert not [text for seed in range(25 if kind is None else 8) for text in mistakes(kind, seed)]
@@ -132,3 +133,39 @@ def test_flagged_without_gradients_too():
         with torch.no_grad():
             solution = dcl.QPLayer(on_degenerate="ignore").solve(**({"P": None} | tensors(known.data)))
         assert GradientKind(int(solution.gradient_kind)) in flags(known)
+
+
+# an eigenvector of P with a cost of 1e-10 beside it: nothing tells that from rounding, and EXACT would be a guess
+@pytest.mark.parametrize("exponent", [8, 9, 10, 11, 12])
+def test_a_tiny_cost_beside_a_singular_quadratic_term(exponent):
+    found = [_tiny_cost(np.random.default_rng([exponent, seed]), exponent) for seed in range(60)]
+    found.append(_tiny_cost_judged(*KNOWN_TINY_COST, exponent))
+    assert [text for text in found if text] == []
+
+
+KNOWN_TINY_COST = (
+    np.array([[13, 2, -2, -9], [2, 8, 2, 4], [-2, 2, 1, 3], [-9, 4, 3, 10]]),
+    np.array([3, -1, 1, -1]), np.array([-5, 0, 1, -1]), np.array([0, 4, 4, 3]),
+)  # fmt: skip
+
+
+def _tiny_cost(rng: np.random.Generator, exponent: int) -> str:
+    n = int(rng.integers(2, 5))
+    R = rng.integers(-3, 4, (int(rng.integers(1, n)), n))
+    lb = rng.integers(-5, 2, n)
+    return _tiny_cost_judged(R.T @ R, rng.integers(-3, 4, n), lb, lb + rng.integers(1, 6, n), exponent)
+
+
+def _tiny_cost_judged(P: np.ndarray, q: np.ndarray, lb: np.ndarray, ub: np.ndarray, exponent: int) -> str:
+    """A mistake, or nothing: where the answer is OPTIMAL and EXACT, x is that of the exact program."""
+    cost = q * 10.0**-exponent
+    layer = dcl.QPLayer(on_failure="nan", on_degenerate="ignore")
+    tensor = {name: torch.from_numpy(a.astype(float)) for name, a in {"P": P, "q": cost, "lb": lb, "ub": ub}.items()}
+    solution = layer.solve(tensor.pop("P"), tensor.pop("q"), **tensor)
+    if solution.status != Status.OPTIMAL or solution.gradient_kind != GradientKind.EXACT:
+        return ""
+    known = analyze({"P": P, "q": cost, "lb": lb, "ub": ub})
+    if "nonunique" in known.degeneracies:
+        return f"EXACT, but x is not unique: {P.tolist(), cost.tolist(), lb.tolist(), ub.tolist()}"
+    error = np.abs(solution.x.numpy() - [float(x) for x in known.x]).max()
+    return "" if error <= 1e-6 else f"x is off by {error:.1e}: {P.tolist(), cost.tolist(), lb.tolist(), ub.tolist()}"

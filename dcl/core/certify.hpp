@@ -4,7 +4,8 @@
 //     |x|, |z|                                                       <= far * (1 + the active right-hand sides)
 //     |v_i| = max(z_i, s_i) of every inequality                      >= clear * the width of a tie in dcl/point/ties.py
 //     both Cholesky factors exist, and the condition of S            <= conditioned
-//     the last Newton step                                           <= settled, relative to the point
+//     the last Newton step                                           <= settled, relative to the point; where |v| is small
+//                                                                    it changes no v_i by a tenth of it
 //     condition * residual                                           <= error_limit
 //
 // A rank-deficient program whose objective falls without end has points of any size with small relative residuals: the
@@ -99,6 +100,22 @@ inline double imbalance(const Point& point) {
     return largest / std::clamp(smallest, tie_tolerance, 1.0);
 }
 
+// Did the last Newton step leave every v_i as it is, up to a tenth?  Asked where a v_i is smaller than `close` of the point.
+inline bool keeps_signs(const Program& program, const Point& point, const Step& step, double margin) {
+    constexpr double close = 1e-6, share = 0.1;
+    if (margin >= close * (1.0 + std::max(magnitude(point.x), magnitude(point.y)))) return true;
+    for (Index k = 0; k < count(point.strong); ++k) {
+        if (point.strong[k] >= program.p && std::abs(step.y(k)) > share * std::abs(point.y(k))) return false;
+    }
+    const Index general = program.p + program.m;
+    for (Index i = program.p; i < program.rows(); ++i) {
+        if (!program.binds(i) || point.s(i) == 0.0) continue;
+        const double moved = i < general ? program.C().col(i).dot(step.a) : step.a(program.variable(i));
+        if (std::abs(moved) > share * point.s(i)) return false;
+    }
+    return true;
+}
+
 inline bool is_far(const Program& program, const Point& point) {
     double data = 1.0;
     for (const Index row : point.strong) data = std::max(data, std::abs(program.side(row)));
@@ -125,19 +142,25 @@ struct Certifier {
             out.status = Status::tie;
             return out;
         }
-        out.condition = condition.estimate(factor);
+        const double size = imbalance(point);
+        // the estimate is as dear as a step: only where the bound does not settle it
+        out.condition = Condition::bound(factor);
+        if (!(out.condition * size <= delicate && out.condition * std::max(r.primal, r.dual) <= error_limit)) {
+            out.condition = condition.estimate(factor);
+        }
         if (!(out.condition <= conditioned)) {
             out.status = Status::condition;
             return out;
         }
-        if (out.condition * imbalance(point) > delicate) {
+        if (out.condition * size > delicate) {
             moved = sharpen(program, factor, point, r);
             if (!(r.worst() <= accurate) || !clear_of_ties(program, point, r, out.margin)) {
                 out.status = Status::residual;
                 return out;
             }
         }
-        const bool is_sharp = moved <= settled && out.condition * std::max(r.primal, r.dual) <= error_limit;
+        const bool is_sharp = moved <= settled && out.condition * std::max(r.primal, r.dual) <= error_limit &&
+                              keeps_signs(program, point, step, out.margin);
         out.status = is_sharp ? Status::certified : Status::residual;
         return out;
     }

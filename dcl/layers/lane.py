@@ -1,10 +1,13 @@
 """The fast lane: a call of a layer as one autograd node around the compiled core, where nothing but the answer is asked for.
 
-    layer -> merge the batch dimensions -> core: solve, certify -> outputs           backward: core's adjoint with the kept factor
+    layer -> the tensors as they are -> core: solve, certify -> outputs          backward: core's adjoint with the kept factor
 
 The core certifies instance by instance (`dcl.core.dense`).  Instances that it does not certify go through the careful lane,
 which alone speaks of failures and degenerate points; their rows replace those of the core.  Where more than first
 derivatives in reverse mode is asked for, the careful lane differentiates at the point that the core has found.
+
+What takes a microsecond a tensor (reshape, to, a view) is left out where it would change nothing: at n = 10 all of the core's
+work takes 30, and torch's own bookkeeping 90.
 
 A layer says with an `AbstractWay` how its tensors go through the core and back: `Direct`, by an `AbstractMap` that makes them a
 program of the core and the core's answer its outputs, or by a reduced program (`dcl.layers.reduced_lane`).
@@ -12,11 +15,12 @@ program of the core and the core's answer its outputs, or by a reduced program (
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -34,15 +38,21 @@ _MOST_ROWS = 1500
 
 
 class AbstractMap(ABC):
-    """From the caller's tensors, merged to (B or 1, ...), to a program of the core, and back; each map beside its adjoint."""
+    """From the caller's tensors to a program of the core, and back; each map beside its adjoint.
+
+    The tensors (*lead, ...) are contiguous, with one or B instances in their leading dimensions.
+    """
 
     @abstractmethod
     def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The blocks of `dcl.core.dense.solve`. Raises InputError for what the core does not look at."""
+        """The blocks of `dcl.core.dense.solve`. Raises InputError for what the core does not look at.
+
+        Law: their shapes and dtypes depend on those of the tensors only.
+        """
 
     @abstractmethod
     def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The layer's outputs, (B, ...) each."""
+        """The layer's outputs, (*batch, ...) each, in the caller's dtype."""
 
     @abstractmethod
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
@@ -53,68 +63,89 @@ class AbstractMap(ABC):
         """The blocks whose gradients are needed for those of the tensors that are `needed`."""
 
     @abstractmethod
-    def gradients(self, blocks: Mapping[str, Tensor], grads: Grads, needed: Sequence[bool]) -> list[Tensor | None]:
-        """Adjoint of `data` (and of what `outputs` reads of the tensors directly), (B or 1, ...) each."""
+    def gradients(self, blocks: Mapping[str, Tensor], grads: Grads, needed: Sequence[bool]) -> Sequence[Tensor | None]:
+        """Adjoint of `data` (and of what `outputs` reads of the tensors directly), of as many numbers as the tensors have."""
+
+
+class AbstractKept(Protocol):
+    """What a call leaves, for the program as the careful lane states it; `dcl.core.dense.Kept` is one."""
+
+    @property
+    def left(self) -> int:
+        """How many instances are not certified."""
+
+    @property
+    def status(self) -> Tensor:
+        """`dcl.core.dense.Code` (B,) int8."""
+
+    @property
+    def iterations(self) -> Tensor:
+        """Those of the solver (B,)."""
+
+    @property
+    def residuals(self) -> Tensor:
+        """Primal, dual, gap (B, 3)."""
+
+    @property
+    def is_regular(self) -> bool:
+        """May the careful lane differentiate at these points?"""
+
+    def point(self) -> tuple[Tensor, Tensor]:
+        """x (B, n) and z (B, rows), float64; the caller's to change."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """What is asked of the core: mu (B or 1,), None for the exact points; start: x (B, n) and z (B, m) to start from."""
+    """What is asked of the core.
 
-    batch: int
+    batch: dimensions.  mu (B or 1,), None for the exact points.  start: x (B, n) and z (B, m) to start from.  keep: for a
+    derivative or a `Solution`?
+    """
+
+    batch: tuple[int, ...]
     mu: Tensor | None
     start: tuple[Tensor, Tensor] | None
     threads: int
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """The answer for the program that the careful lane states, the layer's outputs, (B, ...) each, and what `pull` needs.
-
-    is_regular: may the careful lane differentiate at this point?
-    """
-
-    answer: dense.Answer
-    outputs: tuple[Tensor, ...]
-    kept: Any
-    is_regular: bool = True
+    keep: bool
 
 
 class AbstractWay(ABC):
-    """From the caller's tensors, merged to (B or 1, ...), through the core to the outputs, and back."""
+    """From the caller's tensors, as an `AbstractMap` takes them, through the core to the outputs, and back."""
 
     @abstractmethod
     def serves(self, needed: Sequence[bool]) -> bool:
         """Does `pull` give the gradients of the tensors that are `needed`?"""
 
     @abstractmethod
-    def ask(self, given: Sequence[Tensor], ask: Ask) -> Found:
-        """Ask the core. Raises InputError for what the core does not look at."""
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
+        """The layer's outputs, (*batch, ...), in the caller's dtype. Raises InputError for what the core does not look at."""
 
     @abstractmethod
-    def pull(self, kept: Any, grads: Grads, needed: Sequence[bool], threads: int) -> list[Tensor | None]:
-        """Adjoint of `ask` at what it kept, (B or 1, ...) each; None where not needed or zero."""
+    def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
+        """Adjoint of `ask` at what it kept, of as many numbers as the tensors have; None where not needed or zero."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Direct(AbstractWay):
-    """The program as it is."""
+    """The program as it is. frame: that of the core, from the first call on."""
 
     map: AbstractMap
+    frame: dense.Frame | None = None
 
     def serves(self, needed: Sequence[bool]) -> bool:
         return True
 
-    def ask(self, given: Sequence[Tensor], ask: Ask) -> Found:
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
         data = self.map.data(given)
         start = None if ask.start is None else _start(data, *ask.start)
-        answer = dense.solve(data, ask.batch, mu=ask.mu, start=start, threads=ask.threads)
-        return Found(answer, self.map.outputs(answer, given), (answer, data))
+        if self.frame is None:
+            self.frame = dense.frame(data, ask.batch)
+        answer = dense.solve_framed(self.frame, data, mu=ask.mu, start=start, threads=ask.threads, keep=ask.keep)
+        return self.map.outputs(answer, given), answer.kept
 
-    def pull(self, kept: Any, grads: Grads, needed: Sequence[bool], threads: int) -> list[Tensor | None]:
-        answer, data = kept
-        cotangents, wanted = self.map.cotangents(grads), self.map.wanted(needed)
-        blocks = dense.adjoint(answer, data, cotangents, wanted, threads=threads)
+    def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
+        assert isinstance(kept, dense.Kept)
+        blocks = kept.adjoint(self.map.cotangents(grads), self.map.wanted(needed), threads=threads)
         return self.map.gradients(blocks, grads, needed)
 
 
@@ -125,38 +156,57 @@ def direct(map: AbstractMap, rows: int) -> Direct | None:
 
 @dataclass(frozen=True, eq=False)
 class Lane:
-    """One layer's way through the core for arguments of given shapes. cores: dimensions of each that are no batch dimensions."""
+    """One layer's way through the core for arguments of given shapes.
+
+    cores: dimensions of each that are no batch dimensions.  spread: must it be repeated along some batch dimensions?
+    """
 
     way: AbstractWay
     batch: Batching
     cores: tuple[int, ...]
+    spread: tuple[bool, ...]
 
     def merged(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors, detached, (B or 1, ...), contiguous."""
-        return [self.batch.merge(t.detach(), core).contiguous() for t, core in zip(tensors, self.cores, strict=True)]
+        """The tensors, detached, as an `AbstractMap` takes them."""
+        return [
+            t.detach() if t.is_contiguous() and not spread else self._copied(t.detach(), core)
+            for t, spread, core in zip(tensors, self.spread, self.cores, strict=True)
+        ]
+
+    def _copied(self, t: Tensor, core: int) -> Tensor:
+        return self.batch.merge(t, core).contiguous()
 
     def restored(self, g: Tensor, t: Tensor, core: int) -> Tensor:
-        """The gradient (B or 1, ...) of the merged t as one of t: summed over what was broadcast."""
-        rest = t.shape[t.ndim - core :]
-        if g.shape[0] == 1:
+        """The gradient of a merged tensor as one of t: summed over what was repeated."""
+        if g.shape == t.shape:
+            return g
+        if g.numel() == t.numel():
             return g.reshape(t.shape)
-        return g.reshape((*self.batch.shape, *rest)).sum_to_size(t.shape)
+        return g.reshape((*self.batch.shape, *t.shape[t.ndim - core :])).sum_to_size(t.shape)
+
+
+def lane_of(way: AbstractWay, batch: Batching, tensors: Sequence[Tensor], cores: tuple[int, ...]) -> Lane:
+    """The lane for tensors of such shapes."""
+    leads = [tuple(t.shape[: t.ndim - core]) for t, core in zip(tensors, cores, strict=True)]
+    return Lane(way, batch, cores, tuple(math.prod(lead) != 1 and lead != batch.shape for lead in leads))
 
 
 @dataclass(eq=False)
 class FastCall:
     """One call.
 
-    differentiable(tensors, answer): the outputs again, by the careful lane, at the core's point if it is given.
-    start: x (B, n) and z (B, m) to start from.  found: what came of it, in how many seconds, once the core was asked.
+    differentiable(tensors, kept): the outputs again, by the careful lane, at the core's point.  keep: for a derivative or a
+    `Solution`?  start: x (B, n) and z (B, m) to start from.  kept: what the core found, and in how many seconds, once it was
+    asked; not the outputs themselves, whose graph holds on to the call.
     """
 
     lane: Lane
     mu: Tensor | None
     threads: int
-    differentiable: Callable[[Sequence[Tensor], dense.Answer | None], tuple[Tensor, ...]]
+    differentiable: Callable[[Sequence[Tensor], AbstractKept], tuple[Tensor, ...]]
+    keep: bool
     start: tuple[Tensor, Tensor] | None = None
-    found: Found | None = None
+    kept: AbstractKept | None = None
     seconds: float = 0.0
 
     def outputs(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -164,15 +214,10 @@ class FastCall:
         lane = self.lane
         given = lane.merged(tensors)
         began = time.perf_counter()
-        found = self.found = lane.way.ask(given, Ask(lane.batch.size, self.mu, self.start, self.threads))
+        ask = Ask(lane.batch.shape, self.mu, self.start, self.threads, self.keep)
+        outputs, self.kept = lane.way.ask(given, ask)
         self.seconds = time.perf_counter() - began
-        return tuple(lane.batch.restore(t) for t in found.outputs)
-
-    @property
-    def answer(self) -> dense.Answer:
-        """What the core found."""
-        assert self.found is not None
-        return self.found.answer
+        return outputs
 
 
 def started(warm_start: object, batch: Batching) -> tuple[Tensor, Tensor] | None:
@@ -222,27 +267,23 @@ class Fast(Function):
             return None, *[None] * len(tensors)
         if torch.is_grad_enabled() or not (is_plain() and all(map(is_ordinary, present))):
             return None, *_carefully(call, tensors, grads, needed)
-        lane = call.lane
-        assert call.found is not None
-        flat = [None if g is None else g.reshape((lane.batch.size, *g.shape[len(lane.batch.shape) :])) for g in grads]
-        found = lane.way.pull(call.found.kept, flat, needed, call.threads)
-        return None, *(
-            None if g is None else lane.restored(g, t, core).to(t.dtype)
+        lane, kept = call.lane, call.kept
+        assert kept is not None
+        found = lane.way.pull(kept, grads, needed, call.threads)
+        return None, *[
+            g if g is None or g.shape == t.shape else lane.restored(g, t, core)
             for g, t, core in zip(found, tensors, lane.cores, strict=True)
-        )
+        ]
 
 
 def _carefully(call: FastCall, tensors: Sequence[Tensor], grads: Grads, needed: Sequence[bool]) -> list[Tensor | None]:
     """The same gradients as a graph that can be differentiated again."""
-    assert call.found is not None
+    assert call.kept is not None
     create = torch.is_grad_enabled()
     with torch.enable_grad():
         # aliases: one argument may be computed from another, or be the same tensor, and its hooks run where torch calls them
         inputs = [t.view_as(t) if n else t.detach() for t, n in zip(tensors, needed, strict=True)]
-        # the outputs share memory with the answer, and the caller may have changed them in place
-        answer = call.answer
-        untouched = all(t._version == 0 for t in (answer.x, answer.y, answer.z, answer.value))
-        outputs = call.differentiable(inputs, answer if untouched and call.found.is_regular else None)
+        outputs = call.differentiable(inputs, call.kept)
         pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None and y.requires_grad]
         wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
         found = iter(

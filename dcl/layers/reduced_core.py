@@ -45,7 +45,6 @@ class Primal(AbstractSystem):
     """The program as it is."""
 
     reduction: Reduction
-    data: Mapping[str, Tensor]
     answer: dense.Answer
     x: Tensor
     w: Tensor
@@ -55,8 +54,8 @@ class Primal(AbstractSystem):
 
     def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         cotangents = {"x": g.contiguous()} | of_rows(self.reduction, h, g.shape[-1])
-        wanted = ["q", *(name for name in ("b", "h", "lb", "ub") if name in self.data)]
-        found = dense.adjoint(self.answer, self.data, cotangents, wanted, threads=self.threads)
+        wanted = ["q", *(name for name in ("b", "h", "lb", "ub") if name in self.answer.kept.data)]
+        found = self.answer.kept.adjoint(cotangents, wanted, threads=self.threads)
         signs = {"b": 1.0, "h": 1.0, "lb": -1.0, "ub": 1.0}
         y, z, z_lb, z_ub = (signs[name] * found[name] if name in found else None for name in signs)
         return -found["q"], to_rows(self.reduction, y, z, z_lb, z_ub, g)
@@ -67,7 +66,6 @@ class Dualized(AbstractSystem):
     """Its dual. holds: rows whose multiplier is at no bound, (B, |K|)."""
 
     t: Eliminated
-    data: Mapping[str, Tensor]
     answer: dense.Answer
     x: Tensor
     w: Tensor
@@ -78,7 +76,7 @@ class Dualized(AbstractSystem):
 
     def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         right = _times(g, self.t.dual.V) - h
-        found = dense.adjoint(self.answer, self.data, {"x": right.contiguous()}, ["q"], threads=self.threads)
+        found = self.answer.kept.adjoint({"x": right.contiguous()}, ["q"], threads=self.threads)
         w = torch.where(self.holds, -found["q"], 0.0)
         return _primal(self.t, g, w), w
 
@@ -99,7 +97,7 @@ def primal(
     answer = dense.solve(data, batch, mu=mu, start=_start(reduction, data, start), threads=threads)
     w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, answer.x)
     none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
-    return Primal(reduction, data, answer, answer.x, w, none, answer.condition, threads)
+    return Primal(reduction, answer, answer.x, w, none, answer.kept.condition, threads)
 
 
 def dualized(
@@ -117,12 +115,11 @@ def dualized(
     w = torch.where(at_zero, 0.0, torch.where(at_cap, upper, answer.x))
     return Dualized(
         t,
-        data,
         answer,
         _primal(t, g, w),
         w,
         at_cap.index_select(1, cuts.rows),
-        torch.maximum(answer.condition, dual.condition),
+        torch.maximum(answer.kept.condition, dual.condition),
         ~(at_cap | at_zero),
         threads,
     )

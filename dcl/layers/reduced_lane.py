@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +18,8 @@ from dcl.errors import InputError
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.frontends.cvxpy.form import flatten_columns, unflatten_columns
 from dcl.layers import reduced
-from dcl.layers.cvxpy_lane import check, checked_parameters, is_quadratic
-from dcl.layers.lane import AbstractWay, Ask, Found, Grads
+from dcl.layers.cvxpy_lane import check, is_quadratic
+from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
 from dcl.point.degeneracy import Requested
 from dcl.program.affine import take
 from dcl.program.reduction.blocks import Source, matrix_source, source
@@ -92,47 +91,76 @@ class Reductions:
 
 
 @dataclass(frozen=True, eq=False)
+class Lifted:
+    """What a call leaves; see `dcl.layers.lane.AbstractKept`. x (B, n), z (B, m): the point of the program as given."""
+
+    solved: reduced.Solved
+    x: Tensor
+    z: Tensor
+
+    @property
+    def left(self) -> int:
+        """How many instances are not certified."""
+        return int(torch.count_nonzero(self.solved.status))
+
+    @property
+    def status(self) -> Tensor:
+        """`dcl.core.dense.Code` (B,) int8."""
+        return self.solved.status
+
+    @property
+    def iterations(self) -> Tensor:
+        """Those of the solver (B,)."""
+        return self.solved.factored.system.answer.iterations
+
+    @property
+    def residuals(self) -> Tensor:
+        """Primal, dual, gap (B, 3)."""
+        return self.solved.measured.residuals[:, :3]
+
+    @property
+    def is_regular(self) -> bool:
+        """May the careful lane differentiate at these points?"""
+        return not (self.solved.factored.reduction.has_tight and self.solved.is_at_tie)
+
+    def point(self) -> tuple[Tensor, Tensor]:
+        """x (B, n) and z (B, m), copies."""
+        return self.x.clone(), self.z.clone()
+
+
+@dataclass(frozen=True, eq=False)
 class ReducedWay(AbstractWay):
     """values: places of the optimal value among the outputs.  shared: is the parameter shared by the batch?
 
-    checked: parameters whose values the core does not check.
+    dtype: the caller's.  checked: parameters whose domain is looked at.
     """
 
     reductions: Reductions
     reduction: Reduction
     values: tuple[int, ...]
     shared: tuple[bool, ...]
+    dtype: torch.dtype
     checked: tuple[int, ...]
 
     def serves(self, needed: Sequence[bool]) -> bool:
         return not any(needed[p] for p in self.reduction.moving)
 
-    def ask(self, given: Sequence[Tensor], ask: Ask) -> Found:
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
         form, partition = self.reductions.form, self.reduction.elimination.partition
-        check(form, self.checked, given)
+        check(form, self.checked, range(len(given)), given)
         thetas = [form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)]
         start = None if ask.start is None else self._started(*ask.start)
-        solved = reduced.solve(self.reduction, thetas, ask.batch, mu=ask.mu, start=start, threads=ask.threads)
+        batch = math.prod(ask.batch)
+        solved = reduced.solve(self.reduction, thetas, batch, mu=ask.mu, start=start, threads=ask.threads)
         x, z = take(solved.x, partition.variables), take(solved.z, partition.rows)
-        value = solved.measured.value
-        zeros, batch = self.reductions.shape.zeros, ask.batch
-        answer = replace(
-            solved.factored.system.answer,
-            x=x,
-            y=z[:, :zeros],
-            z=z[:, zeros:],
-            z_lb=x.new_empty(batch, 0),
-            z_ub=x.new_empty(batch, 0),
-            value=value,
-            residuals=solved.measured.residuals[:, :3],
-            status=solved.status,
-        )
         outputs = list(form.extract(x, z))
         if self.values:
-            d = form.map_d(thetas).squeeze(-1)
+            value = solved.measured.value + form.map_d(thetas).squeeze(-1)
             for place in self.values:
-                outputs.insert(place, -(value + d) if form.maximize else value + d)
-        return Found(answer, tuple(outputs), solved, is_regular=not (self.reduction.has_tight and solved.is_at_tie))
+                outputs.insert(place, -value if form.maximize else value)
+        # copies: the caller may change his outputs in place
+        shaped = tuple([t.reshape((*ask.batch, *t.shape[1:])).to(self.dtype, copy=True) for t in outputs])
+        return shaped, Lifted(solved, x, z)
 
     def _started(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         n, m = self.reduction.before
@@ -141,15 +169,16 @@ class ReducedWay(AbstractWay):
         partition = self.reduction.elimination.partition
         return take(x, partition.variable_order), take(z, partition.row_order)
 
-    def pull(self, kept: Any, grads: Grads, needed: Sequence[bool], threads: int) -> list[Tensor | None]:
-        solved: reduced.Solved = kept
+    def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
+        assert isinstance(kept, Lifted)
+        solved = kept.solved
         form, partition = self.reductions.form, self.reduction.elimination.partition
         x, z = torch.zeros_like(solved.x), torch.zeros_like(solved.z)
         form.extract_adjoint([g for i, g in enumerate(grads) if i not in self.values], x, z)
         given = [g for i in self.values if (g := grads[i]) is not None]
         value = None
         if given:
-            total = torch.stack(given).sum(0).to(torch.float64)
+            total = torch.stack(given).sum(0).to(torch.float64).reshape(-1)
             value = -total if form.maximize else total
         g, h = take(x, partition.variable_order), take(z, partition.row_order)
         if value is not None and solved.mu is not None:
@@ -165,7 +194,7 @@ class ReducedWay(AbstractWay):
                 continue
             t = torch.where(certified, found[p], 0.0)
             t = t.sum(0, keepdim=True) if self.shared[p] and t.shape[0] > 1 else t
-            out.append(unflatten_columns(t, domain.shape))
+            out.append(unflatten_columns(t, domain.shape).to(self.dtype))
         return out
 
     def _pullback(self, needed: tuple[bool, ...]) -> Pullback | None:
@@ -177,7 +206,7 @@ class ReducedWay(AbstractWay):
 
 
 def reduced_way(
-    reductions: Reductions, exact: bool, values: tuple[int, ...], shared: tuple[bool, ...]
+    reductions: Reductions, exact: bool, values: tuple[int, ...], shared: tuple[bool, ...], dtype: torch.dtype
 ) -> ReducedWay | None:
     """The way of a form by its reduced program, None where there is none. exact: for mu = 0."""
     form = reductions.form
@@ -187,5 +216,9 @@ def reduced_way(
     if reduction is None:
         return None
     # what is not PSD may be so where variables are taken out: nothing but the domain tells
-    checked = tuple(p for p, domain in enumerate(form.domains) if domain.sign or p in checked_parameters(form))
-    return ReducedWay(reductions, reduction, values, shared, checked)
+    checked = [
+        p
+        for p, d in enumerate(form.domains)
+        if d.sign or d.lower is not None or d.upper is not None or d.strict or d.free is not None
+    ]
+    return ReducedWay(reductions, reduction, values, shared, dtype, tuple(checked))

@@ -3,6 +3,8 @@
     ties       |v_i| (SOC, PSD: the eigenvalue) is zero up to rounding (`dcl.point.ties`): a kink of the projection, D = 1/2,
                or what `dcl.point.basis` chose -> WEAKLY_ACTIVE.  K is multi-affine in D, so the derivative returned is a convex
                combination of those of the active sets that nearby data make optimal.
+    unsettled  Newton's next step would move v_i through zero, or nearly: the residual is small, but not beside v_i, and the
+               active set is not known (q of 1e-10 beside a singular P of size one) -> WEAKLY_ACTIVE
     rank       the equilibrated S has relative singular values below 1e-10: minimum-norm derivative
                -> RANK_DEFICIENT (dependent active rows, multipliers not unique), NONUNIQUE (flat optimal face)
                Dependent rows leave dx unique where S (dx, w) = (a, R b) is consistent: for every change of P and q (b = 0),
@@ -21,8 +23,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dcl.cones.base import is_exact
 from dcl.point import Point
 from dcl.point.basis import kink_values
+from dcl.point.ties import tie_width
 from dcl.program import ConeProgram, magnitude
 from dcl.status import GradientKind
 
@@ -30,6 +34,10 @@ CONDITION_LIMIT = 1e10
 ERROR_LIMIT = 1e-6
 # A change of the requested entries below this, relative to all entries, is none.
 _MOVES = 1e-9
+# Newton's next step may change v_i by this factor.
+_SETTLED = 0.5
+# Above this residual it is always asked, else only where |v_i| is below the width of a tie.
+_ROUNDED = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +94,13 @@ def classify(
         weakest = torch.full((batch,), -1, dtype=torch.int64, device=v.device)
     conditioning = kkt.conditioning
     condition = conditioning.condition
-    tied, flat = (~torch.isnan(at_kink)).any(-1), conditioning.null_a > 0
+    doubtful = ~torch.isnan(at_kink) | _unsettled(point, residual)
+    tied, flat = doubtful.any(-1), conditioning.null_a > 0
     if requested is not None:
         if bool(flat.any()):
             flat = flat & (conditioning.spread[:, requested[0]] > _MOVES).any(-1)
         if bool(tied.any()) and kkt.D.diagonal:
-            effect = _effect_of_ties(point, requested)
+            effect = _effect_of_ties(point, doubtful, requested)
             tied, weakest = effect.amax(-1) > _MOVES, torch.where(tied, effect.argmax(-1), weakest)
     dependent = conditioning.null_y > 0
     if requested is not None and not rows_move and program.structure.cone.is_orthant and not bool(requested[1].any()):
@@ -119,19 +128,31 @@ def _first_rows(program: ConeProgram, rows: Tensor) -> Tensor:
     return table[rows]
 
 
-def _effect_of_ties(point: Point, requested: Requested) -> Tensor:
-    """How much D at each tie changes the requested entries' derivative, relative, (B, m); zero for rows without a tie.
+def _unsettled(point: Point, residual: Tensor) -> Tensor:
+    """The rows of an orthant, (B, m), where Newton's next step changes v_i by half of it or more."""
+    nowhere = torch.zeros_like(point.v, dtype=torch.bool)
+    if not point.program.structure.cone.is_orthant or not is_exact(point.mu) or not point.v.shape[-1]:
+        return nowhere
+    distance = point.program.structure.cone.kink_distance(point.v)
+    small = (distance <= tie_width(point.program, point.v)).any(-1)
+    if not bool((small | (residual > _ROUNDED)).any()):
+        return nowhere
+    _, dv = point.newton()
+    return dv.abs() >= _SETTLED * distance
+
+
+def _effect_of_ties(point: Point, tied: Tensor, requested: Requested) -> Tensor:
+    """How much D at each of the rows `tied` changes the requested entries' derivative, relative, (B, m); zero elsewhere.
 
     Another value of D_i adds a multiple of c = (A_i', e_i) e_i' to K, so a linear function E of the solution keeps its
     derivative E K^-1 if and only if E K^-1 c = 0; if that holds for each tie it holds for all values of D at all of them.
     """
-    at_kink, kkt = point.at_kink, point.kkt
-    tied = ~torch.isnan(at_kink)
+    kkt = point.kkt
     count = int(tied.sum(-1).max())
     rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
-    effect = torch.zeros_like(at_kink)
+    effect = torch.zeros_like(point.v)
     for column in rows.T:
-        e = torch.zeros_like(at_kink).scatter(-1, column.unsqueeze(-1), 1.0)
+        e = torch.zeros_like(point.v).scatter(-1, column.unsqueeze(-1), 1.0)
         dx, dv, _ = kkt.tangent(point.program.ATz(e), e)
         dz = kkt.D.apply(dv)
         moved = torch.cat([dx[:, requested[0]], dz[:, requested[1]]], -1)

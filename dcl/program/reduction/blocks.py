@@ -24,28 +24,6 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
-def coefficients(affine: AffineMap, sizes: Sequence[int]) -> sp.csr_array:
-    """The matrix of the linear part of a map, (size, sum of sizes): column s_p + k is entry k of parameter p."""
-    starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    # column of each entry of u = (theta of those that touch, constants); -1: a constant
-    column = np.concatenate(
-        [np.arange(starts[p], starts[p + 1]) for p in affine.touching]
-        + [np.full(affine.constants.shape[-1], -1, dtype=np.int64)]
-    ).astype(np.int64)
-
-    def weights(t: Tensor | None, size: int) -> Floats:
-        return np.ones(size) if t is None else t.numpy()
-
-    rows = np.concatenate([np.arange(affine.size), affine.rest_rows.numpy()])
-    cols = column[np.concatenate([affine.index.numpy(), affine.rest_cols.numpy()])]
-    values = np.concatenate(
-        [weights(affine.weights, affine.size), weights(affine.rest_weights, affine.rest_rows.shape[-1])]
-    )
-    keep = cols >= 0
-    shape = (affine.size, int(starts[-1]))
-    return sp.csr_array(sp.coo_array((values[keep], (rows[keep], cols[keep])), shape=shape))
-
-
 @dataclass(frozen=True, eq=False)
 class Source:
     """An affine map with its matrix at hand. offset (size,), linear (size, sum of sizes)."""
@@ -72,7 +50,7 @@ class Source:
 
 def source(affine: AffineMap, sizes: Sequence[int]) -> Source:
     """The source of a map."""
-    return Source(affine.offset.numpy(), coefficients(affine, sizes), tuple(sizes))
+    return Source(affine.offset.numpy(), affine.linear(sizes), tuple(sizes))
 
 
 @dataclass(frozen=True, eq=False)
