@@ -24,8 +24,8 @@ from dcl.program.reduction.plan import Reduction
 
 # Residuals above the first are refined, above the second not certified; this and the condition as in dcl/core/certify.hpp.
 _TARGET, _ACCURATE, _CONDITIONED = 1e-12, 1e-11, 1e9
-# Above this condition of the reduced system, what its matrices have lost is won back on the program as given.
-_CONDITION = 1e3
+# Above this bound of the condition of the reduced system, what its matrices have lost is won back on the program as given.
+_CONDITION = 1e5
 _MOST_STEPS = 3
 # Multipliers of rows that define a variable are sums of others: below zero by rounding only.
 _NEGATIVE = 1e-11
