@@ -22,8 +22,8 @@ from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.measure import Measured, given
 from dcl.program.reduction.plan import Reduction
 
-# Residuals above the first are refined, above the second not certified; this and the condition as in dcl/core/certify.hpp.
-_TARGET, _ACCURATE, _CONDITIONED = 1e-12, 1e-11, 1e9
+# Residuals above the first (`Measured.worst`) are refined, and then not certified; the condition as in dcl/core/certify.hpp.
+_ACCURATE, _CONDITIONED = 1e-12, 1e9
 # Above this bound of the condition of the reduced system, what its matrices have lost is won back on the program as given.
 _CONDITION = 1e5
 _MOST_STEPS = 3
@@ -146,7 +146,7 @@ def solve(
     found = programs.measure(x, z, strong, mu, threads)
     certified = answer.status == 0
     is_delicate = bool((certified & (system.condition > _CONDITION)).any())
-    if is_delicate or bool((certified & (found.worst > _TARGET)).any()):
+    if is_delicate or bool((certified & (found.worst > _ACCURATE)).any()):
         for _ in range(_MOST_STEPS):
             dx, dz = factored.solve(found.r_x, found.r_z)
             after = programs.measure(x + dx, z + dz, strong, mu, threads)
@@ -157,7 +157,7 @@ def solve(
             found = Measured(
                 *(_either(falls, getattr(after, f.name), getattr(found, f.name)) for f in fields(Measured))
             )
-            if not bool((certified & (found.worst > _TARGET)).any()):
+            if not bool((certified & (found.worst > _ACCURATE)).any()):
                 break
     good = (found.worst <= _ACCURATE) & (system.condition <= _CONDITIONED)
     if reduction.has_tight:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -113,7 +113,7 @@ def dualized(
     answer = dense.solve(data, batch, threads=threads)
     at_cap, at_zero = answer.z_ub > 0.0, answer.z_lb > 0.0
     w = torch.where(at_zero, 0.0, torch.where(at_cap, upper, answer.x))
-    return Dualized(
+    found = Dualized(
         t,
         answer,
         _primal(t, g, w),
@@ -123,6 +123,14 @@ def dualized(
         ~(at_cap | at_zero),
         threads,
     )
+    # x is a difference: one step for the rows that hold, some of which say that it is zero
+    dx, dw = found.solve(torch.zeros_like(found.x), torch.where(found.holds, h - _times_rows(t, found.x), 0.0))
+    return replace(found, x=found.x + dx, w=w + dw)
+
+
+def _times_rows(t: Eliminated, x: Tensor) -> Tensor:
+    """A x of the reduced rows."""
+    return x @ t.A[0].mT if t.A.shape[0] == 1 else (t.A @ x.unsqueeze(-1)).squeeze(-1)
 
 
 def _times(g: Tensor, M: Tensor) -> Tensor:

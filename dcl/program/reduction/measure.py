@@ -23,7 +23,7 @@ from dcl.program.affine import AffineMap
 from dcl.program.reduction.blocks import Ints, MatrixSource
 
 _extension: Any = core.extension
-_WEIGHTS = torch.tensor([0.01, 0.01, 0.01, 1.0], dtype=torch.float64, device="cpu")
+_WEIGHTS = torch.tensor([0.1, 0.1, 0.1, 1.0], dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class Measured:
 
     @cached_property
     def worst(self) -> Tensor:
-        """The largest net residual, or a hundredth of the others, (B,); NaN counts as infinite.
+        """The largest net residual, or a tenth of the others, (B,); NaN counts as infinite.
 
-        An entry of x that is rounding beside zero misses its row by rounding, which the terms of that row do not excuse.
+        What is rounding beside zero misses its row by rounding, which the terms of that row do not excuse.
         """
         return (self.residuals * _WEIGHTS).amax(-1).nan_to_num(nan=torch.inf)
 
