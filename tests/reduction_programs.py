@@ -177,6 +177,68 @@ def aliases(rng: np.random.Generator) -> Case:
     return Case(problem, [p, scale], [x, y, z], [rng.standard_normal((BATCH, 4)), np.array(0.7)], None)
 
 
+def mixture(rng: np.random.Generator) -> Case:
+    """Terms and constraints drawn from a list, around a strongly convex cost."""
+    n, m = 5, 4
+    x, y, t = cp.Variable(n), cp.Variable(m), cp.Variable()
+    p, A, b = cp.Parameter(n), cp.Parameter((m, n)), cp.Parameter(m)
+    C, c = rng.standard_normal((3, n)), rng.standard_normal(3)
+    terms = [
+        cp.norm1(x),
+        cp.norm1(A @ x - b),
+        cp.sum(cp.pos(x - p)),
+        cp.sum(cp.maximum(C @ x - c, -0.5 * (C @ x))),
+        cp.sum_squares(A @ x - b),
+        2.0 * cp.sum_squares(y),
+        cp.max(x),
+        t,
+    ]
+    constraints = [
+        [cp.abs(x) <= 2],
+        [cp.sum(x) == 0.5],
+        [x >= -1.5],
+        [C @ x <= 3.0],
+        [cp.norm_inf(x) <= 1.8],
+        [cp.norm1(x) <= 4],
+        [C[:2] @ x == [0.1, -0.2], C[0] @ x + C[1] @ x == -0.1],
+    ]
+    chosen = [terms[k] for k in rng.permutation(len(terms))[:4]]
+    held = [c for k in rng.permutation(len(constraints))[:3] for c in constraints[k]]
+    cost = cp.sum_squares(x - p) + 0.5 * cp.sum_squares(t - 1) + sum(chosen)
+    problem = cp.Problem(cp.Minimize(cost), [y == A @ x - 2 * b, t >= C[0] @ x, *held])
+    values = [rng.standard_normal((BATCH, n)), rng.standard_normal((BATCH, m, n)), rng.standard_normal((BATCH, m))]
+    return Case(problem, [p, A, b], [x, y, t], values, None)
+
+
+def soft_mixture(rng: np.random.Generator) -> Case:
+    """Few enough epigraphs for the dual, of weights that a parameter sets, with other rows beside them."""
+    n = 8
+    x, t, p, A = cp.Variable(n), cp.Variable(), cp.Parameter(n), cp.Parameter((3, n))
+    weight, c = cp.Parameter(nonneg=True), cp.Parameter(3)
+    C = rng.standard_normal((3, n))
+    terms = [
+        cp.norm1(A @ x - c),
+        weight * cp.sum(cp.pos(C @ x - 0.1)),
+        cp.sum(cp.maximum(C @ x, -0.5 * (A @ x) + c)),
+        weight * cp.abs(C[0] @ x - 0.3),
+        0.5 * weight * cp.max(x[:2]),
+    ]
+    constraints = [[cp.sum(x) == 0.5], [C[1] @ x <= 1.0], [t >= C[2] @ x], []]
+    chosen = [terms[k] for k in rng.permutation(len(terms))[:2]]
+    held = [row for k in rng.permutation(len(constraints))[:2] for row in constraints[k]]
+    cost = cp.sum_squares(x - p) + cp.square(t - 1) + cp.sum_squares(A @ x) + sum(chosen)
+    problem = cp.Problem(cp.Minimize(cost), held)
+    used = {q.id for q in problem.parameters()}
+    draws = (
+        (p, rng.standard_normal((BATCH, n))),
+        (A, rng.standard_normal((BATCH, 3, n))),
+        (weight, 0.2 + rng.random(BATCH)),
+        (c, rng.standard_normal((BATCH, 3))),
+    )
+    parameters, values = zip(*((q, value) for q, value in draws if q.id in used), strict=True)
+    return Case(problem, parameters, [x, t], values, None)
+
+
 CASES: dict[str, Callable[[np.random.Generator], Case]] = {
     make.__name__: make
     for make in (
@@ -187,6 +249,8 @@ CASES: dict[str, Callable[[np.random.Generator], Case]] = {
         tv,
         huber_like,
         portfolio,
+        mixture,
+        soft_mixture,
         mpc,
         mpc_with_abs,
         mpc_with_states_bounded,
