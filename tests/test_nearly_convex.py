@@ -78,7 +78,9 @@ def least_over_box(P, q, lower, upper):
         x = [low[j] if face[j] < 0 else high[j] for j in range(n)]
         if free:
             block = fmpq_mat(len(free), len(free), [P[i, j] for i in free for j in free])
-            corners = [fmpq_mat(k, k, [block[i, j] for i in range(k) for j in range(k)]) for k in range(1, len(free) + 1)]
+            corners = [
+                fmpq_mat(k, k, [block[i, j] for i in range(k) for j in range(k)]) for k in range(1, len(free) + 1)
+            ]
             if not all(corner.det() > 0 for corner in corners):
                 continue
             held = [j for j in range(n) if face[j] != 0]

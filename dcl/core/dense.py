@@ -88,6 +88,11 @@ class Kept(NamedTuple):
     handle: Any
 
     @property
+    def is_regular(self) -> bool:
+        """May the careful lane differentiate at these points?"""
+        return True
+
+    @property
     def left(self) -> int:
         """How many instances are not certified."""
         return int(self.handle.left)

@@ -20,7 +20,7 @@ from dcl.frontends.batching import Batching
 from dcl.implicit import Known
 from dcl.layers import compiled, fast
 from dcl.layers.engine import Engine, LayerPoint
-from dcl.layers.lane import AbstractMap
+from dcl.layers.lane import AbstractWay
 from dcl.outcome.messages import AbstractCallContext, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
@@ -78,8 +78,8 @@ class AbstractLayer(nn.Module):
         """The outputs (B, ...), of the shapes in the plan."""
 
     @abstractmethod
-    def _map(self, arguments: Arguments) -> AbstractMap | None:
-        """How arguments of these shapes go through the compiled core; None where they do not."""
+    def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
+        """How arguments of these shapes go through the compiled core; None where they do not. exact: at mu = 0 for certain?"""
 
     def _value(self, stated: Stated, point: LayerPoint) -> Tensor:
         """The optimal value (B,)."""

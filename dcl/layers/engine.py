@@ -104,6 +104,11 @@ class Engine:
         """May the compiled core answer? Not where the caller named a solver or gave it options: then that is what runs."""
         return self.settings.solver is None and not self.settings.solver_args
 
+    def is_exact(self, mu: float | Tensor | None) -> bool:
+        """Is a call with this mu, that of the layer for None, at mu = 0 for certain? A tensor is not looked at."""
+        mu = self.settings.mu if mu is None else mu
+        return isinstance(mu, (int, float)) and mu == 0
+
     def path(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> tuple[Tensor | None] | None:
         """For the core: (None,) at mu = 0, (mu (B or 1,),) on the central path; None where the careful lane has to judge mu."""
         mu = self.settings.mu if mu is None else mu
