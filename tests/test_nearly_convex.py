@@ -37,7 +37,7 @@ def lane(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(core, "available", False)
         monkeypatch.setattr("dcl.about.warn_of_slow_path", lambda: None)
-        monkeypatch.setattr("dcl.layers.base.warn_of_slow_path", lambda: None)
+        monkeypatch.setattr("dcl.layers.fast.warn_of_slow_path", lambda: None)
     elif not core.available:
         pytest.skip(f"no compiled core: {core.reason}")
     return request.param

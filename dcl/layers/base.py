@@ -23,7 +23,7 @@ from dcl.layers.engine import Engine, LayerPoint
 from dcl.layers.lane import AbstractWay
 from dcl.outcome.messages import AbstractCallContext, Members
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Requested
+from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
 from dcl.torch_modes import uncompiled
 
@@ -59,6 +59,7 @@ class AbstractLayer(nn.Module):
 
     _engine: Engine
     _requested: Requested | None = None
+    _moving: Moving | None = None
 
     @abstractmethod
     def _cores(self) -> Mapping[str, int]:
@@ -151,7 +152,9 @@ class AbstractLayer(nn.Module):
 
     def _answered(self, stated: Stated, plan: Plan, **options: Any) -> tuple[tuple[Tensor, ...], LayerPoint]:
         """The outputs, (*batch, ...) each, and the point of a call that has been stated."""
-        point = self._engine.solve(stated.program, stated.given, stated.context, requested=self._requested, **options)
+        point = self._engine.solve(
+            stated.program, stated.given, stated.context, requested=self._requested, moving=self._moving, **options
+        )
         return tuple(self._engine.finish(point, t, plan.batch) for t in self._outputs(stated, plan, point)), point
 
     # what `dcl.layers.compiled` asks for

@@ -21,8 +21,9 @@ from dcl.layers.lane import AbstractWay, direct
 from dcl.layers.reduced_lane import Reductions, reduced_way
 from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Requested
+from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
+from dcl.program.pattern import AbstractPattern
 from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
@@ -59,7 +60,7 @@ class _Context(AbstractCallContext):
 
 
 def _requested(form: CanonicalForm, with_value: bool) -> Requested:
-    """Which entries of x (n,) and z (m,) the outputs read; the value by its slopes, x x' in P, x in q, z x' in A, z in b."""
+    """Which entries of x and z the outputs read; the value by its slopes, x x' in P, x in q, z x' in A, z in b."""
     x, z = (torch.zeros(size, dtype=torch.bool, device="cpu") for size in (form.structure.n, form.structure.m))
     for output in form.outputs:
         place = slice(output.start, output.start + math.prod(output.shape)) if output.index is None else output.index
@@ -71,7 +72,19 @@ def _requested(form: CanonicalForm, with_value: bool) -> Requested:
         for entries, pattern, rows in ((form.map_P.varying, structure.P, x), (form.map_A.varying, structure.A, z)):
             i, j = (torch.from_numpy(place)[entries] for place in pattern.coordinates())
             rows[i], x[j] = True, True
-    return x, z
+    return Requested(x, z)
+
+
+def _moving(form: CanonicalForm) -> Moving:
+    """The data that depend on parameters."""
+
+    def entries(varying: Tensor, pattern: AbstractPattern) -> tuple[Tensor, Tensor]:
+        i, j = (torch.from_numpy(place)[varying] for place in pattern.coordinates())
+        return i, j
+
+    structure = form.structure
+    P, A = entries(form.map_P.varying, structure.P), entries(form.map_A.varying, structure.A)
+    return Moving(P, form.map_q.varying, A, form.map_b.varying)
 
 
 class CvxpyLayer(AbstractLayer):
@@ -143,6 +156,7 @@ class CvxpyLayer(AbstractLayer):
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
         self._requested = _requested(self._form, bool(self._values))
         self._reductions = Reductions(self._form, self._requested) if reduce else None
+        self._moving = _moving(self._form)
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
         self._engine.check_cones(self._form.structure.cone)

@@ -17,7 +17,7 @@ from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS,
 from dcl.implicit.solve import Outcome
 from dcl.outcome.messages import AbstractCallContext, check_barrier
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Degeneracy, Requested
+from dcl.point.degeneracy import Degeneracy, Moving, Requested
 from dcl.program import ConeProgram, Structure
 from dcl.program.rows import Rows
 from dcl.program.scaling import scaled
@@ -161,12 +161,14 @@ class Engine:
         mu: float | Tensor | None = None,
         warm_start: Solution | bool | None = None,
         requested: Requested | None = None,
+        moving: Moving | None = None,
         record: bool | None = None,
         known: Known | None = None,
     ) -> LayerPoint:
         """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...).
 
-        requested: entries of x (n,) and z (m,) whose derivative matters, None for all.  record: will a derivative be asked
+        requested: what the derivative is asked for, None for all of x and z.  moving: data that may need a
+        gradient, None for all.  record: will a derivative be asked
         for? None: look at the tensors.  known: the solution, if it only is to be differentiated.
         Errors and warnings as the settings say.
         """
@@ -188,7 +190,9 @@ class Engine:
             on_degenerate=self.on_degenerate,
             record=is_recorded(data) if record is None else record,
             # an operator of a compiled graph says that something is recorded, not what
-            rows_move=record is not None or is_recorded(data[2:]),
+            moving=moving
+            if record is not None or moving is None
+            else moving.restricted(*(is_recorded([t]) for t in data)),
             known=known,
             requested=requested,
             threads=choice.threads,
