@@ -10,7 +10,9 @@ _EXISTS = "x(mu), mu > 0, exists only where a point satisfies all inequalities s
 
 def advise(point: PointDiagnosis, mu: float | None) -> str:
     """The sentence; mu: what to use where a barrier helps, None where x(mu) exists for no mu (or was not looked for: EXACT)."""
-    none = "" if mu is not None else "no barrier helps, since x(mu) was found for no mu: the constraints leave no interior"
+    none = (
+        "" if mu is not None else "no barrier helps, since x(mu) was found for no mu: the constraints leave no interior"
+    )
     if mu is None:
         smooth = none
     else:

@@ -210,7 +210,11 @@ def raise_failures(
             found += _negative(context, smallest, those)
         lines.append(f"{_subject(context, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
-        "no optimal solution" + _whom(context, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(context, len(failed)),
+        "no optimal solution"
+        + _whom(context, " for ", failed)
+        + ".\n  "
+        + "\n  ".join(lines)
+        + others(context, len(failed)),
         indices=[context.index(i) for i in failed],
         statuses=statuses,
         certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
