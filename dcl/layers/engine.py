@@ -81,6 +81,7 @@ class LayerPoint:
     certificate: Tensor | None = None
     degeneracy: Degeneracy | None = None
     requested: Requested | None = None
+    moving: Moving | None = None
     rows: Rows = field(default=Rows())
     given: Sequence[Tensor] = ()
 
@@ -223,6 +224,7 @@ class Engine:
             certificate=outcome.certificate,
             degeneracy=outcome.degeneracy,
             requested=requested,
+            moving=moving,
             rows=context.rows,
             given=given,
         )
@@ -268,6 +270,7 @@ class Engine:
             v=point.v.detach(),
             mu=point.mu,
             requested=point.requested,
+            moving=point.moving,
             known_degeneracy=degeneracy,
         )
 

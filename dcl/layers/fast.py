@@ -97,7 +97,14 @@ def _told(layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...
         known = known_of(kept, stated.program, call.mu, call.seconds)
         mu = mu_in(call.mu, plan.batch)
         point = layer._engine.solve(
-            stated.program, stated.given, stated.context, mu=mu, requested=layer._requested, record=False, known=known
+            stated.program,
+            stated.given,
+            stated.context,
+            mu=mu,
+            requested=layer._requested,
+            moving=layer._moving,
+            record=False,
+            known=known,
         )
         value = layer._engine.finish(point, layer._value(stated, point), plan.batch)
         return layer._engine.solution(point, outputs, value, plan.batch)

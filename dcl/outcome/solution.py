@@ -13,7 +13,7 @@ from torch.utils import _pytree
 from dcl.cones.base import Barrier
 from dcl.errors import UnsupportedError
 from dcl.point import Point, worst
-from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
+from dcl.point.degeneracy import Degeneracy, Moving, Requested, classify, resolved
 from dcl.program import ConeProgram
 from dcl.program.pattern import DensePattern
 from dcl.status import Status
@@ -52,6 +52,7 @@ class Solution:
     v: Tensor
     mu: Barrier
     requested: Requested | None = None
+    moving: Moving | None = None
     known_degeneracy: Degeneracy | None = None
 
     @property
@@ -73,7 +74,7 @@ class Solution:
         residual = torch.maximum(self.primal_residual, self.dual_residual).reshape(-1)
         masks = self.requested
         requested = masks and Requested(*(mask.reshape(-1, mask.shape[-1])[0] for mask in masks))
-        return classify(resolved(Point(program, x, v, mu)), residual, requested)
+        return classify(resolved(Point(program, x, v, mu)), residual, requested, self.moving)
 
     def _in_one_batch(self) -> tuple[ConeProgram, Tensor, Barrier]:
         """program, v and mu with one batch dimension; torch.func.vmap has put others in front."""
@@ -132,7 +133,7 @@ _DEGENERACY = ("kind", "margin", "weakest", "condition")
 
 
 def _flatten(solution: Solution) -> tuple[list[Any], Any]:
-    """The tensors, and what is no tensor: solvers, structure, mu = 0, and which of the optional parts are there."""
+    """The tensors, and what is no tensor: solvers, structure, moving, mu = 0, and which of the optional parts are there."""
     # torch also makes trees of integers with this structure
     known, is_tensor = solution.known_degeneracy, not isinstance(solution.mu, float)
     optional = tuple(name for name in _OPTIONAL if getattr(solution, name) is not None)
@@ -140,11 +141,12 @@ def _flatten(solution: Solution) -> tuple[list[Any], Any]:
     children += [getattr(solution.program, name) for name in _DATA]
     children += [getattr(known, name) for name in _DEGENERACY] if known is not None else []
     children += [solution.mu] if is_tensor else []
-    return children, (solution.solvers, solution.program.structure, optional, known is not None, is_tensor)
+    fixed = solution.solvers, solution.program.structure, solution.moving
+    return children, (*fixed, optional, known is not None, is_tensor)
 
 
 def _unflatten(children: Any, context: Any) -> Solution:
-    solvers, structure, optional, is_known, is_tensor = context
+    solvers, structure, moving, optional, is_known, is_tensor = context
     rest = iter(children)
 
     def take(names: tuple[str, ...]) -> dict[str, Any]:
@@ -154,7 +156,7 @@ def _unflatten(children: Any, context: Any) -> Solution:
     program = ConeProgram(structure, **take(_DATA))
     known = Degeneracy(**take(_DEGENERACY)) if is_known else None
     mu = next(rest) if is_tensor else 0.0
-    return Solution(**parts, solvers=solvers, program=program, mu=mu, known_degeneracy=known)
+    return Solution(**parts, solvers=solvers, program=program, mu=mu, moving=moving, known_degeneracy=known)
 
 
 _pytree.register_pytree_node(Solution, _flatten, _unflatten, serialized_type_name="dcl.Solution")
