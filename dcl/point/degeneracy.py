@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,8 @@ CONDITION_LIMIT = 1e10
 ERROR_LIMIT = 1e-6
 # A change of the requested entries below this, relative to all entries, is none.
 _MOVES = 1e-9
+# Above so many ties they are looked at together, by so many random combinations of the requested entries.
+_MANY, _COMBINATIONS = 32, 3
 # Entries of the right-hand sides that are solved for together.
 _AT_ONCE = 1_000_000
 # Newton's next step may change v_i by this factor.
@@ -181,6 +184,8 @@ def _effect_of_ties(point: Point, tied: Tensor, requested: Requested) -> Tensor:
     """
     kkt, (batch, m) = point.kkt, point.v.shape
     count = int(tied.sum(-1).max())
+    if count > _MANY:
+        return torch.where(tied, _effect_of_many(point, requested), 0.0)
     rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
     effect = torch.zeros_like(point.v)
     for columns in rows.T.split(max(1, _AT_ONCE // (batch * (m + point.x.shape[-1])))):
@@ -191,3 +196,16 @@ def _effect_of_ties(point: Point, tied: Tensor, requested: Requested) -> Tensor:
         share = magnitude(moved) / torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny)
         effect = effect.scatter(-1, columns.T, share.T)
     return torch.where(tied, effect, 0.0)
+
+
+def _effect_of_many(point: Point, requested: Requested) -> Tensor:
+    """`_effect_of_ties` of every row at once, (B, m): c' K^-T E'g for random g, which is zero only where E K^-1 c is."""
+    kkt, generator = point.kkt, np.random.default_rng(point.v.shape[-1])
+    gx, gz = (
+        torch.from_numpy(generator.standard_normal((_COMBINATIONS, 1, len(mask)))).to(point.v) * mask.to(point.v)
+        for mask in requested
+    )
+    gx, gz = gx.expand(-1, *point.x.shape), gz.expand(-1, *point.v.shape)
+    ux, uv, _ = kkt.adjoint(gx, kkt.D.apply(gz))
+    size = torch.maximum(magnitude(ux), magnitude(uv)).clamp(min=torch.finfo(ux.dtype).tiny)
+    return ((point.program.Ax(ux) + uv).abs() / size.unsqueeze(-1)).amax(0)
