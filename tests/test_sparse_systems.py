@@ -248,3 +248,23 @@ def test_a_long_chain_with_free_epigraphs_has_no_cliff(monkeypatch):
         p = 1.0 + 0.81 * p - (0.45 * p) ** 2 / (1.0 + 0.25 * p)
     assert float(out[0].detach()) == pytest.approx(-1.5 * 0.45 * p / (1.0 + 0.25 * p), rel=1e-9)
     assert float(gradient) == pytest.approx(-0.45 * p / (1.0 + 0.25 * p), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_ties_are_seen_together_as_one_by_one(seed, monkeypatch):
+    """x = max(x0, 0) entry by entry, some entries of x0 zero: a doubt where such an entry is requested, or coupled to one."""
+    rng = np.random.default_rng(seed)
+    x, y, target = cp.Variable(4), cp.Variable(3), cp.Parameter(7)
+    rows = [x >= 0, y >= 0] + ([x[0] + y[0] == 2] if seed % 2 else [])
+    objective = cp.sum_squares(x - target[:4]) + cp.sum_squares(y - target[4:])
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(objective), rows), [target], [x], on_degenerate="ignore")
+    value = torch.tensor(rng.choice([-1.0, 0.0, 1.0], 7), requires_grad=True)
+    kinds = []
+    for many in (32, 0):
+        monkeypatch.setattr("dcl.point.degeneracy._MANY", many)
+        _, solution = layer(value, return_solution=True)
+        kinds.append(int(solution.gradient_kind))
+    assert kinds[0] == kinds[1]
+    if not seed % 2:
+        doubtful = bool((value[:4] == 0.0).any())
+        assert kinds[0] == int(dcl.GradientKind.WEAKLY_ACTIVE if doubtful else dcl.GradientKind.EXACT)

@@ -56,7 +56,9 @@ def uniqueness(
     structure, D = program.structure, kkt.D
     if structure.n > _LARGEST or structure.m > _LARGEST:
         count = int((strong | ties).sum())
-        regular = not bool(ties.any()) and float(kkt.conditioning.condition[i]) <= CONDITION_LIMIT
+        known = kkt.conditioning
+        singular = bool((known.null_a[i] > 0.0) | (known.null_y[i] > 0.0))
+        regular = not (bool(ties.any()) or singular) and float(known.condition[i]) <= CONDITION_LIMIT
         return Uniqueness(count, count, True, True) if regular else Uniqueness(count, None, None, None)
     A = structure.A.dense(program.A)[0]
     d = D.d[i].cpu().numpy()

@@ -25,6 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,8 @@ CONDITION_LIMIT = 1e10
 ERROR_LIMIT = 1e-6
 # A change of the requested entries below this, relative to all entries, is none.
 _MOVES = 1e-9
+# Above so many ties they are looked at together, by so many random combinations of the requested entries.
+_MANY, _COMBINATIONS = 32, 3
 # Entries of the right-hand sides that are solved for together.
 _AT_ONCE = 1_000_000
 # Newton's next step may change v_i by this factor.
@@ -198,6 +201,8 @@ def _effect_of_ties(
     """
     kkt, (batch, m) = point.kkt, point.v.shape
     count = int(tied.sum(-1).max())
+    if requested is not None and count > _MANY:
+        return torch.where(tied, _effect_of_many(point, requested), 0.0), *[torch.zeros_like(tied)] * 2
     rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
     effect, repeats, doubtful = torch.zeros_like(point.v), torch.zeros_like(tied), torch.zeros_like(tied)
     for columns in rows.T.split(max(1, _AT_ONCE // (batch * (m + point.x.shape[-1])))):
@@ -214,3 +219,16 @@ def _effect_of_ties(
         repeats = repeats.scatter(-1, columns.T, repeat.T)
         doubtful = doubtful.scatter(-1, columns.T, (repeat & (magnitude(part) > _MOVES * size)).T)
     return torch.where(tied, effect, 0.0), repeats & tied, doubtful & tied
+
+
+def _effect_of_many(point: Point, requested: Requested) -> Tensor:
+    """`_effect_of_ties` of every row at once, (B, m): c' K^-T E'g for random g, which is zero only where E K^-1 c is."""
+    kkt, generator = point.kkt, np.random.default_rng(point.v.shape[-1])
+    gx, gz = (
+        torch.from_numpy(generator.standard_normal((_COMBINATIONS, 1, len(mask)))).to(point.v) * mask.to(point.v)
+        for mask in requested
+    )
+    gx, gz = gx.expand(-1, *point.x.shape), gz.expand(-1, *point.v.shape)
+    ux, uv, _ = kkt.adjoint(gx, kkt.D.apply(gz))
+    size = torch.maximum(magnitude(ux), magnitude(uv)).clamp(min=torch.finfo(ux.dtype).tiny)
+    return ((point.program.Ax(ux) + uv).abs() / size.unsqueeze(-1)).amax(0)
