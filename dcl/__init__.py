@@ -4,36 +4,60 @@ A constrained argmin inside a torch model: written in CVXPY or as matrices, solv
 instance, and differentiated exactly through its KKT conditions.
 """
 
-from dcl import solvers
-from dcl.about import Info, info
-from dcl.compare import Comparison, Diagnosis, PointDiagnosis, compare_gradients, diagnose
-from dcl.errors import (
-    CompatibilityWarning,
-    DclError,
-    DegenerateError,
-    DegenerateWarning,
-    DppError,
-    DtypeError,
-    FlatError,
-    InputError,
-    LocallyInfeasibleError,
-    NoMinimumError,
-    NotStationaryError,
-    OptionError,
-    RunsOffError,
-    SaddleError,
-    SlowWarning,
-    SolveError,
-    UnsupportedError,
-)
-from dcl.layers.argmin import ArgminLayer, argmin
-from dcl.layers.cone import ConeLayer, ConeResult
-from dcl.layers.cvxpy import CvxpyLayer
-from dcl.layers.qp import QPLayer, QPResult, solve_qp
-from dcl.outcome.solution import Solution
-from dcl.status import GradientKind, Status
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dcl import solvers
+    from dcl.about import Info, info
+    from dcl.compare import Comparison, Diagnosis, PointDiagnosis, compare_gradients, diagnose
+    from dcl.errors import (
+        CompatibilityWarning,
+        DclError,
+        DegenerateError,
+        DegenerateWarning,
+        DppError,
+        DtypeError,
+        FlatError,
+        InputError,
+        LocallyInfeasibleError,
+        NoMinimumError,
+        NotStationaryError,
+        OptionError,
+        RunsOffError,
+        SaddleError,
+        SlowWarning,
+        SolveError,
+        UnsupportedError,
+    )
+    from dcl.layers.argmin import ArgminLayer, argmin
+    from dcl.layers.cone import ConeLayer, ConeResult
+    from dcl.layers.cvxpy import CvxpyLayer
+    from dcl.layers.qp import QPLayer, QPResult, solve_qp
+    from dcl.outcome.solution import Solution
+    from dcl.programs import ParametricProgram, ProgramSolution, Sensitivity, Sweep
+    from dcl.status import GradientKind, Status
 
 __version__ = "0.1.0"
+
+# Where each public name lives: its module, and with it torch, CVXPY and solvers, is imported when the name is first used.
+_MODULES = {
+    "dcl.about": ("Info", "info"),
+    "dcl.compare": ("Comparison", "Diagnosis", "PointDiagnosis", "compare_gradients", "diagnose"),
+    "dcl.errors": (
+        "CompatibilityWarning", "DclError", "DegenerateError", "DegenerateWarning", "DppError", "DtypeError", "FlatError",
+        "InputError", "LocallyInfeasibleError", "NoMinimumError", "NotStationaryError", "OptionError", "RunsOffError",
+        "SaddleError", "SlowWarning", "SolveError", "UnsupportedError",
+    ),
+    "dcl.layers.argmin": ("ArgminLayer", "argmin"),
+    "dcl.layers.cone": ("ConeLayer", "ConeResult"),
+    "dcl.layers.cvxpy": ("CvxpyLayer",),
+    "dcl.layers.qp": ("QPLayer", "QPResult", "solve_qp"),
+    "dcl.outcome.solution": ("Solution",),
+    "dcl.programs": ("ParametricProgram", "ProgramSolution", "Sensitivity", "Sweep"),
+    "dcl.status": ("GradientKind", "Status"),
+}  # fmt: skip
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ArgminLayer",
@@ -56,15 +80,19 @@ __all__ = [
     "NoMinimumError",
     "NotStationaryError",
     "OptionError",
+    "ParametricProgram",
     "PointDiagnosis",
+    "ProgramSolution",
     "QPLayer",
     "QPResult",
     "RunsOffError",
     "SaddleError",
+    "Sensitivity",
     "SlowWarning",
     "Solution",
     "SolveError",
     "Status",
+    "Sweep",
     "UnsupportedError",
     "argmin",
     "compare_gradients",
@@ -73,3 +101,18 @@ __all__ = [
     "solve_qp",
     "solvers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "solvers":
+        return import_module("dcl.solvers")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'dcl' has no attribute {name!r}")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value  # from now on an ordinary attribute
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, and not the modules behind them."""
+    return sorted([*__all__, "__version__"])
