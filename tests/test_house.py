@@ -31,7 +31,7 @@ ORDER = [
     {"frontends", "implicit"},
     {"smooth"},
     {"layers"},
-    {"compat"},
+    {"compat", "programs"},
     {"compare"},
     {"dcl"},
     {"demo"},
@@ -49,11 +49,13 @@ OWNERS = {
     "piqp": ["dcl.solvers.piqp"],
     "scs": ["dcl.solvers.scs"],
     "sklearn": ["dcl.demo"],
-    "matplotlib": ["dcl.demo", "dcl.compare.figure"],
-    "pandas": ["dcl.compare.table"],
+    "matplotlib": ["dcl.demo", "dcl.compare.figure", "dcl.programs.figure"],
+    "pandas": ["dcl.compare.table", "dcl.programs.frames", "dcl.programs.sensitivity"],
+    "xarray": ["dcl.programs.frames"],
+    "joblib": ["dcl.programs.sweep"],
     "diffcp": ["dcl.compare.engines"],
     "highspy": ["dcl.solvers.highs"],
-    "tqdm": ["dcl.demo"],
+    "tqdm": ["dcl.demo", "dcl.programs.sweep"],
 }
 PRINTS = {"dcl.demo.command", "dcl.compare.command"}
 LONGEST, LONGEST_MEDIAN = 400, 150
