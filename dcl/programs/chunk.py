@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,21 @@ from dcl import core
 from dcl.core import dense
 from dcl.layers.lane import Fast, FastCall, Lane
 from dcl.outcome.messages import Members
+from dcl.outcome.solution import Solution
 from dcl.programs import derivatives
+from dcl.programs.instances import instance, repeated
 from dcl.programs.model import Model
 from dcl.programs.names import Array
-from dcl.status import Status
+from dcl.status import GradientKind, Status
 
-Start = tuple[Tensor, Tensor]
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A point to start from: x (n,) and z (m,); solution: where the torch path found it, of one instance."""
+
+    x: Tensor
+    z: Tensor
+    solution: Solution | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +44,7 @@ class Chunk:
     outputs: of the layer (variables, multipliers, value), NaN where there is no solution.  status: `dcl.Status`.
     residual: the largest of the three.  active: which inequality rows of the canonical program have a multiplier, for
     programs of linear and quadratic kind, else no columns.  gradients: one array for each differentiated parameter.
-    seconds: of each instance, on average.
+    kind: `dcl.GradientKind` of what is differentiated, EXACT where nothing is.  seconds: of each instance, on average.
     """
 
     outputs: tuple[Array, ...]
@@ -43,6 +52,7 @@ class Chunk:
     residual: Array
     active: NDArray[np.bool_]
     gradients: tuple[Array, ...]
+    kind: NDArray[np.int64]
     seconds: Array
 
     @property
@@ -76,6 +86,7 @@ class Work:
         status = torch.zeros(count, dtype=torch.int64)
         residual = torch.full((count,), torch.nan, dtype=torch.float64)
         active = torch.zeros((count, rows - zeros), dtype=torch.bool)
+        kind = torch.full((count,), int(GradientKind.EXACT), dtype=torch.int64)  # what the core certifies is exact
         gradients = tuple(torch.zeros((count, *model.parameters[p].shape), dtype=torch.float64) for p in self.wanted)
         left, last = torch.arange(count), None
         found = self._by_core(tensors, count, start)
@@ -89,25 +100,38 @@ class Work:
             active[good] = z[good][:, zeros:] > 0.0
             left = torch.nonzero(answer.status != dense.Code.CERTIFIED).flatten()
             if good.numel():
-                last = answer.x[good[-1]], z[good[-1]]
+                last = Start(answer.x[good[-1]], z[good[-1]])
         if left.numel():
             part, slow_outputs, slow_gradients = self._carefully(tensors, left, start)
             for whole, new in zip((*outputs, *gradients), (*slow_outputs, *slow_gradients), strict=True):
                 whole[left] = new
             status[left] = part.status
             residual[left] = torch.stack([part.primal_residual, part.dual_residual, part.gap]).amax(0)
+            if self.cotangents:
+                requested = self.model.requested(*self._differentiated)
+                kinds = replace(part, requested=requested, known_degeneracy=None).gradient_kind
+                kind[left] = torch.where(part.ok, kinds, int(GradientKind.EXACT))
             active[left] = (part.v[:, zeros:] > 0.0) & part.ok.unsqueeze(-1)
             good = torch.nonzero(part.ok).flatten()
             if good.numel() and last is None:
-                last = part.x[good[-1]], part.z[good[-1]]
+                place = int(good[-1])
+                last = Start(part.x[place], part.z[place], instance(part, place))
         for gradient in gradients:
             gradient[status != Status.OPTIMAL] = torch.nan
         seconds = torch.full((count,), (time.perf_counter() - began) / max(1, count), dtype=torch.float64)
         chunk = Chunk(
             tuple(t.numpy() for t in outputs), status.numpy(), residual.numpy(), active.numpy(),
-            tuple(t.numpy() for t in gradients), seconds.numpy(),
+            tuple(t.numpy() for t in gradients), kind.numpy(), seconds.numpy(),
         )  # fmt: skip
         return chunk, last if last is not None else start
+
+    @property
+    def _differentiated(self) -> tuple[list[int], list[int]]:
+        """Places of the variables and of the multipliers that the gradient depends on; that of the value on all."""
+        variables, duals = len(self.model.variables), len(self.model.duals)
+        if variables + duals in self.cotangents:
+            return list(range(variables)), list(range(duals))
+        return list(self.cotangents), []
 
     def _shapes(self) -> list[tuple[int, ...]]:
         return [*(entry.shape for entry in (*self.model.variables, *self.model.duals)), ()]
@@ -129,8 +153,8 @@ class Work:
         path = layer._engine.path(None, (count,))
         if lane is None or path is None:
             return None
-        begin = None if start is None else tuple(t.expand(count, -1) for t in start)
-        call = FastCall(lane, path[0], torch.get_num_threads(), _not_again, begin)  # type: ignore[arg-type]
+        begin = None if start is None else (start.x.expand(count, -1), start.z.expand(count, -1))
+        call = FastCall(lane, path[0], torch.get_num_threads(), _not_again, begin)
         if not differentiated:
             outputs = call.outputs(given)
             assert call.answer is not None
@@ -154,7 +178,8 @@ class Work:
         model = self.model
         part = [t[places] if swept else t for t, swept in zip(tensors, self.swept, strict=True)]
         arguments = {str(p): t for p, t in enumerate(part)}
-        options = {"solver_args": None, "warm_start": None, "mu": None}
+        begin = None if start is None or start.solution is None else repeated(start.solution, 0, places.numel())
+        options = {"solver_args": None, "warm_start": begin, "mu": None}
         members = Members((int(places.max()) + 1,), tuple(places.tolist()))
         with torch.no_grad():
             outputs, solution = model.layer._evaluate(arguments, options, False, True, members)
@@ -183,5 +208,6 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
         rows([c.residual for c in chunks]),
         rows([c.active for c in chunks]),
         tuple(rows(parts) for parts in zip(*(c.gradients for c in chunks), strict=True)),
+        rows([c.kind for c in chunks]),
         rows([c.seconds for c in chunks]),
     )

@@ -126,6 +126,7 @@ class ParametricProgram:
                 `.value`.
             gradient: "value" for the gradient of the optimal value in the parameters, or {variable: weights} for that of
                 sum <weights, variable>; None for none.
+                Where it is not exact, `Sweep.gradient_kind` says so, and one `DegenerateWarning` (see on_degenerate).
             wrt: the parameters of the gradient, None for all.
             progress: show a bar where stderr is a terminal.
             path: a folder for finished chunks. A sweep that was killed goes on from there; another one's folder is an error.
@@ -142,6 +143,7 @@ class ParametricProgram:
         labels = axes(entries, found)
         job = sweeping.job(model, found, gradient, wanted)
         chunk = sweeping.run(job, progress=progress, path=path, backend=backend, workers=workers)
+        sweeping.report(chunk, model)
         return Sweep(
             model,
             Values("parameter", entries, [one.array for one in found]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcl.errors import InputError
 from dcl.programs.chunk import Chunk
 from dcl.programs.model import Model
 from dcl.programs.names import Array, Key, Values, find
@@ -67,6 +68,15 @@ class Sweep:
     def residual(self) -> Array:
         """The largest of primal residual, dual residual and gap, relative, as measured by dcl, (rows,)."""
         return self.found.residual
+
+    @property
+    def gradient_kind(self) -> NDArray[np.int64]:
+        """`dcl.GradientKind` of `gradient` as integers, (rows,). Raises InputError if no gradient was asked for."""
+        if not len(self.gradient):
+            raise InputError(
+                'no gradient was asked for: sweep(..., gradient="value"), for example', argument="gradient"
+            )
+        return self.found.kind
 
     @cached_property
     def changes(self) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ from dcl.program.pattern import DensePattern
 from dcl.programs.chunk import Chunk
 
 _NAME = re.compile(r"rows_(\d+)_(\d+)\.npz")
-_PLAIN = ("status", "residual", "active", "seconds")
+_PLAIN = ("status", "residual", "active", "kind", "seconds")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Store:
             if match is None:
                 continue
             try:
-                with np.load(file) as arrays:
+                with file.open("rb") as opened, np.load(opened) as arrays:
                     outputs = sum(name.startswith("output_") for name in arrays)
                     gradients = sum(name.startswith("gradient_") for name in arrays)
                     chunk = Chunk(

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcl.errors import DegenerateWarning, InputError, UnsupportedError
+from dcl.errors import DegenerateError, DegenerateWarning, InputError, UnsupportedError, level_of_caller
 from dcl.frontends.batching import batching
 from dcl.outcome.messages import check_finite
 from dcl.programs.chunk import Chunk, Start, Work, joined
@@ -31,6 +31,7 @@ from dcl.programs.model import Model
 from dcl.programs.names import Entry, find
 from dcl.programs.store import Store, fingerprint, gaps
 from dcl.programs.values import Given, given
+from dcl.status import GradientKind
 
 _SECONDS = 0.5  # of a chunk
 _FIRST = 64
@@ -38,6 +39,7 @@ _MOST = 4096
 _ENTRIES = 1 << 24  # of the matrices of a chunk
 _ATTEMPTS = 3
 _PARTS = 4  # chunks for each worker
+_SHOWN = 5  # rows that are named
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,22 +192,49 @@ def _by_joblib(
         if not todo:
             return
         try:
-            try:
-                parallel = joblib.Parallel(n_jobs=workers or -1, backend=backend, return_as="generator_unordered")
-            except ValueError as error:
-                raise InputError(f"backend {backend!r}: {error}", argument="backend") from None
-            calls = [joblib.delayed(_numbered)(at, job.work, job.tensors(at, stop)) for at, stop in todo.items()]
-            for at, found in parallel(calls):
-                del todo[at]
-                yield at, found
+            with _parallel(joblib, backend, workers) as parallel:
+                calls = [joblib.delayed(_numbered)(at, job.work, job.tensors(at, stop)) for at, stop in todo.items()]
+                for at, found in parallel(calls):
+                    del todo[at]
+                    yield at, found
         except BrokenProcessPool:
             # a worker was killed: what it had is given out again
             if attempt == _ATTEMPTS - 1:
                 raise
 
 
+@contextmanager
+def _parallel(joblib: Any, backend: str, workers: int | None) -> Iterator[Any]:
+    """joblib's Parallel on this backend; the configuration finds backends of other packages too."""
+    try:
+        configuration = joblib.parallel_config(backend=backend, n_jobs=workers or -1)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"backend {backend!r}: {' '.join(str(error).split())}", argument="backend") from None
+    with configuration:
+        yield joblib.Parallel(return_as="generator_unordered")
+
+
 def _numbered(at: int, work: Work, tensors: list[Tensor]) -> tuple[int, Chunk]:
     return at, _alone(work, tensors)
+
+
+def report(chunk: Chunk, model: Model) -> None:
+    """Warn of rows whose gradient is not exact, or raise, as on_degenerate of the program says."""
+    how = model.layer._engine.settings.on_degenerate
+    doubtful = np.flatnonzero(chunk.kind != int(GradientKind.EXACT))
+    if how == "ignore" or not len(doubtful):
+        return
+    lines = []
+    for kind in sorted(set(chunk.kind[doubtful].tolist())):
+        rows = np.flatnonzero(chunk.kind == kind)
+        shown = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
+        lines.append(
+            f"{GradientKind(kind).name} in {len(rows)} of {chunk.count} rows ({shown}): {GradientKind(kind).message}"
+        )
+    message = "the gradient is doubtful.\n  " + "\n  ".join(lines)
+    if how == "raise":
+        raise DegenerateError(message, indices=[(int(row),) for row in doubtful])
+    warnings.warn(message, DegenerateWarning, stacklevel=level_of_caller())
 
 
 @contextmanager
