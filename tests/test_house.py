@@ -35,6 +35,7 @@ ORDER = [
     {"compare"},
     {"dcl"},
     {"demo"},
+    {"cli"},
     {"__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
@@ -50,14 +51,15 @@ OWNERS = {
     "scs": ["dcl.solvers.scs"],
     "sklearn": ["dcl.demo"],
     "matplotlib": ["dcl.demo", "dcl.compare.figure", "dcl.programs.figure"],
-    "pandas": ["dcl.compare.table", "dcl.programs.frames", "dcl.programs.sensitivity"],
+    "pandas": ["dcl.compare.table", "dcl.programs.frames", "dcl.programs.sensitivity", "dcl.cli.values"],
     "xarray": ["dcl.programs.frames"],
     "joblib": ["dcl.programs.sweep"],
     "diffcp": ["dcl.compare.engines"],
-    "highspy": ["dcl.solvers.highs"],
+    "highspy": ["dcl.solvers.highs", "dcl.cli.mps"],
     "tqdm": ["dcl.demo", "dcl.programs.sweep"],
 }
-PRINTS = {"dcl.demo.command", "dcl.compare.command"}
+PRINTS = {"dcl.demo.command", "dcl.compare.command", "dcl.cli.main", "dcl.cli.solve", "dcl.cli.sweep", "dcl.cli.sensitivity"}
+PRINTS |= {"dcl.cli.diagnose", "dcl.cli.info"}
 LONGEST, LONGEST_MEDIAN = 400, 150
 
 

@@ -21,6 +21,7 @@ from dcl.core import dense
 from dcl.layers.lane import Fast, FastCall, Lane
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
+from dcl.point.ties import tie_width
 from dcl.programs import derivatives
 from dcl.programs.instances import instance, repeated
 from dcl.programs.model import Model
@@ -111,7 +112,8 @@ class Work:
                 requested = self.model.requested(*self._differentiated)
                 kinds = replace(part, requested=requested, known_degeneracy=None).gradient_kind
                 kind[left] = torch.where(part.ok, kinds, int(GradientKind.EXACT))
-            active[left] = (part.v[:, zeros:] > 0.0) & part.ok.unsqueeze(-1)
+            strong = part.v > tie_width(part.program, part.v)
+            active[left] = strong[:, zeros:] & part.ok.unsqueeze(-1)
             good = torch.nonzero(part.ok).flatten()
             if good.numel() and last is None:
                 place = int(good[-1])

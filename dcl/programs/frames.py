@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dcl.errors import UnsupportedError
+from dcl.programs.values import Axes
 from dcl.status import Status
 
 if TYPE_CHECKING:
@@ -66,35 +67,37 @@ def xarray() -> Any:
     return xarray
 
 
-def _columns(name: str, array: Any, solution: ProgramSolution | Sweep) -> dict[str, Any]:
+def columns_of(name: str, array: Any, labels: Axes) -> dict[str, Any]:
     """A column for each entry of (rows, *shape), as "w[0]", or "w" for a number."""
     shape = array.shape[1:]
     if not shape:
         return {name: array}
-    axes = solution.axes.of(shape)
+    axes = labels.of(shape)
     return {
         f"{name}[{', '.join(str(a[i]) for a, i in zip(axes, place, strict=True))}]": array[(slice(None), *place)]
         for place in np.ndindex(*shape)
     }
 
 
-def sweep_frame(sweep: Sweep) -> pd.DataFrame:
-    """A row for each row of the sweep."""
-    import pandas as pd
-
+def sweep_columns(sweep: Sweep) -> dict[str, Any]:
+    """Swept entries, status, value, residual, every entry of every variable and multiplier, gradients: an array each."""
     columns: dict[str, Any] = {}
     for name in sweep.swept:
-        columns |= _columns(name, sweep.parameters[name], sweep)
+        columns |= columns_of(name, sweep.parameters[name], sweep.axes)
     columns["status"] = [Status(code).name for code in sweep.status.tolist()]
     columns |= {"value": sweep.value, "residual": sweep.residual}
-    for entry, array in zip(sweep.model.variables, sweep.found.outputs, strict=False):
-        columns |= _columns(entry.name, array, sweep)
-    for entry, array in zip(sweep.model.duals, sweep.found.outputs[len(sweep.model.variables) :], strict=False):
-        columns |= _columns(entry.name, array, sweep)
+    for entry, array in zip((*sweep.model.variables, *sweep.model.duals), sweep.found.outputs, strict=False):
+        columns |= columns_of(entry.name, array, sweep.axes)
     for name, array in sweep.gradient.items():
-        columns |= _columns(f"gradient of {name}", array, sweep)
-    index = None if sweep.axes.batch is None else list(sweep.axes.batch)
-    return pd.DataFrame(columns, index=index)
+        columns |= columns_of(f"gradient of {name}", array, sweep.axes)
+    return columns
+
+
+def sweep_frame(sweep: Sweep) -> pd.DataFrame:
+    """A row for each row of the sweep, `sweep_columns` as columns."""
+    import pandas as pd
+
+    return pd.DataFrame(sweep_columns(sweep), index=None if sweep.axes.batch is None else list(sweep.axes.batch))
 
 
 def sweep_dataset(sweep: Sweep) -> xr.Dataset:

@@ -17,10 +17,10 @@ _BY_INSTANCE = (
 
 def instance(solution: Solution, place: int) -> Solution:
     """The instance at `place` of the flattened batch, without batch dimensions."""
-    lead = solution.status.ndim
+    lead, count = solution.status.ndim, solution.status.numel()
 
     def one(t: Tensor) -> Tensor:
-        return t.reshape(-1, *t.shape[lead:])[place]
+        return t.reshape(count, *t.shape[lead:])[place]
 
     index = torch.tensor([place])
     mu = solution.mu
@@ -42,6 +42,6 @@ def repeated(solution: Solution, place: int, count: int) -> Solution:
     """`count` times the point at `place` of the flattened batch, to start from; only x, z and s mean anything."""
 
     def one(t: Tensor) -> Tensor:
-        return t.reshape(-1, t.shape[-1])[place].expand(count, -1)
+        return t.reshape(solution.status.numel(), t.shape[-1])[place].expand(count, -1)
 
     return replace(solution, x=one(solution.x), z=one(solution.z), s=one(solution.s))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 15
 _PERCENT = 0.01
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,17 @@ class Sensitivity:
     def text(self, most: int | None = None) -> str:
         """The table, with its first `most` rows."""
         head = ["parameter", "value", "d value", "value, +1 %", "|d x|", "|x|, +1 %", "moves most"]
+        # what rounding leaves of a derivative that is zero
+        noise = _ROUNDING * max((effect.solution for effect in self.effects), default=0.0)
         rows = [
             [
                 effect.name,
                 number(effect.size, 4),
                 number(effect.value, 4),
                 f"{effect.value_percent + 0.0:+.2g}",
-                number(effect.solution, 4),
-                number(effect.solution_percent, 2),
-                f"{effect.most} {effect.most_moved:+.3g}" if effect.most else "",
+                number(effect.solution, 4) if effect.solution > noise else "0",
+                number(effect.solution_percent, 2) if effect.solution > noise else "0",
+                f"{effect.most} {effect.most_moved:+.3g}" if effect.solution > noise else "",
             ]
             for effect in self.effects[:most]
         ]
@@ -92,14 +95,14 @@ def table_of(solution: ProgramSolution) -> Sensitivity:
     """The table of a solution without batch dimensions."""
     model = solution.model
     slopes = solution.value_gradient()
-    names = [name for variable in model.variables for name in _names(variable.name, variable.shape, solution)]
+    names = [name for variable in model.variables for name in names_of(variable.name, variable.shape, solution)]
     effects: list[Effect] = []
     for p, parameter in enumerate(model.parameters):
         blocks = [solution.jacobian_by_place(k, p) for k in range(len(model.variables))]
         moved = np.concatenate([block.reshape(-1, max(1, int(np.prod(parameter.shape)))) for block in blocks])
         entries = np.ravel(list(solution.parameters.values())[p])
         size = _PERCENT * (float(np.sqrt(np.mean(entries**2))) if entries.size and np.any(entries) else 1.0)
-        labels = _names(parameter.name, parameter.shape, solution)
+        labels = names_of(parameter.name, parameter.shape, solution)
         for j, (entry, slope) in enumerate(zip(entries, np.ravel(list(slopes.values())[p]), strict=True)):
             column = moved[:, j]
             most = int(np.abs(column).argmax())
@@ -120,7 +123,7 @@ def table_of(solution: ProgramSolution) -> Sensitivity:
     return Sensitivity(tuple(effects), solution.binding)
 
 
-def _names(name: str, shape: tuple[int, ...], solution: ProgramSolution) -> list[str]:
+def names_of(name: str, shape: tuple[int, ...], solution: ProgramSolution) -> list[str]:
     """As in "w[2]", "w[AAPL]", "Sigma[0, 1]", row by row; the name alone for a number."""
     if not shape:
         return [name]
