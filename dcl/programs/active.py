@@ -28,7 +28,7 @@ from dcl.point import Point
 from dcl.point.degeneracy import classify
 from dcl.program import magnitude
 from dcl.program.scaling import scaled
-from dcl.programs.derivatives import point_of
+from dcl.programs.derivatives import forward, point_of
 from dcl.programs.model import Model
 from dcl.status import GradientKind
 
@@ -117,7 +117,7 @@ def _moves(model: Model, tensors: Sequence[Tensor], direction: Sequence[Tensor])
         program = model.stated(thetas)[0].program
         return program.P, program.q, program.A, program.b
 
-    dP, dq, dA, db = torch.func.jvp(data, tuple(tensors), tuple(direction))[1]
+    dP, dq, dA, db = forward(data, tensors, direction)
     if bool(dP.any()) or bool(dA.any()):
         moving = ", ".join(e.name for e, d in zip(model.parameters, direction, strict=True) if bool(d.any()))
         what = "quadratic cost" if bool(dP.any()) else "matrix of the constraints"

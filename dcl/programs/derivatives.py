@@ -14,7 +14,10 @@ The optimal value needs no solve (envelope theorem): with the Lagrangian L = 1/2
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -63,13 +66,29 @@ def outputs_of(model: Model, tensors: Sequence[Tensor], solution: Solution) -> C
     return outputs
 
 
+def forward(
+    function: Callable[..., tuple[Tensor, ...]], at: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The derivative of a function along the tangents, by torch's forward mode."""
+    _load_forward_mode()
+    moved: tuple[Tensor, ...] = torch.func.jvp(function, tuple(at), tuple(tangents))[1]
+    return moved
+
+
+@cache
+def _load_forward_mode() -> None:
+    """What torch imports when forward mode is first used; it warns of its own torch.jit.script (torch 2.13)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import_module("torch._decomp.decompositions_for_jvp")
+
+
 def pushed(
     model: Model, tensors: Sequence[Tensor], solution: Solution, tangents: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """The derivative of every output in the direction of the tangents, one for each parameter, (*batch, *shape)."""
     outputs = outputs_of(model, tensors, solution)
-    moved: tuple[Tensor, ...] = torch.func.jvp(outputs, tuple(tensors), tuple(tangents))[1]
-    return moved
+    return forward(outputs, tensors, tangents)
 
 
 def pulled(
@@ -104,7 +123,7 @@ def jacobian(model: Model, tensors: Sequence[Tensor], solution: Solution, output
 
         def along(tangent: Tensor) -> Tensor:
             tangents = tuple(tangent if p == wrt else torch.zeros_like(t) for p, t in enumerate(tensors))
-            return torch.func.jvp(outputs, tuple(tensors), tangents)[1][output]  # type: ignore[no-any-return]
+            return forward(outputs, tensors, tangents)[output]
 
         moved = [torch.func.vmap(along)(basis) for basis in _basis(columns, batch, most)]
         # (*columns, *batch, *rows)
