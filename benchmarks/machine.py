@@ -6,13 +6,26 @@ import importlib.metadata
 import os
 import platform
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-_DISTRIBUTIONS = ("dcl", "moreau", "cvxpylayers", "diffcp", "scs", "qpth", "proxsuite", "cvxpy", "torch", "numpy")
+_DISTRIBUTIONS = (
+    "dcl",
+    "moreau",
+    "cvxpylayers",
+    "diffcp",
+    "scs",
+    "qpth",
+    "proxsuite",
+    "cvxpy",
+    "clarabel",
+    "torch",
+    "numpy",
+)
 
 
 def version(distribution: str) -> str | None:
-    """The installed version of a distribution, None if there is none."""
+    """The installed version of a distribution, None if there is none (that of a checkout is not installed)."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -26,7 +39,8 @@ def cores() -> list[int]:
 
 def machine() -> str:
     """Two lines for the head of a table."""
-    versions = ", ".join(f"{name} {version(name) or 'not installed'}" for name in _DISTRIBUTIONS)
+    absent = {name: "as it stands" if find_spec(name) else "not installed" for name in _DISTRIBUTIONS}
+    versions = ", ".join(f"{name} {version(name) or absent[name]}" for name in _DISTRIBUTIONS)
     busy = f", load average at the start {os.getloadavg()[0]:.1f}" if sys.platform != "win32" else ""
     return f"{versions}\nPython {platform.python_version()}, {_processor()}, {len(cores())} cores{busy}"
 

@@ -17,22 +17,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from contest import AbstractAnswers, Programs
 from qp_reference import Answer, Program, central, exact
 from qp_works import DATA, Shape
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(AbstractAnswers):
     """For all programs of a pool: x (count, n), and the gradients of w'x by the name of the data, (count, ...)."""
 
     x: np.ndarray
     gradients: dict[str, np.ndarray]
 
     def errors(self, rows: np.ndarray, x: np.ndarray, gradients: dict[str, np.ndarray]) -> tuple[float, float]:
-        """Largest relative error of x and of the gradient (all data of a program taken together, P symmetrized).
-
-        A NaN anywhere is an infinite error; without gradients theirs is 0.
-        """
+        """All data of a program taken together, P symmetrized."""
         right = self.x[rows]
         error_x = np.abs(x - right).max(1) / (1.0 + np.abs(right).max(1))
         wrong, size = np.zeros(len(x)), np.full(len(x), 0.0 if gradients else 1.0)
@@ -45,23 +43,11 @@ class Answers:
         return float(np.nan_to_num(found[0], nan=np.inf)), float(np.nan_to_num(found[1], nan=np.inf))
 
 
-@dataclass(frozen=True)
-class Programs:
-    """A pool of programs: data by name, (count, ...) each; w (n,); the answers by mu, 0.0 for the exact ones.
+def random_programs(family: str, shape: Shape, count: int, seed: int = 0, mus: Sequence[float] = (0.0,)) -> Programs:
+    """A pool of `count` programs with their answers at these mu; other seeds give other programs.
 
     "L" is the square root with P = L'L, for packages that cannot take P; its gradient is 2 L grad_P.
     """
-
-    data: dict[str, np.ndarray]
-    w: np.ndarray
-    answers: dict[float, Answers]
-
-    def __len__(self) -> int:
-        return len(self.data["q"])
-
-
-def random_programs(family: str, shape: Shape, count: int, seed: int = 0, mus: Sequence[float] = (0.0,)) -> Programs:
-    """A pool of `count` programs with their answers at these mu; other seeds give other programs."""
     rng = np.random.default_rng(seed)
     w = rng.standard_normal(shape.n)
     drawn: list[tuple[np.ndarray, ...]] = []

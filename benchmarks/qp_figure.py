@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lines import Line
 from matplotlib.figure import Figure
-from qp_report import Done, Line
 from qp_works import DATA, TITLES, Work, shape_of_size
 
 MANY, ONE_SIZE = 128, 10
@@ -26,7 +26,7 @@ _STYLES = {
 }
 
 
-def draw(done: Sequence[Done]) -> Figure:
+def draw(done: Sequence[tuple[Work, list[Line]]]) -> Figure:
     """One row for each family: against n at the smallest batch and at a large one, against the batch at one n.
 
     Only works of `shape_of_size`, one thread, forward + backward; an empty figure without any.

@@ -11,44 +11,24 @@ from typing import Any
 
 import cvxpy as cp
 import torch
-from machine import version
+from contest import AbstractPeer, Layer
+from cvxpylayers_settings import NEEDS, SETTINGS, TIGHT
 from qp_works import DATA, Work
 from torch import Tensor
 
-Layer = Callable[..., Tensor]
 Problem = tuple[cp.Problem, list[cp.Parameter], cp.Variable]
 ALL = tuple(DATA)
-TIGHT = 1e-10
 
 
 @dataclass(frozen=True)
-class Peer:
-    """One layer.
+class Peer(AbstractPeer):
+    """families: those that it can solve.  root: it takes L instead of P = L'L."""
 
-    name: as in the tables.  needs: the distributions it needs.  make: from a work to a layer.
-    families: those that it can solve.  root: it takes L instead of P = L'L.
-    mu: above 0, it returns the point of the central path.  answers: whether it returns an answer at all.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    make: Callable[[Work], Layer]
     families: tuple[str, ...] = ALL
     root: bool = False
-    mu: float = 0.0
-    answers: bool = True
 
-    def missing(self) -> list[str]:
-        """The distributions that are not installed."""
-        return [name for name in self.needs if version(name) is None]
-
-    def takes(self, family: str) -> tuple[str, ...]:
-        """The names of the data that it is called with."""
-        return tuple("L" if self.root and name == "P" else name for name in DATA[family])
-
-    @property
-    def is_dcl(self) -> bool:
-        return self.needs == ("dcl",)
+    def takes(self, work: Work) -> tuple[str, ...]:
+        return tuple("L" if self.root and name == "P" else name for name in DATA[work.family])
 
 
 def cvxpy_problem(work: Work, root: bool) -> Problem:
@@ -164,17 +144,18 @@ def _make_moreau(work: Work, solver: str = "auto") -> Layer:
     return layers[work.family]
 
 
-def _cvxpylayers(solver: str | None, solver_args: dict[str, object]) -> Callable[[Work], Layer]:
-    """Needs the root form: a parametric quad_form(x, P) is not DPP there.
+def _make_moreau_active_set(work: Work) -> Layer:
+    return _make_moreau(work, "active_set")
 
-    Its default is diffcp with SCS at eps 1e-4 and derivatives by LSQR; mode "dense" takes a direct solve instead.
-    """
+
+def _make_cvxpylayers(name: str) -> Callable[[Work], Layer]:
+    """Needs the root form: a parametric quad_form(x, P) is not DPP there."""
 
     def make(work: Work) -> Layer:
         from cvxpylayers.torch import CvxpyLayer
 
         problem, parameters, x = cvxpy_problem(work, root=True)
-        layer = CvxpyLayer(problem, parameters, [x], solver=solver, solver_args=solver_args)
+        layer = CvxpyLayer(problem, parameters, [x], **SETTINGS[name])
         return lambda *data: layer(*data)[0]
 
     return make
@@ -211,22 +192,25 @@ def _make_proxsuite(work: Work) -> Layer:
 
 
 DCL, OVERHEAD = "dcl.QPLayer", "torch: an empty Function"
-_MOREAU: dict[str, object] = {"ipm_settings": {"tol_gap_abs": TIGHT, "tol_gap_rel": TIGHT, "tol_feas": TIGHT}}
-_CVXPYLAYERS = ("cvxpylayers", "diffcp")
 _STRICT = ("qp", "box")
 PEERS = (
     Peer(OVERHEAD, (), _make_empty, answers=False),
     Peer(DCL, ("dcl",), _make_dcl(0.0)),
     Peer("dcl.CvxpyLayer", ("dcl",), _make_dcl_cvxpy(root=False)),
-    Peer("dcl.CvxpyLayer, P = L'L", ("dcl",), _make_dcl_cvxpy(root=True), ("qp",), root=True),
+    Peer("dcl.CvxpyLayer, P = L'L", ("dcl",), _make_dcl_cvxpy(root=True), families=("qp",), root=True),
     Peer("moreau.torch", ("moreau",), _make_moreau),
-    Peer("moreau.torch, active set", ("moreau",), lambda work: _make_moreau(work, "active_set"), ("lp",)),
+    Peer("moreau.torch, active set", ("moreau",), _make_moreau_active_set, families=("lp",)),
     Peer("proxsuite", ("proxsuite",), _make_proxsuite),
-    Peer("qpth", ("qpth",), _make_qpth, _STRICT),
-    Peer("cvxpylayers + MOREAU", ("cvxpylayers", "moreau"), _cvxpylayers("MOREAU", _MOREAU), root=True),
-    Peer("cvxpylayers, default", _CVXPYLAYERS, _cvxpylayers(None, {}), root=True),
-    Peer("cvxpylayers, eps 1e-8", _CVXPYLAYERS, _cvxpylayers(None, {"eps": 1e-8}), root=True),
-    Peer("cvxpylayers, 1e-8, dense", _CVXPYLAYERS, _cvxpylayers(None, {"eps": 1e-8, "mode": "dense"}), root=True),
+    Peer("qpth", ("qpth",), _make_qpth, families=_STRICT),
+    *(
+        Peer(name, NEEDS[name], _make_cvxpylayers(name), root=True)
+        for name in (
+            "cvxpylayers + MOREAU",
+            "cvxpylayers, default",
+            "cvxpylayers, eps 1e-8",
+            "cvxpylayers, 1e-8, dense",
+        )
+    ),
 )
 CENTRAL = (
     PEERS[1],

@@ -1,213 +1,29 @@
-"""Times the layers on one work after the other, in turns, and checks every answer.
-
-A turn is a stretch of calls for each layer, one layer after the other in random order, so that a busy machine slows all
-alike.  The programs are the same for all layers, and others in every call, so that no layer can keep a factorization.
-Tensors are made before a stretch, answers checked and garbage collected after it: between its calls nothing is done.
-"""
+"""Times QP layers: their programs, drawn at random, and their peers, for `turns.py`."""
 
 from __future__ import annotations
 
-import gc
-import math
-import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import groupby
-from statistics import median
 
-import numpy as np
-import torch
-from qp_families import Programs, random_programs
-from qp_peers import CENTRAL, Layer, Peer, peers_of
-from qp_report import LEFT_OUT, Done, Line
-from qp_works import LEAST, Effort, Work
-from torch import Tensor
-
-STRETCH = 0.02
-
-
-@dataclass
-class Run:
-    """One layer on one work: seconds of each repetition, the largest errors, or why there is nothing."""
-
-    peer: Peer
-    work: Work
-    layer: Layer | None = None
-    trouble: str = ""
-    forward: list[float] = field(default_factory=list)
-    backward: list[float] = field(default_factory=list)
-    error_x: float = 0.0
-    error_gradient: float = 0.0
-
-    def prepare(self) -> None:
-        """Make the layer."""
-        missing = self.peer.missing()
-        if missing:
-            self.trouble = f"not installed: {', '.join(missing)}"
-            return
-        try:
-            self.layer = self.peer.make(self.work)
-        except Exception as error:  # noqa: BLE001  a layer that breaks is a result; the others go on
-            self.trouble = _said(error)
-
-    def is_due(self, seconds: float) -> bool:
-        """Whether it takes part in the next turn."""
-        if self.layer is None or self.trouble:
-            return False
-        return len(self.forward) < LEAST or sum(self.forward) + sum(self.backward) < seconds
-
-    def calls(self) -> int:
-        """How many calls make a stretch: STRETCH seconds, at most ten."""
-        last = self.forward[-1] + self.backward[-1] if self.forward else STRETCH
-        return max(1, min(10, int(STRETCH / last)))
-
-    def stretch(self, programs: Programs, first: int, calls: int, *, counts: bool) -> None:
-        """Calls in a row, on programs first, first + 1, ...; errors always count, times if `counts`."""
-        w = torch.from_numpy(programs.w)
-        some = [(first + call + np.arange(self.work.batch)) % len(programs) for call in range(calls)]
-        given = [self._tensors(programs, rows) for rows in some]
-        answers = []
-        for data in given:
-            try:
-                forward, backward, x, gradients = _timed(self.layer, data, w, self.work.backward)  # type: ignore[arg-type]
-            except Exception as error:  # noqa: BLE001  see prepare
-                self.trouble = _said(error)
-                return
-            answers.append((x, gradients))
-            if counts:
-                self.forward.append(forward)
-                self.backward.append(backward)
-        if self.peer.answers:
-            for rows, (x, gradients) in zip(some, answers, strict=True):
-                self._check(programs, rows, x, gradients)
-
-    def _tensors(self, programs: Programs, rows: np.ndarray) -> list[Tensor]:
-        names = self.peer.takes(self.work.family)
-        return [torch.from_numpy(programs.data[name][rows]).requires_grad_(self.work.backward) for name in names]
-
-    def _check(self, programs: Programs, rows: np.ndarray, x: Tensor, gradients: Sequence[Tensor]) -> None:
-        names = self.peer.takes(self.work.family) if self.work.backward else ()
-        named = {name: g.numpy() for name, g in zip(names, gradients, strict=True)}
-        error_x, error_gradient = programs.answers[self.peer.mu].errors(rows, x.detach().numpy(), named)
-        self.error_x, self.error_gradient = max(self.error_x, error_x), max(self.error_gradient, error_gradient)
-
-    def line(self) -> Line:
-        """What the tables need of it."""
-        scale = 1e3 / self.work.batch
-        both = [scale * (f + b) for f, b in zip(self.forward, self.backward, strict=True)]
-        done = bool(both) and not self.trouble
-        return Line(
-            self.work,
-            self.peer.name,
-            is_dcl=self.peer.is_dcl,
-            answers=self.peer.answers,
-            trouble=self.trouble,
-            repetitions=len(both),
-            ms=median(both) if done else math.nan,
-            ms_least=min(both) if done else math.nan,
-            ms_forward=scale * median(self.forward) if done else math.nan,
-            ms_backward=scale * median(self.backward) if done and self.work.backward else math.nan,
-            error_x=self.error_x if self.peer.answers else math.nan,
-            error_gradient=self.error_gradient if self.peer.answers and self.work.backward else math.nan,
-        )
-
-
-def _timed(
-    layer: Layer, data: Sequence[Tensor], w: Tensor, backward: bool
-) -> tuple[float, float, Tensor, tuple[Tensor, ...]]:
-    """Seconds of forward and of backward, x, the gradients of w'x."""
-    if not backward:
-        with torch.no_grad():
-            start = time.perf_counter()
-            x = layer(*data)
-            return time.perf_counter() - start, 0.0, x, ()
-    start = time.perf_counter()
-    x = layer(*data)
-    middle = time.perf_counter()
-    gradients = torch.autograd.grad((x @ w).sum(), data)
-    return middle - start, time.perf_counter() - middle, x, gradients
-
-
-def _said(error: Exception) -> str:
-    return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:60]}"
-
-
-class Expectations:
-    """What a call will take, from the works that were timed before."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[tuple[str, str, int], dict[int, float]] = {}
-
-    def note(self, run: Run) -> None:
-        """Remember its time an instance."""
-        if run.forward:
-            spent = median(f + b for f, b in zip(run.forward, run.backward, strict=True)) / run.work.batch
-            key = run.peer.name, run.work.family, run.work.shape.n
-            self._seconds.setdefault(key, {})[run.work.batch] = spent
-
-    def seconds(self, run: Run) -> float:
-        """Those of the nearest smaller batch at this size; at a new size, those of the size before, with the square of n."""
-        family, n, batch = run.work.family, run.work.shape.n, run.work.batch
-        sizes = [size for name, of, size in self._seconds if (name, of) == (run.peer.name, family) and size <= n]
-        if not sizes:
-            return 0.0
-        known = self._seconds[run.peer.name, family, max(sizes)]
-        nearest = max((b for b in known if b <= batch), default=min(known))
-        return known[nearest] * batch * (n / max(sizes)) ** 2
+from contest import Effort, Programs
+from lines import Done
+from qp_families import random_programs
+from qp_peers import CENTRAL, peers_of
+from qp_works import Work
+from turns import time_works as in_turns
 
 
 def time_works(works: Iterable[Work], only: Sequence[str], effort: Effort) -> Iterator[Done]:
     """The lines of each work, as soon as they are there; `only` layers whose name contains one of these, or all."""
-    warnings.filterwarnings("ignore", message="solver='auto' resolved to ACTIVE_SET")  # moreau: as README.md says
-    expected = Expectations()
-    for (family, shape, is_central), group in groupby(works, key=lambda work: (work.family, work.shape, work.central)):
-        together = list(group)
-        count = min(max(work.batch for work in together) + 8, _most_programs(shape.n, is_central))
-        mus = [peer.mu for peer in CENTRAL] if is_central else [0.0]
-        programs = random_programs(family, shape, count, effort.seed, mus)
-        for work in together:
-            runs = [Run(peer, work) for peer in peers_of(work) if not only or any(part in peer.name for part in only)]
-            time_work(runs, programs, effort, expected)
-            yield work, [run.line() for run in runs]
+    return in_turns(works, only, effort, peers_of, _programs)
 
 
-def time_work(runs: Sequence[Run], programs: Programs, effort: Effort, expected: Expectations) -> None:
-    """Fill the runs, turn by turn."""
-    rng = np.random.default_rng(effort.seed)
-    for run in runs:
-        expectation = expected.seconds(run)
-        if expectation > effort.call:
-            run.trouble = f"{LEFT_OUT}: about {expectation:.1f} s a call"
-        else:
-            run.prepare()
-    first = 0
-    with _garbage_stays():
-        for turn in range(-1, effort.turns):
-            due = [run for run in runs if run.is_due(effort.seconds)]
-            calls = [run.calls() for run in due]
-            for place in rng.permutation(len(due)):
-                due[place].stretch(programs, first, calls[place], counts=turn >= 0)
-                gc.collect()
-            first += max(calls, default=0)
-    for run in runs:
-        expected.note(run)
+def _programs(together: Sequence[Work], seed: int) -> Programs:
+    work = together[0]
+    count = min(max(each.batch for each in together) + 8, _most(work.shape.n, work.central))
+    mus = [peer.mu for peer in CENTRAL] if work.central else [0.0]
+    return random_programs(work.family, work.shape, count, seed, mus)
 
 
-@contextmanager
-def _garbage_stays() -> Iterator[None]:
-    """Nothing is collected but by `gc.collect`, which does not look at what there was before."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
-def _most_programs(n: int, is_central: bool) -> int:
+def _most(n: int, is_central: bool) -> int:
     """So many different programs: a larger batch has some of them several times.  A reference takes seconds at n = 500."""
     return max(8, min(40 if is_central else 136, 2_000_000 // n**2))

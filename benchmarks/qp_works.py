@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from contest import AbstractWork
 
 # The data of a program, in the order in which the layers get them; see qp_families.py for the programs.
 DATA = {
@@ -27,12 +29,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Work:
-    """`batch` programs of one family and shape in one call.
-
-    backward: forward and backward; False: forward alone, under no_grad.
-    central: x(mu) and its gradient beside the exact ones, instead of the peers.
-    """
+class Work(AbstractWork):
+    """`batch` programs of one family and shape in one call."""
 
     family: str
     shape: Shape
@@ -53,27 +51,25 @@ class Work:
         return f"{self.subject}; batch {self.batch}"
 
     @property
+    def size(self) -> int:  # type: ignore[override]
+        return self.shape.n
+
+    @property
+    def pool(self) -> Hashable:
+        return self.family, self.shape, self.central
+
+    @property
+    def columns(self) -> Mapping[str, object]:
+        n, m, p = self.shape.n, self.shape.m, self.shape.p
+        return {"family": self.family, "n": n, "m": m, "p": p, "batch": self.batch, "threads": self.threads}
+
+    @property
     def megabytes(self) -> float:
         """The size of the data; gradients take as much again."""
         n, rows = self.shape.n, 0 if self.family == "box" else self.shape.m + self.shape.p
         return 8e-6 * self.batch * n * (rows + (0 if self.family == "lp" else n))
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How long to time.
-
-    seconds: what a layer may use on a work, but at least LEAST calls.  turns: at most so many.
-    call: a layer is left out of a work where one call is expected to take more seconds.  seed: of the programs.
-    """
-
-    seconds: float
-    turns: int
-    call: float
-    seed: int = 0
-
-
-LEAST = 3
 DENSE = (Shape(10, 10, 5), Shape(50, 50, 10), Shape(100, 100, 50))
 SIZES = (2, 5, 10, 20, 50, 100, 200, 500)
 BATCHES = (1, 16, 128, 1024)

@@ -4,6 +4,7 @@ A constrained argmin inside a torch model: written in CVXPY or as matrices, solv
 instance, and differentiated exactly through its KKT conditions.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         DclError,
         DegenerateError,
         DegenerateWarning,
+        DivergedError,
         DppError,
         DtypeError,
         FlatError,
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
         NoMinimumError,
         NotStationaryError,
         OptionError,
-        RunsOffError,
         SaddleError,
         SlowWarning,
         SolveError,
@@ -45,8 +46,8 @@ _MODULES = {
     "dcl.about": ("Info", "info"),
     "dcl.compare": ("Comparison", "Diagnosis", "PointDiagnosis", "compare_gradients", "diagnose"),
     "dcl.errors": (
-        "CompatibilityWarning", "DclError", "DegenerateError", "DegenerateWarning", "DppError", "DtypeError", "FlatError",
-        "InputError", "LocallyInfeasibleError", "NoMinimumError", "NotStationaryError", "OptionError", "RunsOffError",
+        "CompatibilityWarning", "DclError", "DegenerateError", "DegenerateWarning", "DivergedError", "DppError", "DtypeError",
+        "FlatError", "InputError", "LocallyInfeasibleError", "NoMinimumError", "NotStationaryError", "OptionError",
         "SaddleError", "SlowWarning", "SolveError", "UnsupportedError",
     ),
     "dcl.layers.argmin": ("ArgminLayer", "argmin"),
@@ -70,6 +71,7 @@ __all__ = [
     "DegenerateError",
     "DegenerateWarning",
     "Diagnosis",
+    "DivergedError",
     "DppError",
     "DtypeError",
     "FlatError",
@@ -85,7 +87,6 @@ __all__ = [
     "ProgramSolution",
     "QPLayer",
     "QPResult",
-    "RunsOffError",
     "SaddleError",
     "Sensitivity",
     "SlowWarning",
@@ -103,14 +104,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _look_up(name: str) -> Any:
+    """The public name, from its module. Raises AttributeError."""
     if name == "solvers":
         return import_module("dcl.solvers")
+    if name == "RunsOffError":  # names that were replaced: each stays for one minor version
+        warnings.warn("dcl.RunsOffError is dcl.DivergedError now", DeprecationWarning, stacklevel=3)
+        name = "DivergedError"
     if name not in _PLACES:
-        raise AttributeError(f"module 'dcl' has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_PLACES[name]), name)
     globals()[name] = value  # from now on an ordinary attribute
     return value
+
+
+if not TYPE_CHECKING:  # type checkers would take every misspelled name to be there
+    __getattr__ = _look_up
 
 
 def __dir__() -> list[str]:

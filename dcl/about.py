@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 import torch
 
@@ -14,13 +15,15 @@ from dcl import core
 from dcl.errors import SlowWarning, level_of_caller
 
 _PACKAGES = ("torch", "numpy", "scipy", "cvxpy", "clarabel", "daqp", "highspy", "osqp", "piqp", "scs")
+_ABSENT = "not installed"
 
 
 @dataclass(frozen=True)
 class Info:
     """core: the instruction set that the compiled core was built for, "" where there is none; reason: why there is none.
 
-    threads: as many instances at a time as torch has threads.  versions: of Python, dcl and what it stands on.
+    threads: as many instances at a time as torch has threads.  versions: of Python, dcl and what it stands on; "not
+    installed" for a solver that the rule of `dcl.solvers.choose` has to do without.
     """
 
     core: str
@@ -53,10 +56,12 @@ def info() -> Info:
 
 
 def _version(name: str) -> str:
+    if find_spec(name) is None:
+        return _ABSENT
     try:
         return version(name)
     except PackageNotFoundError:
-        return "not installed"
+        return _ABSENT
 
 
 @cache

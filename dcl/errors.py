@@ -1,6 +1,6 @@
 """Every error and warning that dcl raises, each with the facts that a program needs to react to it.
 
-An outcome of a solve is a value (`dcl.Status`); it becomes one of these only at the border, in a layer.
+An outcome of a solve is a value (`dcl.Status`); it becomes one of these only in a layer (`dcl.outcome.messages`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class NotStationaryError(NoMinimumError):
     """The Newton step at the point reached is not small (`Status.NOT_STATIONARY`)."""
 
 
-class RunsOffError(NoMinimumError):
+class DivergedError(NoMinimumError):
     """The iterates run off to infinity: the infimum is not attained (`Status.RUNS_OFF`)."""
 
 

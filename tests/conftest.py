@@ -1,5 +1,28 @@
-"""One torch thread for each test process: those of `-n auto` share the cores, and waiting threads cost more than they give."""
+"""One torch thread for each test process, and the quick part of the suite.
 
+Threads: those of `-n auto` share the cores, and waiting threads cost more than they give.
+
+`@pytest.mark.sample(k)`: of the cases of this test every k-th, the first one included, is in the quick part; the others are slow.
+So each law stays in the quick part, and all of its cases in the whole suite. k has no factor in common with the lengths of the
+lists whose product the cases are, so that the sample meets every entry of each.
+"""
+
+from collections import Counter
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    seen: Counter[str] = Counter()
+    for item in items:
+        sample = item.get_closest_marker("sample")
+        if sample is None or item.get_closest_marker("slow") is not None:
+            continue
+        test = item.nodeid.split("[")[0]
+        if seen[test] % sample.args[0]:
+            item.add_marker(pytest.mark.slow)
+        seen[test] += 1

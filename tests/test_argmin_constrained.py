@@ -177,6 +177,7 @@ def test_a_nonconvex_program_against_differences_of_scipy() -> None:
     np.testing.assert_allclose(rows, np.stack(columns, -1), atol=1e-6)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("start", "any_", "minimum"), [(0.1, 0.0, 2.0), (-0.8, -1.0, -1.0), (1.9, 2.0, 2.0)])
 def test_any_stationary_point_between_bounds(start: float, any_: float, minimum: float) -> None:
     for stationary, known in (("any", any_), ("minimum", minimum)):

@@ -70,6 +70,7 @@ def quartic(y: Tensor, x: Tensor) -> Tensor:
     return x * y**4 + 2.0 * x**2 * y**3 - 12.0 * y**2
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("branch", [0.0, 1.0, -1.0])
 @pytest.mark.parametrize("x0", [0.3, 1.0, 2.5])
 def test_equations_23_and_24_on_every_branch(branch: float, x0: float) -> None:
@@ -162,6 +163,7 @@ def test_equations_74_and_75(as_pair: bool) -> None:
 # 3.4: monotone maps
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("map_", "maximize"),
     [(torch.exp, False), (lambda f: torch.log(f), False), (lambda f: -1.0 / f, False), (lambda f: -torch.exp(f), True)],
@@ -225,6 +227,7 @@ def test_gradients_in_a_and_b_of_the_equalities() -> None:
 # 4.2, 4.3: the barrier
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("t", [0.5, 10.0, 1e4])
 @pytest.mark.parametrize("x0", [0.9, -0.6])
 def test_equation_71(x0: float, t: float) -> None:

@@ -27,6 +27,7 @@ def slow(name: str) -> bool:
     return name not in QUICK and any(word in name for word in SLOW)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "entry", [pytest.param(a, id=a.name, marks=pytest.mark.slow if slow(a.name) else ()) for a in ATOMS]
 )

@@ -72,6 +72,7 @@ each_place = pytest.mark.parametrize(("batch", "index"), PLACES, ids=lambda shap
 # QPLayer: values
 
 
+@pytest.mark.sample(5)
 @each_place
 @pytest.mark.parametrize(("name", "value"), NOT_FINITE)
 def test_values_that_are_not_finite(name, value, batch, index):
@@ -318,6 +319,7 @@ def test_the_values_are_good():
     assert torch.isfinite(layer(*values((2,)).values())[0]).all()
 
 
+@pytest.mark.sample(7)
 @each_place
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @each_parameter

@@ -36,6 +36,7 @@ def number(value, requires_grad=True):
     return torch.tensor(value, dtype=torch.float64, requires_grad=requires_grad)
 
 
+@pytest.mark.sample(5)
 @each_mu
 @pytest.mark.parametrize("key", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("s", "p", "all"))) for k in KEYS])
 def test_point_and_gradient_against_equation_61_in_high_precision(key, mu):
@@ -50,6 +51,7 @@ def test_point_and_gradient_against_equation_61_in_high_precision(key, mu):
         np.testing.assert_allclose(found[name].numpy(), known[name], rtol=0, atol=1e-9 * np.abs(known[name]).max())
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_key_quick_or_slow
 def test_gradcheck(key, mu):
@@ -60,6 +62,7 @@ def test_gradcheck(key, mu):
     )
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_key_quick_or_slow
 def test_complementarity_is_mu_times_the_degree(key, mu):

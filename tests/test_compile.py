@@ -155,6 +155,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_solve_qp_in_a_whole_graph(name: str) -> None:
     """It makes its layer in each call: once, when the graph is traced."""

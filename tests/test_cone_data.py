@@ -58,6 +58,7 @@ PROBLEMS = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("collection", "name"), PROBLEMS)
 def test_right_or_honest(collection, name):
     file = load(collection, name)

@@ -60,6 +60,7 @@ def moreau(cones, seed, *, linear=False, batch=(), n=None):
     return (P, q, A, (A @ x.unsqueeze(-1)).squeeze(-1) + s), (x, z, s)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("linear", [False, True], ids=["quadratic", "linear"])
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", CONES)
@@ -75,6 +76,7 @@ def test_known_solutions(name, seed, linear):
     torch.testing.assert_close(solution.value, 0.5 * known[0] @ P @ known[0] + q @ known[0], atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONES)
 def test_gradients_against_differences(name, seed):
@@ -110,6 +112,7 @@ def test_second_derivatives(name):
     assert torch.autograd.gradgradcheck(lambda *rest: layer(data[0], *rest).x, leaves, eps=1e-5, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", CONES)
 def test_gradients_against_diffcp(name, seed):

@@ -74,6 +74,7 @@ def test_projection_is_the_nearest_point(name):
     torch.testing.assert_close(cone.project(z, 0.0), z, rtol=0, atol=0)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("mu", [1.0, 1e-3, 1e-12, 1e6])
 @pytest.mark.parametrize("v", [0.0, 1e-9, 1.0, 1e4, 1e12, 1e150, -1e-9, -1.0, -1e4, -1e12, -1e150])
 def test_accuracy_at_the_ends(v, mu):
@@ -93,7 +94,7 @@ def test_accuracy_at_the_ends(v, mu):
     assert float(found_d) == pytest.approx(expected[1], rel=4e-16, abs=0)
     assert float(1.0 - found_d) == pytest.approx(expected[2], rel=1e-9, abs=3e-16)
     if abs(v) < 1e100:  # v^3 does not fit
-        assert float(cone.curvature(vs, barrier(mu), one, one)) == pytest.approx(expected[3], rel=1e-14, abs=0)
+        assert float(cone.curvature_product(vs, barrier(mu), one, one)) == pytest.approx(expected[3], rel=1e-14, abs=0)
 
 
 @each_mu
@@ -128,7 +129,7 @@ def test_curvature_is_the_derivative_of_D(name, mu):
         return (a * cone.dproject(at, barrier(mu), no_kink(at)).apply(w)).sum(-1)
 
     expected = (form(v + step * u) - form(v - step * u)) / (2 * step)
-    found = (cone.curvature(v, barrier(mu), a, w) * u).sum(-1)
+    found = (cone.curvature_product(v, barrier(mu), a, w) * u).sum(-1)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 / np.sqrt(mu))
     if cone.degree:
         assert float(found.abs().min()) > 0.0
@@ -139,7 +140,7 @@ def test_curvature_is_the_derivative_of_D(name, mu):
 def test_curvature_is_symmetric_in_all_three(name, mu):
     cone, v = CONES[name], points(name) * np.sqrt(max(mu, 1e-3))
     vectors = [directions(name, seed=k) for k in range(3)]
-    forms = [(cone.curvature(v, barrier(mu), a, w) * u).sum(-1) for a, w, u in itertools.permutations(vectors)]
+    forms = [(cone.curvature_product(v, barrier(mu), a, w) * u).sum(-1) for a, w, u in itertools.permutations(vectors)]
     for form in forms[1:]:
         torch.testing.assert_close(form, forms[0], rtol=1e-12, atol=1e-12)
 
@@ -197,7 +198,7 @@ def test_the_barrier_goes_to_the_projection(name):
 def test_mu_per_instance_is_a_loop(name):
     cone, v, a, w = CONES[name], points(name), directions(name, seed=1), directions(name, seed=2)
     mus = torch.logspace(-6, 0, BATCH, dtype=torch.float64).unsqueeze(-1)
-    z, D, c = cone.project(v, mus), cone.dproject(v, mus, no_kink(v)).apply(w), cone.curvature(v, mus, a, w)
+    z, D, c = cone.project(v, mus), cone.dproject(v, mus, no_kink(v)).apply(w), cone.curvature_product(v, mus, a, w)
     for i in range(BATCH):
         row, mu = v[i : i + 1], mus[i : i + 1]
         torch.testing.assert_close(z[i : i + 1], cone.project(row, mu), rtol=4e-16, atol=0)
@@ -205,7 +206,7 @@ def test_mu_per_instance_is_a_loop(name):
             D[i : i + 1], cone.dproject(row, mu, no_kink(row)).apply(w[i : i + 1]), rtol=4e-16, atol=0
         )
         torch.testing.assert_close(
-            c[i : i + 1], cone.curvature(row, mu, a[i : i + 1], w[i : i + 1]), rtol=4e-16, atol=0
+            c[i : i + 1], cone.curvature_product(row, mu, a[i : i + 1], w[i : i + 1]), rtol=4e-16, atol=0
         )
 
 
@@ -220,7 +221,9 @@ def test_a_product_is_its_parts(mu):
         mu_ = barrier(mu)
         assert torch.equal(product.project(v, mu_)[:, s], cone.project(v[:, s], mu_))
         assert torch.equal(product.dproject(v, mu_, kink).d[:, s], cone.dproject(v[:, s], mu_, kink[:, s]).d)
-        assert torch.equal(product.curvature(v, mu_, a, w)[:, s], cone.curvature(v[:, s], mu_, a[:, s], w[:, s]))
+        assert torch.equal(
+            product.curvature_product(v, mu_, a, w)[:, s], cone.curvature_product(v[:, s], mu_, a[:, s], w[:, s])
+        )
         assert torch.equal(product.kink_distance(v)[:, s], cone.kink_distance(v[:, s]))
 
 

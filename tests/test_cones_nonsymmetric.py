@@ -239,6 +239,7 @@ def test_projections_are_in_the_cones_and_complementary(name, sizes):
         assert is_nearly(is_in, name, zi - vi, slack)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("sizes", [(-1.0, 1.0), (-12.0, 8.0)])
 @each_cone
 def test_projection_is_idempotent_and_does_not_stretch(name, sizes):
@@ -278,6 +279,7 @@ def test_projection_in_high_precision(name):
             assert miss <= TOLERANCE["nearest"] * max(map(abs, vi)), vi
 
 
+@pytest.mark.sample(5)
 @smoothed
 @each_cone
 def test_barrier_point_in_high_precision(name, mu):
@@ -312,6 +314,7 @@ def test_the_coordinates_are_those_of_clarabel_and_scs(name):
         np.testing.assert_allclose(z - v, second["x"], atol=TOLERANCE["solver"] * np.abs(v).max())
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_D_is_the_derivative_in_every_region(name, mu):
@@ -340,19 +343,22 @@ def test_D_is_symmetric_between_0_and_I(name, mu):
 def test_curvature_is_the_derivative_of_D(name, mu):
     cone, (v, smooth), h = CONES[name], region_points(name), 1e-6
     a, w, u = (directions(v.shape, seed=k) for k in range(3))
-    found = (cone.curvature(v, barrier(mu), a, w) * u).sum(-1)
+    found = (cone.curvature_product(v, barrier(mu), a, w) * u).sum(-1)
     up, down = ((a * (dense(cone, v + t * u, mu) @ w.unsqueeze(-1)).squeeze(-1)).sum(-1) for t in (h, -h))
     miss = (found - (up - down) / (2 * h)).abs() / (1.0 + found.abs())
     assert float(miss.max()) <= TOLERANCE["bend"], dict(zip(REGIONS[family(name)], miss.tolist(), strict=True))
     assert torch.equal(found != 0.0, smooth | (mu > 0.0))
 
 
+@pytest.mark.sample(5)
 @each_mu
 @each_cone
 def test_curvature_is_symmetric_in_all_three(name, mu):
     v = points(50)
     vectors = [directions((2, *v.shape), seed=k) for k in range(3)]
-    forms = [(CONES[name].curvature(v, barrier(mu), a, w) * u).sum(-1) for a, w, u in itertools.permutations(vectors)]
+    forms = [
+        (CONES[name].curvature_product(v, barrier(mu), a, w) * u).sum(-1) for a, w, u in itertools.permutations(vectors)
+    ]
     for form in forms[1:]:
         assert float(((form - forms[0]).abs() / (1.0 + forms[0].abs())).max()) <= TOLERANCE["symmetric"] * 100
 
@@ -409,6 +415,7 @@ def test_no_kink_inside_of_the_regions(name):
     assert float(CONES[name].kink_distance(region_points(name)[0])[:, 0].min()) >= 0.05
 
 
+@pytest.mark.sample(3)
 @each_mu
 def test_blocks_are_a_loop_and_so_are_batches(mu):
     v = points(3, dim=9)
@@ -418,13 +425,16 @@ def test_blocks_are_a_loop_and_so_are_batches(mu):
         (Exponential(3), [Exponential(1)] * 3),
         (Power((0.5, 0.2, 0.95)), [Power((0.5,)), Power((0.2,)), Power((0.95,))]),
     ):
-        z, c, D = cone.project(v, mus), cone.curvature(v, mus, a, w), cone.dproject(v, mus, no_kink(v)).apply(w)
+        z, c, D = cone.project(v, mus), cone.curvature_product(v, mus, a, w), cone.dproject(v, mus, no_kink(v)).apply(w)
         for i, (k, single) in itertools.product(range(3), enumerate(singles)):
             row, cols = slice(i, i + 1), slice(3 * k, 3 * k + 3)
             at, mu_i = v[row, cols], mus if mu == 0.0 else mus[row]
             assert torch.equal(z[row, cols], single.project(at, mu_i))
             torch.testing.assert_close(
-                c[:, row, cols], single.curvature(at, mu_i, a[:, row, cols], w[:, row, cols]), rtol=1e-9, atol=1e-9
+                c[:, row, cols],
+                single.curvature_product(at, mu_i, a[:, row, cols], w[:, row, cols]),
+                rtol=1e-9,
+                atol=1e-9,
             )
             alone = single.dproject(at, mu_i, no_kink(at)).apply(w[:, row, cols])
             torch.testing.assert_close(D[:, row, cols], alone, rtol=0, atol=1e-14)

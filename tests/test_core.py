@@ -74,6 +74,7 @@ def mistakes(data, solution, exact_gradients, seed):
 # Against oracles
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("n", [1, 2, 5, 10, 30, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_regular_programs_in_57_digits(kind, n):
@@ -118,6 +119,7 @@ def test_degenerate_and_unsolvable_tiny_programs_are_not_certified(kind):
         assert status != dense.Code.CERTIFIED, f"tiny({seed}, {kind!r})"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("mu", [1.0, 1e-2, 1e-5])
 def test_central_path_in_40_digits(mu):
     rng = np.random.default_rng(1)
@@ -140,6 +142,7 @@ def test_central_path_in_40_digits(mu):
         assert relative({name: g[name][0].numpy() for name in expected}, expected) <= GRADIENT
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("mu", [1.0, 1e-3])
 @pytest.mark.parametrize("family", ["badly_scaled", "dependent", "nearly_tied", "low_rank"])
 def test_central_path_of_bad_programs_in_40_digits(family, mu):

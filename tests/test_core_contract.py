@@ -73,6 +73,7 @@ def breaches(data: Batch, label: str, mu: float = 0.0) -> tuple[list[str], int]:
     return found, int(certified.sum())
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_certified_is_optimal_and_exact(family):
     found = []
@@ -82,6 +83,7 @@ def test_certified_is_optimal_and_exact(family):
     assert not found
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("mu", [1.0, 1e-3, 1e-6])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_the_central_path(family, mu):

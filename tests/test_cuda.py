@@ -12,10 +12,11 @@ import pytest
 import torch
 from known_layers import KNOWN
 from simulated_device import DEVICE, SimulatedDevice, fetch, send
-from test_layer_cvxpy import CANONICALIZE, FAMILIES, build, chain
+from test_layer_cvxpy import FAMILIES, build, chain
 
 import dcl
 from dcl import core
+from dcl.frontends.cvxpy import canonicalize
 from dcl.kkt.dense import _probe
 from dcl.program.pattern import SparsePattern
 
@@ -225,7 +226,7 @@ def test_cvxpy(place, family):
 @pytest.mark.parametrize("mu", MU)
 @pytest.mark.parametrize("place", PLACES)
 def test_sparse(place, mu, monkeypatch):
-    monkeypatch.setattr(CANONICALIZE, "dense_storage", lambda *_: False)
+    monkeypatch.setattr(canonicalize, "dense_storage", lambda *_: False)
     problem, parameters, outputs, values = chain(8)
     layer = dcl.CvxpyLayer(problem, parameters, outputs, mu=mu)
     assert isinstance(layer._form.structure.A, SparsePattern)
@@ -260,6 +261,7 @@ CONES = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("mu", MU)
 @pytest.mark.parametrize("program", CONES)
 @pytest.mark.parametrize("place", PLACES)

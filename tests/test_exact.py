@@ -114,6 +114,7 @@ def unsolvable(known: Tiny, _seed: int) -> list[str]:
     return [f"reported {status.name}"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", COUNTS)
 def test_tiny_programs(kind):
     assert not [text for seed in range(25 if kind is None else 8) for text in mistakes(kind, seed)]

@@ -127,6 +127,7 @@ COORDINATES = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("solver", [None, "CLARABEL", "OSQP", "DAQP", "PIQP"])
 @pytest.mark.parametrize("kind", COORDINATES)
 def test_certificates_in_which_nothing_cancels(kind, solver):
@@ -175,6 +176,7 @@ def test_the_other_rows_are_as_without_the_failed_ones(shared, loss, mu):
         assert float(expected[name].abs().max()) > 1e-3 or name in ("ub", "lb")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("failure", ["nan", "last"])
 @pytest.mark.parametrize("shared", SHARED, ids=str)

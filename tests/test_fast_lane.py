@@ -44,6 +44,7 @@ def careful_calls(monkeypatch):
 # Against high precision
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("n", [2, 10, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_regular_programs_against_57_digits(kind, n, monkeypatch):
@@ -139,6 +140,7 @@ def loss_of(layer, data):
     return (weights * result.x).sum() + result.z.square().sum() + (result.y * result.value.unsqueeze(-1)).sum()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 def test_gradcheck_and_gradgradcheck(mu):
     data = regular_batch(B=2)
@@ -258,6 +260,7 @@ def cvxpy_values(B=4):
     return [t.requires_grad_() for t in values]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("maximize", [False, True])
 def test_a_cvxpy_layer_against_differences(maximize, monkeypatch):
     layer, values = cvxpy_layer(), cvxpy_values()

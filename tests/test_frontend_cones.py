@@ -256,6 +256,7 @@ def build(family, seed=0):
     return problem, parameters, variables, values
 
 
+@pytest.mark.sample(4)
 @families
 def test_solution_duals_and_violation(family):
     problem, parameters, variables, values = build(family)
@@ -349,7 +350,7 @@ def test_solver_without_the_cone_is_refused_when_the_layer_is_made():
 
 
 def test_rows_of_cones_have_names():
-    from dcl.frontends.cvxpy import canonicalize
+    from dcl.frontends.cvxpy.canonicalize import canonicalize
 
     x, X = cp.Variable(3, name="x"), cp.Variable((2, 2), PSD=True, name="X")
     constraints = [cp.SOC(cp.sum(X), x), cp.ExpCone(x, np.ones(3), np.ones(3) * 2)]

@@ -13,7 +13,8 @@ from oracles import polish
 
 import dcl
 from dcl.errors import DppError, InputError, OptionError, UnsupportedError
-from dcl.frontends.cvxpy import CanonicalForm, canonicalize
+from dcl.frontends.cvxpy import CanonicalForm
+from dcl.frontends.cvxpy.canonicalize import canonicalize
 
 C = np.random.default_rng(5).standard_normal((6, 6))
 PSD = C @ C.T / 6 + np.eye(6)
@@ -255,6 +256,7 @@ def solve(form, values):
     return torch.from_numpy(x).unsqueeze(0), torch.from_numpy(z).unsqueeze(0)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.filterwarnings("ignore:Reading from a sparse CVXPY expression:RuntimeWarning")
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
 def test_data_solution_and_duals_are_those_of_cvxpy(family):

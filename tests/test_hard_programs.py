@@ -37,6 +37,7 @@ def beside_a_large_cost(seed, large, where):
 SEEDS = [699611053, 280763989, 744959101, 211230630, 1, 2]
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("where", ["q", "P"])
 @pytest.mark.parametrize("large", [1e4, 1e6, 10**8.5, 1e9])
 @pytest.mark.parametrize("seed", SEEDS)

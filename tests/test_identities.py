@@ -187,6 +187,7 @@ def batch_of(kind: str, n: int, count: int) -> list[Arrays]:
     raise RuntimeError("no batch")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("n", [1, 5, 10])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_is_a_loop(kind, n):
@@ -220,6 +221,7 @@ def everywhere(kind: str) -> Arrays:
 SHARED = [(kind, name) for kind in KINDS for name in DATA if everywhere(kind)[name] is not None]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("kind", "shared"), SHARED)
 def test_gradient_of_shared_data_is_the_sum(kind, shared):
     """One block is given once, the others per instance, each a little different in q, b and h."""

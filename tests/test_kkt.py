@@ -81,6 +81,7 @@ CASES = {"regular": {}, "ties": {"ties": 2}, "vertex": {"active": 4}, "nothing a
 each_case = pytest.mark.parametrize("case", CASES)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("lead", [(), (2, 3)], ids=str)
 @pytest.mark.parametrize("shared", [(), ("P",), ("A",), ("P", "A")], ids=str)
 @each_case

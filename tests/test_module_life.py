@@ -430,6 +430,7 @@ def differentiated(layer, leaves, change=None):
 ARGUMENTS = [(name, i) for name in NAMES for i in range(len(KNOWN[name].draw(0)))]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("batch", [(), (3,)], ids=["one", "batch"])
 @pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
 def test_an_argument_changed_in_place(name, argument, batch):

@@ -38,6 +38,7 @@ def check(p):
     return int((~known).sum())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("kind", "structure"), CASES)
 def test_no_point_is_returned(kind, structure):
     failures = check(programs(kind, structure, 12, seed=1))
@@ -56,6 +57,7 @@ def test_no_point_is_returned_for_any_of_thousands(structure):
     assert failures <= NEEDLESS * total * (3 if structure == "mixed" else 1)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("structure", ["QP free", "QP zl", "SOC", "PSD", "exponential", "power"])
 def test_no_point_of_the_central_path_either(structure):
     # x(mu) exists only where the program is bounded and strictly feasible
@@ -151,6 +153,7 @@ AT_INFINITY = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", AT_INFINITY)
 def test_a_minimum_that_is_not_attained_is_no_answer(name):
     layer, value = AT_INFINITY[name]()
@@ -185,6 +188,7 @@ def loose_problem(K, n):
     return layer, torch.tensor(3 * rng.standard_normal((8, n)))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("eps", [1e-6, 1e-5, 1e-4, 1e-3])
 @pytest.mark.parametrize(("K", "n"), [(10, 4), (25, 8)])
 def test_a_loose_tolerance_is_not_what_fails(K, n, eps):

@@ -92,6 +92,7 @@ def test_lp_on_the_simplex():
 # Random regular programs
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_kkt_conditions_of_instances(kind, n):
@@ -237,6 +238,7 @@ def direction_for(data, rng):
     return step
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("seed", range(60))
 def test_regular_derivatives_against_exact_differences(seed):
     known = tiny(seed)
@@ -256,6 +258,7 @@ def test_regular_derivatives_against_exact_differences(seed):
     np.testing.assert_allclose(tangent["value"], value, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("seed", range(25))
 @pytest.mark.parametrize("kind", ["weakly_active", "redundant", "duplicate", "overdetermined"])
 def test_one_sided_derivatives_are_among_the_candidates(kind, seed):
@@ -272,6 +275,7 @@ def test_one_sided_derivatives_are_among_the_candidates(kind, seed):
             assert min(misfit) < 1e-5 * (1 + np.abs(change).max())
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("kind", [None, *DEGENERATE, *UNSOLVABLE])
 def test_verdicts_against_clarabel(kind, seed):

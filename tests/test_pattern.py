@@ -37,6 +37,7 @@ def vector(size, lead, seed, batch=BATCH):
     return torch.tensor(np.random.default_rng(seed).standard_normal((*lead, batch, size)))
 
 
+@pytest.mark.sample(5)
 @each_lead
 @each_batch
 @each_shape
@@ -50,6 +51,7 @@ def test_products_are_those_of_numpy(kind, shape, shared, lead):
     torch.testing.assert_close(pattern.rmatvec(values, y), expected, **EXACT)
 
 
+@pytest.mark.sample(7)
 @each_lead
 @each_batch
 @each_shape
@@ -69,6 +71,7 @@ def test_adjoints(kind, shape, shared, lead):
     torch.testing.assert_close(outer, expected, **EXACT)
 
 
+@pytest.mark.sample(7)
 @each_batch
 @each_shape
 @each_kind
@@ -82,6 +85,7 @@ def test_dense_and_coordinates(kind, shape, shared):
     np.testing.assert_array_equal(M[:, rows, cols], flat)
 
 
+@pytest.mark.sample(7)
 @each_batch
 @each_shape
 @each_kind

@@ -20,12 +20,15 @@ sys.path.insert(0, str(FOLDER))
 import how_fast_are_qp_layers as script  # noqa: E402 -- it lies beside the package
 import qp_peers  # noqa: E402
 import qp_timing  # noqa: E402
+from contest import LEAST, Effort, Programs  # noqa: E402
+from lines import Done, Line, base, ratio, table  # noqa: E402
 from machine import cores  # noqa: E402
-from qp_families import Programs, random_programs, standard_form  # noqa: E402
+from processes import confined  # noqa: E402
+from qp_families import random_programs, standard_form  # noqa: E402
 from qp_figure import draw  # noqa: E402
 from qp_reference import Answer, central, exact  # noqa: E402
-from qp_report import Done, Line, base, ratio, ratios, speedups, table  # noqa: E402
-from qp_works import DATA, DENSE, LEAST, MEGABYTES, PARTS, SIZES, Effort, Shape, Work, shape_of_size, works  # noqa: E402
+from qp_report import ratios, speedups  # noqa: E402
+from qp_works import DATA, DENSE, MEGABYTES, PARTS, SIZES, Shape, Work, shape_of_size, works  # noqa: E402
 
 MU = 1e-2
 DIFFERENCE = 1e-6  # of a central difference with step 1e-5: its own error, and rounding
@@ -114,7 +117,7 @@ def test_errors_are_found() -> None:
 
 def line(work: Work, layer: str, ms: float, error: float = 0.0, trouble: str = "") -> Line:
     is_dcl, answers = layer.startswith("dcl"), not layer.startswith("torch")
-    return Line(work, layer, is_dcl, answers, trouble, 3, ms, ms, ms / 2, ms / 2, error, error)
+    return Line(work, layer, is_dcl, answers, trouble, "", 3, ms, ms, ms / 2, ms / 2, error, error)
 
 
 def test_wrong_answers_are_not_ranked() -> None:
@@ -196,6 +199,7 @@ def dcl_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qp_peers, "PEERS", absent)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.usefixtures("dcl_only")
 @pytest.mark.parametrize("family", DATA)
 def test_dcl_is_right_and_absent_peers_are_listed(family: str) -> None:
@@ -254,7 +258,7 @@ def test_one_thread_is_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     before = cores()
-    with script.confined(1):
+    with confined(1):
         assert len(cores()) == 1
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
     assert cores() == before
@@ -298,6 +302,7 @@ def test_the_short_run(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["family"] for row in rows} == set(DATA)
     assert {row["verdict"] for row in rows} == {"right"}
+    assert {row["warned"] for row in rows} == {""}
     assert max(float(row["error_x"]) for row in rows) < DCL_ERROR
     assert max(float(row["error_gradient"] or 0.0) for row in rows) < DCL_ERROR
     assert files["--figure"].stat().st_size > 10_000

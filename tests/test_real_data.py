@@ -87,6 +87,7 @@ def problem_of(collection: str, name: str) -> tuple[Problem, Reference]:
     return problem, reference(problem)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("collection", "name"), listed("maros_meszaros", "mpc", "netlib_feasible"))
 def test_value_is_right_or_the_failure_is_reported(collection, name):
     problem, known = problem_of(collection, name)
@@ -170,6 +171,7 @@ def proves_infeasible(data: Arrays, z: np.ndarray) -> bool:
 # Gradients of the regular ones
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("collection", "name"), [p for p in listed("maros_meszaros", "mpc", "netlib_feasible") if p.values[1] in REGULAR]
 )

@@ -56,6 +56,7 @@ def mistakes(kind: str, n: int, seed: int, **settings) -> list[str]:
     return [f"{label(kind, n, seed, known)}: {text}" for text in found]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("n", [pytest.param(n, marks=[] if n < 100 else pytest.mark.slow) for n in SIZES])
 @pytest.mark.parametrize("kind", KINDS)
 def test_solution_and_gradients(kind, n):
@@ -106,6 +107,7 @@ def push_func(data: dict, direction: dict) -> dict[str, torch.Tensor]:
     return moved
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("push", [push_dual, push_func])
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,6 +163,7 @@ def test_gradcheck(kind):
     assert torch.autograd.gradcheck(*small(kind, 3), check_forward_ad=True)
 
 
+@pytest.mark.sample(2)
 @quick_for_some
 def test_gradgradcheck(kind):
     assert torch.autograd.gradgradcheck(*small(kind, 2), check_fwd_over_rev=True)
@@ -194,6 +197,7 @@ def as_layer(data: dict) -> tuple[dcl.CvxpyLayer, list[str], list[str]]:
     return layer, list(parameters), ["x", *rows]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("n", [1, 2, 5, 10])
 @pytest.mark.parametrize("kind", KINDS)
 def test_cvxpy_layer(kind, n):

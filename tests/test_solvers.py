@@ -98,6 +98,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.sample(3)
 @each_solver
 @pytest.mark.parametrize("pattern", ["dense", "sparse"])
 @pytest.mark.parametrize("kind", PROGRAMS)
@@ -143,6 +144,7 @@ def test_nothing_active_and_nothing_printed(solver, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.sample(3)
 @each_solver
 @pytest.mark.parametrize("shared", ["P", "q", "A", "b", "PqAb"])
 @pytest.mark.parametrize("pattern", ["dense", "sparse"])
@@ -496,6 +498,7 @@ class Fake(AbstractSolver):
             out.claim[i] = Claim.SOLVED
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("two_workers")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_what_a_solver_raises_in_a_worker_comes_out(error):

@@ -155,6 +155,7 @@ def jacobian(case: Case, data: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_vmap_is_the_loop(case: Case) -> None:
     data = batch(case, 4)
@@ -173,6 +174,7 @@ def test_vmap_is_the_loop(case: Case) -> None:
     close(outer(*data), grid, IDENTITY)
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_per_instance_gradients(case: Case) -> None:
     data, every = batch(case, 3), tuple(range(len(batch(case, 1))))
@@ -190,6 +192,7 @@ def _leaves(data: tuple[Tensor, ...]) -> list[list[Tensor]]:
     return [[t.clone().requires_grad_() for t in one] for one in zip(*data, strict=True)]
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_jacobians_in_both_modes(case: Case) -> None:
     data = case.draw(0)
@@ -212,6 +215,7 @@ def test_jacobians_in_both_modes(case: Case) -> None:
     close(func.vmap(func.jacrev(case.f))(*many)[0], want[0], IDENTITY)
 
 
+@pytest.mark.sample(4)
 @each_case
 def test_hessians(case: Case) -> None:
     """Against central differences of the gradient: the error of these is about 1e-8 of the third derivative."""
@@ -237,6 +241,7 @@ def test_hessians(case: Case) -> None:
         close(torch.stack(rows).reshape(t.shape + t.shape), forward_over_reverse, IDENTITY)
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_vmap_of_hessian(case: Case) -> None:
     data = batch(case, 2)
@@ -245,6 +250,7 @@ def test_vmap_of_hessian(case: Case) -> None:
     close(got, want, IDENTITY)
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_the_older_vmap_of_autograd(case: Case) -> None:
     """`vectorize=True` and `is_grads_batched=True` do not go through torch.func."""
@@ -393,6 +399,7 @@ def test_a_solution_of_nested_vmap(mu: float) -> None:
 # Found by an adversary: under vmap of a derivative the ties were not looked at, so that D was 0 or 1 there without a word.
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "how", ["vmap of grad", "vmap of jacrev", "vmap of jacfwd", "grad of vmap", "vmap of vmap of grad"]
 )
@@ -471,6 +478,7 @@ print(torch.autograd.functional.jacobian(f, q, vectorize=True, strategy="forward
     assert torch.equal(torch.tensor(ast.literal_eval(found.stdout)), torch.diag(torch.tensor([0.0, -1.0, 0.0])))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("how", ["vmap of grad", "vmap of jacrev", "vmap of jacfwd"])
 def test_doubt_about_an_argmin_is_told_inside_of_vmap(how: str) -> None:
     """The same for torch functions: relu(a), with a kink in the first instance."""

@@ -23,7 +23,7 @@ from dcl.compare.subject import Layer, bind, has_engine, with_engine, with_setti
 from dcl.compare.unique import uniqueness
 from dcl.errors import InputError
 from dcl.layers.argmin import ArgminLayer
-from dcl.outcome.messages import AbstractBorder, conflict, entry, named
+from dcl.outcome.messages import AbstractCallContext, conflict, entry, named
 from dcl.outcome.solution import Solution
 from dcl.point import Point
 from dcl.point.degeneracy import resolved
@@ -61,31 +61,33 @@ def diagnose(
     twin: Layer
     if isinstance(layer, ArgminLayer):
         twin = with_settings(layer, on_failure="last", on_degenerate="ignore")
-        solution, border = _of_function(twin, tensors, mu)
+        solution, context = _of_function(twin, tensors, mu)
     elif has_engine(layer):
         twin, _ = with_engine(layer, on_failure="last", on_degenerate="ignore", straight_through=False)
-        solution, border = _of_cones(twin, tensors, mu)
+        solution, context = _of_cones(twin, tensors, mu)
     else:
         raise InputError(f"diagnose takes a layer of dcl, got {type(layer).__name__}", argument="layer")
     if not solution.status.numel():
-        return Diagnosis((), border.batch_shape)
-    return Diagnosis(tuple(_advised(_points(solution, border), twin, tensors, border.batch_shape)), border.batch_shape)
+        return Diagnosis((), context.batch_shape)
+    return Diagnosis(
+        tuple(_advised(_points(solution, context), twin, tensors, context.batch_shape)), context.batch_shape
+    )
 
 
-Found = tuple[Solution, AbstractBorder]
+Found = tuple[Solution, AbstractCallContext]
 
 
 def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | Tensor | None) -> Found:
     twin, spy = with_engine(layer)
     with torch.no_grad():
         _, solution = twin(*tensors, mu=mu, return_solution=True)
-    if spy.border is None:
+    if spy.context is None:
         raise InputError("the layer did not ask for a solution", argument="layer")
-    return solution, spy.border
+    return solution, spy.context
 
 
 @dataclass(frozen=True, eq=False)
-class _FunctionBorder(AbstractBorder):
+class _FunctionContext(AbstractCallContext):
     """Rows of an ArgminLayer: equalities first."""
 
     parts: tuple[tuple[str, int], ...]
@@ -105,7 +107,7 @@ def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float
         _, solution = layer(*tensors, mu=mu, return_solution=True)
     cone = solution.program.structure.cone
     parts = ("equality", cone.zeros), ("inequality", cone.dim - cone.zeros)
-    return solution, _FunctionBorder(tuple(solution.status.shape), parts)
+    return solution, _FunctionContext(tuple(solution.status.shape), parts)
 
 
 # What a barrier may replace.
@@ -127,7 +129,7 @@ def _advised(
     return [replace(p, advice=advise(p, mu)) for p, mu in zip(points, mus, strict=True)]
 
 
-def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
+def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagnosis]:
     program, v, mu = solution.program, solution.v, solution.mu
     batch = v.shape[0]
     x, on_path = solution.x.reshape(batch, -1), isinstance(mu, Tensor)
@@ -156,17 +158,17 @@ def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
         one = program.rows(torch.tensor([i], device=v.device)).expanded(1)
         unique = uniqueness(one, kkt, i, strong[i], ties[i], solution.requested) if good else None
         point = PointDiagnosis(
-            index=border.index(i),
+            index=context.index(i),
             status=Status(int(flat["status"][i])),
             primal_residual=float(flat["primal_residual"][i]),
             dual_residual=float(flat["dual_residual"][i]),
             gap=float(flat["gap"][i]),
             value=float(flat["value"][i]),
-            active=_named(border, rows),
-            weakly_active=_named(border, weak),
-            conflict=_sorted(conflict(border, None if certificate is None else certificate[i])),
+            active=_named(context, rows),
+            weakly_active=_named(context, weak),
+            conflict=_sorted(conflict(context, None if certificate is None else certificate[i])),
             margin=float("inf") if on_path else float(margins[i]),
-            weakest=border.describe_row(row) if row >= 0 and not on_path else None,
+            weakest=context.describe_row(row) if row >= 0 and not on_path else None,
             rows=unique.rows if unique else 0,
             rank=unique.rank if unique else 0,
             condition=float(conditions[i]),
@@ -182,9 +184,9 @@ def _points(solution: Solution, border: AbstractBorder) -> list[PointDiagnosis]:
     return points
 
 
-def _named(border: AbstractBorder, rows: Sequence[int]) -> tuple[str, ...]:
+def _named(context: AbstractCallContext, rows: Sequence[int]) -> tuple[str, ...]:
     """The caller's names of the rows; a constraint of many entries is named once, what CVXPY added comes last."""
-    return _sorted(named(border, rows))
+    return _sorted(named(context, rows))
 
 
 def _sorted(names: list[str]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from dcl.layers.cone import ConeLayer, ConeResult
 from dcl.layers.cvxpy import CvxpyLayer
 from dcl.layers.engine import Engine, Settings
 from dcl.layers.qp import QPLayer, QPResult
-from dcl.outcome.messages import AbstractBorder
+from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
 from dcl.program import ConeProgram
 
@@ -55,17 +55,17 @@ class Spy:
     other: Callable[[ConeProgram], Answer] | None = None
     is_free: ClassVar[bool] = False  # nothing goes past it
     program: ConeProgram | None = field(default=None, init=False)
-    border: AbstractBorder | None = field(default=None, init=False)
+    context: AbstractCallContext | None = field(default=None, init=False)
     answer: Answer | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._engine = Engine(self.settings)
 
-    def solve(self, program: ConeProgram, given: Sequence[Tensor], border: AbstractBorder, **options: Any) -> Any:
+    def solve(self, program: ConeProgram, given: Sequence[Tensor], context: AbstractCallContext, **options: Any) -> Any:
         """As `Engine.solve`."""
-        self.program, self.border = program, border
+        self.program, self.context = program, context
         if self.other is None:
-            return self._engine.solve(program, given, border, **options)
+            return self._engine.solve(program, given, context, **options)
         self.answer = self.other(program)
         return self.answer
 

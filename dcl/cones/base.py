@@ -112,7 +112,7 @@ class AbstractCone(ABC):
         """D at v, and at_kink (B, dim) where that is not NaN. Law: D is the derivative of `project`."""
 
     @abstractmethod
-    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+    def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         """Gradient in v of <a, D(v) w>, (..., B, dim). Law: the derivative of `dproject`."""
 
     @abstractmethod

@@ -51,7 +51,7 @@ class Zero(AbstractCone):
     def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> Diagonal:
         return Diagonal(torch.ones_like(v))
 
-    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+    def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         return torch.zeros_like(a * w)
 
     def equalize(self, sizes: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Nonnegative(AbstractCone):
         small = 2.0 * mu / (root * (root + v.abs()))
         return Diagonal(torch.where(v > 0.0, 1.0 - small, small))
 
-    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+    def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         if isinstance(mu, float) and mu == 0.0:
             return torch.zeros_like(a * w)
         return 2.0 * mu * (v * v + 4.0 * mu) ** -1.5 * a * w

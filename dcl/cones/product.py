@@ -71,9 +71,9 @@ class Product(AbstractCone):
         d = torch.cat([part.d for part in parts], -1)
         return Diagonal(d) if all(part.diagonal for part in parts) else _Parts(d, tuple(parts), self._sizes)
 
-    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+    def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         parts = zip(self.cones, self._split(v), self._split(a), self._split(w), strict=True)
-        return torch.cat([cone.curvature(vi, mu, ai, wi) for cone, vi, ai, wi in parts], -1)
+        return torch.cat([cone.curvature_product(vi, mu, ai, wi) for cone, vi, ai, wi in parts], -1)
 
     def equalize(self, sizes: Tensor) -> Tensor:
         return torch.cat([cone.equalize(part) for cone, part in zip(self.cones, self._split(sizes), strict=True)], -1)

@@ -119,7 +119,7 @@ class SecondOrder(AbstractCone):
         sign = torch.where(e[..., :1] < 0.0, -1.0, 1.0).to(u)
         return _Rotated(d, e + sign * first, sign)
 
-    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+    def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         h, blocks = lifted(mu, 8.0, 1), self._split(v)
         ttt, ttq, tq, qq, tqq, qqq = self._smooth(blocks, h) if is_smooth(h) else self._exact(blocks)
         u = blocks[..., 1:]

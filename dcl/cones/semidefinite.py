@@ -144,8 +144,8 @@ class Semidefinite(AbstractCone):
         upper = _places(self.order)[0]
         return _Congruence(_take(d.flatten(-2), upper).flatten(-2), U)
 
-    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
-        return _Bend.apply(self, mu, v, *torch.broadcast_tensors(a, w))  # type: ignore[no-any-return]
+    def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+        return _CurvatureProduct.apply(self, mu, v, *torch.broadcast_tensors(a, w))  # type: ignore[no-any-return]
 
     def equalize(self, sizes: Tensor) -> Tensor:
         blocks = self._split(sizes)
@@ -158,7 +158,7 @@ class Semidefinite(AbstractCone):
         return _take(matrix.flatten(-2), _places(self.order)[0]).flatten(-2)
 
 
-class _Bend(Function):
+class _CurvatureProduct(Function):
     """The derivative of z in n >= 2 directions (..., B, dim): linear and symmetric in them, closed under differentiation.
 
     d/dv <g, z(v; x_1, ..., x_n)> = z(v; g, x_1, ..., x_n)        d/dx_1 <g, z(v; x_1, ..., x_n)> = z(v; g, x_2, ..., x_n)
@@ -186,10 +186,10 @@ class _Bend(Function):
         v, *directions = ctx.saved_tensors
         grad_v = None
         if ctx.needs_input_grad[2]:
-            grad_v = _Bend.apply(ctx.cone, ctx.mu, v, g, *directions)
+            grad_v = _CurvatureProduct.apply(ctx.cone, ctx.mu, v, g, *directions)
             grad_v = grad_v if grad_v.ndim == v.ndim else grad_v.flatten(0, -v.ndim - 1).sum(0)
         grads = [
-            _Bend.apply(ctx.cone, ctx.mu, v, *directions[:i], g, *directions[i + 1 :]) if needed else None
+            _CurvatureProduct.apply(ctx.cone, ctx.mu, v, *directions[:i], g, *directions[i + 1 :]) if needed else None
             for i, needed in enumerate(ctx.needs_input_grad[3:])
         ]
         return None, None, grad_v, *grads
@@ -199,10 +199,10 @@ class _Bend(Function):
         v, *directions = ctx.saved_tensors
         out = torch.zeros_like(directions[0])
         if tv is not None:
-            out = out + _Bend.apply(ctx.cone, ctx.mu, v, tv.expand_as(out), *directions)
+            out = out + _CurvatureProduct.apply(ctx.cone, ctx.mu, v, tv.expand_as(out), *directions)
         for i, t in enumerate(tangents):
             if t is not None:
-                out = out + _Bend.apply(ctx.cone, ctx.mu, v, *directions[:i], t, *directions[i + 1 :])
+                out = out + _CurvatureProduct.apply(ctx.cone, ctx.mu, v, *directions[:i], t, *directions[i + 1 :])
         return out
 
 

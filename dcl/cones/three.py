@@ -218,7 +218,7 @@ class AbstractThree(AbstractCone):
         return Rotated(torch.where(tied, near.low + t * (near.high - near.low), near.d).flatten(-2), near.Q)
 
     @final
-    def curvature(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
+    def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         v, a, w = triples(_Last.apply(v)), triples(a), triples(w)
         if isinstance(mu, Tensor):
             forms, U, values, Qt = self._spectrum(v, mu.unsqueeze(-1))

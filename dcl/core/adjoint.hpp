@@ -45,7 +45,7 @@ struct Recalled {
         factor.T = record.T;
         factor.W = record.W;
         factor.G = record.G;
-        factor.set_factors(record.shares_L1 ? handle.L1.data() : record.L1.data(), record.L2.data());
+        factor.set_factors(record.shares_L1 ? handle.L1.data() : record.L1.data(), record.L2.data(), false);
     }
 
 private:

@@ -1,11 +1,13 @@
 // The Python face: addresses and strides as integers, which is 58 us cheaper than arrays.  dcl/core/dense.py says what they mean.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <array>
 
 #include "kkt.hpp"
+#include "ldl.hpp"
 
 namespace nb = nanobind;
 
@@ -33,23 +35,25 @@ core::Call call_of(const Addresses<4>& sizes, bool single, const Addresses<16>& 
 }
 
 std::unique_ptr<core::Handle> solve(const Addresses<4>& sizes, bool single, const Addresses<16>& data,
-                                    const Addresses<8>& start, const Addresses<2>& mu, const Addresses<11>& out,
+                                    const Addresses<8>& start, const Addresses<2>& mu, const Addresses<6>& out, bool keep,
                                     int threads) {
     const core::Call call = call_of(sizes, single, data);
     const core::StartBlocks from{block(start, 0), block(start, 1), block(start, 2), block(start, 3)};
     const auto output = [&](std::size_t k, Index size) { return core::Out{pointer(out[k]), size, single}; };
     const core::Answers to{output(0, call.n), output(1, call.p), output(2, call.m), output(3, call.lower()),
-                           output(4, call.upper()), output(5, 1),
-                           static_cast<double*>(pointer(out[6])), static_cast<std::int8_t*>(pointer(out[7])),
-                           static_cast<std::int32_t*>(pointer(out[8])), static_cast<double*>(pointer(out[9])),
-                           static_cast<double*>(pointer(out[10]))};
+                           output(4, call.upper()), output(5, 1)};
     const nb::gil_scoped_release released;
-    return core::solve(call, from, block(mu, 0), to, threads);
+    return core::solve(call, from, block(mu, 0), to, keep, threads);
+}
+
+void check_kept(const core::Handle& handle) {
+    if (handle.records.empty() && handle.batch > 0) throw nb::value_error("the handle keeps nothing: solve with keep");
 }
 
 // The call that left the handle, with the data at hand now.
 core::Call call_again(const core::Handle& handle, const Addresses<4>& sizes, bool single, const Addresses<16>& data) {
     const core::Call call = call_of(sizes, single, data);
+    check_kept(handle);
     if (call.batch != handle.batch || call.n != handle.n || call.p != handle.p || call.m != handle.m ||
         call.lower() != handle.lower || call.upper() != handle.upper) {
         throw nb::value_error("the sizes are not those of the handle");
@@ -62,6 +66,15 @@ void solve_kkt(const core::Handle& handle, const Addresses<4>& sizes, bool singl
     const core::Call call = call_again(handle, sizes, single, data);
     const nb::gil_scoped_release released;
     core::solve_kkt(call, handle, adjoint, static_cast<double*>(pointer(first)), static_cast<double*>(pointer(second)), threads);
+}
+
+void recall(const core::Handle& handle, std::int64_t x, std::int64_t z) {
+    check_kept(handle);
+    core::recall(handle, static_cast<double*>(pointer(x)), static_cast<double*>(pointer(z)));
+}
+
+void report(const core::Handle& handle, std::int64_t out) {
+    for (Index i = 0; i < handle.batch; ++i) std::copy_n(handle.reports[i].data(), 7, static_cast<double*>(pointer(out)) + 7 * i);
 }
 
 void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single, const Addresses<16>& data,
@@ -79,13 +92,59 @@ void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single,
     core::adjoint(call, handle, from, to, threads);
 }
 
+// The sparse factorization; dcl/core/ldl.py says what the arguments mean.
+std::shared_ptr<core::LdlAnalysis> analyze(Index order, Index entries, std::int64_t rows, std::int64_t cols) {
+    const nb::gil_scoped_release released;
+    return std::make_shared<core::LdlAnalysis>(order, entries, static_cast<const std::int64_t*>(pointer(rows)),
+                                               static_cast<const std::int64_t*>(pointer(cols)));
+}
+
+std::unique_ptr<core::LdlFactor> factor(const std::shared_ptr<core::LdlAnalysis>& analysis, Index batch, std::int64_t values,
+                                        Index stride, std::int64_t shift, int threads) {
+    const nb::gil_scoped_release released;
+    return core::factor(analysis, batch, static_cast<const double*>(pointer(values)), stride,
+                        static_cast<const double*>(pointer(shift)), threads);
+}
+
+void substitute(const core::LdlFactor& factor, std::int64_t x, Index columns, int threads) {
+    const nb::gil_scoped_release released;
+    core::solve(factor, static_cast<double*>(pointer(x)), columns, threads);
+}
+
+void multiply(const core::LdlAnalysis& analysis, Index batch, std::int64_t values, Index stride, std::int64_t x, std::int64_t y,
+              Index columns, int threads) {
+    const nb::gil_scoped_release released;
+    core::multiply(analysis, batch, static_cast<const double*>(pointer(values)), stride, static_cast<const double*>(pointer(x)),
+                   static_cast<double*>(pointer(y)), columns, threads);
+}
+
+void row_sizes(const core::LdlAnalysis& analysis, Index batch, std::int64_t values, Index stride, std::int64_t sizes) {
+    const nb::gil_scoped_release released;
+    for (Index i = 0; i < batch; ++i) {
+        analysis.row_sizes(static_cast<const double*>(pointer(values)) + i * stride,
+                           static_cast<double*>(pointer(sizes)) + i * analysis.order);
+    }
+}
+
 }  // namespace
 
 NB_MODULE(CORE_MODULE, module) {
     // handles may outlive the interpreter in a graph of torch: nothing to tell the user
     nb::set_leak_warnings(false);
-    nb::class_<core::Handle>(module, "Handle");
+    nb::class_<core::Handle>(module, "Handle")
+        .def_ro("left", &core::Handle::left)
+        .def("recall", &recall)
+        .def("report", &report);
     module.def("solve", &solve);
     module.def("adjoint", &adjoint);
     module.def("solve_kkt", &solve_kkt);
+    nb::class_<core::LdlAnalysis>(module, "LdlAnalysis")
+        .def_prop_ro("fill", &core::LdlAnalysis::fill)
+        .def_prop_ro("work", &core::LdlAnalysis::work);
+    nb::class_<core::LdlFactor>(module, "LdlFactor");
+    module.def("analyze", &analyze);
+    module.def("factor", &factor);
+    module.def("substitute", &substitute);
+    module.def("multiply", &multiply);
+    module.def("row_sizes", &row_sizes);
 }

@@ -142,12 +142,17 @@ struct Certifier {
             out.status = Status::tie;
             return out;
         }
-        out.condition = condition.estimate(factor);
+        const double size = imbalance(point);
+        // the estimate is as dear as a step: only where the bound does not settle it
+        out.condition = Condition::bound(factor);
+        if (!(out.condition * size <= delicate && out.condition * std::max(r.primal, r.dual) <= error_limit)) {
+            out.condition = condition.estimate(factor);
+        }
         if (!(out.condition <= conditioned)) {
             out.status = Status::condition;
             return out;
         }
-        if (out.condition * imbalance(point) > delicate) {
+        if (out.condition * size > delicate) {
             moved = sharpen(program, factor, point, r);
             if (!(r.worst() <= accurate) || !clear_of_ties(program, point, r, out.margin)) {
                 out.status = Status::residual;

@@ -2,6 +2,13 @@
 //
 //     S = [[P, B'R], [R B, D - I]],   D = R^2 = 1 / (1 + T)      (dcl/kkt/system.py; rows with D = 0 are left out)
 //     S (a, w) = (r1, r2)   is   K (a, y) = (r1, r2 / R) of factor.hpp,   y = R w
+//
+// Where the inverses of the factors are at hand and T = 0 there is a bound that costs nothing.  With X, Y, Z the blocks of the
+// inverse of [[M, B'], [B, 0]],
+//
+//     0 <= X <= M^-1,   Y = L2^-T (L2^-1 B L1^-T) L1^-1,   Z = -Q^-1,   S^-1 = [[X, Y'], [Y, Z + G]]
+//
+// and the middle factor of Y has orthonormal rows:  |S^-1| <= |L1^-1|^2 + |L2^-1|^2 + max G.
 #pragma once
 
 #include <random>
@@ -14,6 +21,14 @@ namespace core {
 inline constexpr double refinable = 1e-4;
 
 struct Condition {
+    // An upper bound, infinity where there is none; in Frobenius norms.
+    static double bound(const Factor& factor) {
+        if (!factor.inverted || factor.weak.size() > 0 || (factor.T.array() != 0.0).any()) return infinity;
+        const double inverse = factor.K1.squaredNorm() + factor.K2.squaredNorm() + magnitude(factor.G);
+        const double rows = factor.strong.columns().squaredNorm() + static_cast<double>(count(factor.strong.variable));
+        return inverse * std::sqrt(factor.P_scale * factor.P_scale * factor.P.squaredNorm() + 2.0 * rows);
+    }
+
     // infinity where solves with the factor cannot be refined
     double estimate(const Factor& factor) {
         const Index n = factor.n(), k = factor.size();

@@ -28,19 +28,20 @@ struct DefiniteSolver {
             known = &own_;
         }
         elimination = known;
-        without_rows(program, L, *known, bounds);
+        factor.set(program.P->data(), n, 1.0);
+        factor.set_first(L.data(), true);
+        without_rows(program, factor, *known, bounds);
         set_sides(program, start, known->N.rows());
         if (!pivoting.solve(known->N, a_0_, n - p)) return false;
         list_rows(program, point.strong);
         factor.at_active_set(program, point.strong);
         multipliers(*known, p, point.y);
         assemble(*known, p, L2);
-        factor.set_factors(L.data(), L2.data());
+        factor.set_second(L2.data());
         point.x = -program.q;
         minus_ = -point.y;
         factor.strong.add_transposed(minus_, point.x);
-        solve_lower(L, point.x);
-        solve_upper(L, point.x);
+        factor.divide(point.x);
         return true;
     }
 
@@ -49,11 +50,10 @@ private:
     Vector x_0_, u_, a_0_, minus_;
 
     // x_0, u and a_0 of elimination.hpp
-    void without_rows(const Program& program, const Matrix& L, const Elimination& known, bool bounds) {
+    void without_rows(const Program& program, const Factor& factor, const Elimination& known, bool bounds) {
         const Index n = program.n, p = program.p, m = program.m;
         x_0_ = -program.q;
-        solve_lower(L, x_0_);
-        solve_upper(L, x_0_);
+        factor.divide(x_0_);
         a_0_.resize(known.N.rows());
         a_0_.head(m).noalias() = program.C().rightCols(m).transpose() * x_0_;
         if (bounds) a_0_.tail(n) = x_0_;

@@ -3,25 +3,27 @@
     minimize 1/2 x'Px + q'x   subject to   Ax = b (y),   Gx <= h (z),   lb <= x (z_lb),   x <= ub (z_ub)
     Px + q + A'y + G'z - z_lb + z_ub = 0,     z, z_lb, z_ub >= 0
 
-Arguments are tensors (B or 1, ...) on the CPU, all float32 or all float64, by the names above; an absent block is missing
-from the mapping.  What has 1 in front is shared by the batch: it is factored once, and its gradient is the sum over the batch.
+Arguments are tensors (*lead, ...) on the CPU, all float32 or all float64, by the names above, with one or B instances in the
+leading dimensions; an absent block is missing from the mapping.  What has one instance is shared by the batch: it is factored
+once, and its gradient is the sum over the batch.
 
 `solve` returns for each instance a point and whether it is certified: residuals, condition and distance from ties are such
 that the careful lane of dcl would call it OPTIMAL and EXACT.  What is not certified is zero, and its `Code` says why; it is not
 a verdict about the program.  With mu the points are those of the central path.
 
 `adjoint` is the vector-Jacobian product of the certified instances, zero for the others, with the factors kept in
-`Answer.handle`; `solve_kkt` solves with the KKT matrix itself, for forward mode and higher derivatives.  The data must be
+`Answer.kept`; `solve_kkt` solves with the KKT matrix itself, for forward mode and higher derivatives.  The data must be
 those of `solve`.  All release the interpreter's lock, may be called from several threads at once, and give the same numbers
 whatever `threads` is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +36,9 @@ OUTPUTS = ("x", "y", "z", "z_lb", "z_ub", "value")
 _extension: Any = core.extension
 # What a start consists of: y implies nothing about the active set.
 _START = ("x", "z", "z_lb", "z_ub")
+_NOWHERE = [0] * 8
+# Dimensions of one instance of each block.
+_CORE = {"P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lb": 1, "ub": 1}
 
 
 class Code(IntEnum):
@@ -51,13 +56,113 @@ class Code(IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """The points and verdicts of a batch, and the core's handle for `adjoint`.
+class Frame:
+    """What the shapes of a call say, made once for many calls.
 
-    x (B, n), y (B, p), z (B, m), z_lb and z_ub (B, n), or (B, 0) where the block is absent, value (B,): in the dtype of the
-    data.  residuals (B, 3): primal, dual, gap as `dcl.point.Point.check` measures them, inf where not certified.  status (B,)
-    int8: `Code`.  iterations (B,) int32.  condition (B,): estimate for the KKT matrix.  margin (B,): min |v_i|, in the units of
-    `dcl.program.scaling`.
+    sizes: batch, n, p, m.  strides: by block, 0 where it is shared.  outputs: of the shapes of x, y, z, z_lb, z_ub, value,
+    one number each: `empty_like` takes half of the time of `empty`.
+    """
+
+    sizes: tuple[int, int, int, int]
+    dtype: torch.dtype
+    strides: Mapping[str, int]
+    outputs: tuple[Tensor, ...]
+
+    def addresses(self, tensors: Mapping[str, Tensor], names: Sequence[str] = BLOCKS) -> list[int]:
+        """Address and stride of each block; absent and empty ones are (0, 0). The tensors are as `frame` has seen them."""
+        pairs: list[int] = []
+        strides = self.strides
+        for name in names:
+            if name in tensors and name in strides:
+                pairs += (tensors[name].data_ptr(), strides[name])
+            else:
+                pairs += (0, 0)
+        return pairs
+
+
+class Kept(NamedTuple):
+    """What a call leaves for its derivative, and its verdicts.  The tensors of `data` must stay as they were."""
+
+    frame: Frame
+    data: Mapping[str, Tensor]
+    handle: Any
+
+    @property
+    def left(self) -> int:
+        """How many instances are not certified."""
+        return int(self.handle.left)
+
+    @property
+    def report(self) -> Tensor:
+        """(B, 7) float64: the properties below, side by side."""
+        report = torch.empty((self.frame.sizes[0], 7), dtype=torch.float64, device="cpu")
+        self.handle.report(report.data_ptr())
+        return report
+
+    @property
+    def residuals(self) -> Tensor:
+        """Primal, dual, gap (B, 3) as `dcl.point.Point.check` measures them, inf where not certified."""
+        return self.report[:, :3]
+
+    @property
+    def status(self) -> Tensor:
+        """`Code` (B,) int8."""
+        return self.report[:, 3].to(torch.int8)
+
+    @property
+    def iterations(self) -> Tensor:
+        """Those of the solver (B,), int32."""
+        return self.report[:, 4].to(torch.int32)
+
+    @property
+    def condition(self) -> Tensor:
+        """Of the KKT matrix (B,): an upper bound where that says enough, else an estimate."""
+        return self.report[:, 5]
+
+    @property
+    def margin(self) -> Tensor:
+        """min |v_i| (B,), in the units of `dcl.program.scaling`."""
+        return self.report[:, 6]
+
+    def adjoint(
+        self, cotangents: Mapping[str, Tensor], wanted: Sequence[str], *, threads: int = 1
+    ) -> dict[str, Tensor]:
+        """`adjoint` below."""
+        known = self.frame
+        gradients = {name: torch.empty_like(self.data[name]) for name in wanted}
+        pairs: list[int] = []
+        for name in OUTPUTS:
+            t = cotangents.get(name)
+            if t is None or t.numel() == 0:
+                pairs += (0, 0)
+                continue
+            if t.dtype != known.dtype or not t.is_contiguous():
+                raise ValueError(f"the cotangent of {name} must be contiguous and {known.dtype}")
+            pairs += (t.data_ptr(), t.numel() // known.sizes[0])
+        _extension.adjoint(
+            self.handle,
+            known.sizes,
+            known.dtype is torch.float32,
+            known.addresses(self.data),
+            pairs,
+            known.addresses(gradients),
+            threads,
+        )
+        return gradients
+
+    def point(self) -> tuple[Tensor, Tensor]:
+        """x (B, n) and z (B, rows), float64, of the answer; rows [A; G; lb; ub]; zero where not certified."""
+        sizes = self.frame.sizes[1], sum(t.shape[-1] for t in self.frame.outputs[1:-1])
+        x, z = [torch.empty((self.frame.sizes[0], size), dtype=torch.float64, device="cpu") for size in sizes]
+        self.handle.recall(x.data_ptr(), z.data_ptr())
+        return x, z
+
+
+class Answer(NamedTuple):
+    """The points of a batch, in the dtype of the data.
+
+    x (*batch, n), y (*batch, p), z (*batch, m), z_lb and z_ub (*batch, n), or (*batch, 0) where the block is absent, value
+    (*batch).  kept: the verdicts, and what `adjoint` needs.
     """
 
     x: Tensor
@@ -66,33 +171,39 @@ class Answer:
     z_lb: Tensor
     z_ub: Tensor
     value: Tensor
-    residuals: Tensor
-    status: Tensor
-    iterations: Tensor
-    condition: Tensor
-    margin: Tensor
-    handle: Any
+    kept: Kept
+
+    @property
+    def status(self) -> Tensor:
+        """`Code` (B,) int8."""
+        return self.kept.status
+
+    @property
+    def iterations(self) -> Tensor:
+        """Those of the solver (B,), int32."""
+        return self.kept.iterations
 
 
-def _sizes(data: Mapping[str, Tensor], batch: int) -> tuple[int, int, int, int]:
-    p = data["A"].shape[-2] if "A" in data else 0
-    m = data["G"].shape[-2] if "G" in data else 0
-    return batch, data["q"].shape[-1], p, m
+def frame(data: Mapping[str, Tensor], batch: Sequence[int]) -> Frame:
+    """The frame of calls with such data, for answers with these batch dimensions.
+
+    Raises ValueError where the core would read elsewhere.
+    """
+    size, q = math.prod(batch), data["q"]
+    n = q.shape[-1]
+    p, m = (data[name].shape[-2] if name in data else 0 for name in ("A", "G"))
+    strides = {name: _stride(name, t, _CORE[name], size, q.dtype) for name, t in data.items() if t.numel()}
+    widths = ((n,), (p,), (m,), *((n,) if name in data else (0,) for name in ("lb", "ub")), ())
+    number = torch.empty((), dtype=q.dtype, device="cpu")
+    return Frame((size, n, p, m), q.dtype, strides, tuple(number.expand((*batch, *width)) for width in widths))
 
 
-def _pairs(tensors: Mapping[str, Tensor], names: Sequence[str], batch: int, dtype: torch.dtype) -> list[int]:
-    """Address and stride of each; absent and empty ones are (0, 0). Raises ValueError where the core would read elsewhere."""
-    pairs: list[int] = []
-    for name in names:
-        t = tensors.get(name)
-        if t is None or t.numel() == 0:
-            pairs += (0, 0)
-            continue
-        size = t.shape[0]
-        if t.dtype != dtype or (size != 1 and size != batch) or not t.is_contiguous():
-            raise ValueError(f"{name} must be contiguous, {dtype}, and have 1 or {batch} in front")
-        pairs += (t.data_ptr(), 0 if size == 1 else t.stride(0))
-    return pairs
+def _stride(name: str, t: Tensor, core: int, batch: int, dtype: torch.dtype) -> int:
+    """Numbers from one instance to the next, 0 if there is one for all. Raises ValueError; core: dimensions of an instance."""
+    instances = math.prod(t.shape[: t.ndim - core])
+    if t.dtype != dtype or instances not in (1, batch) or not t.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, {dtype}, and have 1 or {batch} in front")
+    return 0 if instances == 1 else math.prod(t.shape[t.ndim - core :])
 
 
 def solve(
@@ -111,33 +222,42 @@ def solve(
 
     Raises ValueError where a tensor has another dtype or batch, or is not contiguous.
     """
-    sizes = _sizes(data, batch)
-    _, n, p, m = sizes
-    dtype = data["q"].dtype
-    lower, upper = (n if name in data else 0 for name in ("lb", "ub"))
-    shapes = ((batch, n), (batch, p), (batch, m), (batch, lower), (batch, upper), (batch,))
-    x, y, z, z_lb, z_ub, value = (torch.empty(shape, dtype=dtype, device="cpu") for shape in shapes)
-    residuals, status = (
-        torch.empty(batch, 3, dtype=torch.float64, device="cpu"),
-        torch.empty(batch, dtype=torch.int8, device="cpu"),
-    )
-    iterations = torch.empty(batch, dtype=torch.int32, device="cpu")
-    condition, margin = (
-        torch.empty(batch, dtype=torch.float64, device="cpu"),
-        torch.empty(batch, dtype=torch.float64, device="cpu"),
-    )
-    written = (x, y, z, z_lb, z_ub, value, residuals, status, iterations, condition, margin)
-    path = (0, 0) if mu is None else (mu.data_ptr(), 0 if mu.numel() == 1 else 1)
+    return solve_framed(frame(data, (batch,)), data, mu=mu, start=start, threads=threads)
+
+
+def solve_framed(
+    known: Frame,
+    data: Mapping[str, Tensor],
+    *,
+    mu: Tensor | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    threads: int = 1,
+    keep: bool = True,
+) -> Answer:
+    """`solve` for data of a known frame.
+
+    keep: will a derivative be asked for?  If not, no factor is kept, and `adjoint` and `solve_kkt` raise ValueError.
+    """
+    dtype, batch = known.dtype, known.sizes[0]
+    x, y, z, z_lb, z_ub, value = [torch.empty_like(t) for t in known.outputs]
+    from_ = _NOWHERE
+    if start is not None:
+        from_ = []
+        for name in _START:
+            t = start.get(name)
+            given = t is not None and t.numel() > 0
+            from_ += (t.data_ptr(), _stride(name, t, 1, batch, dtype)) if t is not None and given else (0, 0)
     handle = _extension.solve(
-        sizes,
-        dtype == torch.float32,
-        _pairs(data, BLOCKS, batch, dtype),
-        _pairs(start or {}, _START, batch, dtype),
-        path,
-        [t.data_ptr() for t in written],
+        known.sizes,
+        dtype is torch.float32,
+        known.addresses(data),
+        from_,
+        (0, 0) if mu is None else (mu.data_ptr(), 0 if mu.numel() == 1 else 1),
+        (x.data_ptr(), y.data_ptr(), z.data_ptr(), z_lb.data_ptr(), z_ub.data_ptr(), value.data_ptr()),
+        keep,
         threads,
     )
-    return Answer(*written, handle)
+    return Answer(x, y, z, z_lb, z_ub, value, Kept(known, data, handle))
 
 
 def adjoint(
@@ -152,18 +272,8 @@ def adjoint(
 
     cotangents: contiguous, of the data's dtype, for any of x, y, z, z_lb, z_ub, value, with the shapes in `answer`.
     """
-    batch, dtype = answer.x.shape[0], answer.x.dtype
-    gradients = {name: torch.empty_like(data[name]) for name in wanted}
-    _extension.adjoint(
-        answer.handle,
-        _sizes(data, batch),
-        dtype == torch.float32,
-        _pairs(data, BLOCKS, batch, dtype),
-        _pairs(cotangents, OUTPUTS, batch, dtype),
-        _pairs(gradients, BLOCKS, batch, dtype),
-        threads,
-    )
-    return gradients
+    kept = answer.kept._replace(frame=frame(data, answer.value.shape), data=data)
+    return kept.adjoint(cotangents, wanted, threads=threads)
 
 
 def solve_kkt(
@@ -173,13 +283,13 @@ def solve_kkt(
 
     r1 (B, n), r2 (B, rows) float64, rows stacked as [A; G; -I (lb); I (ub)]; zero for instances that are not certified.
     """
-    batch, dtype = answer.x.shape[0], answer.x.dtype
+    known, kept = frame(data, answer.value.shape), answer.kept
     first, second = r1.clone(memory_format=torch.contiguous_format), r2.clone(memory_format=torch.contiguous_format)
     _extension.solve_kkt(
-        answer.handle,
-        _sizes(data, batch),
-        dtype == torch.float32,
-        _pairs(data, BLOCKS, batch, dtype),
+        kept.handle,
+        known.sizes,
+        known.dtype is torch.float32,
+        known.addresses(data),
         adjoint,
         first.data_ptr(),
         second.data_ptr(),

@@ -27,16 +27,12 @@ struct Elimination {
         V.leftCols(p + m) = C;
         if (bounds) V.rightCols(n).setIdentity();
         solve_lower(L, V.leftCols(p + r));
-        L_A.resize(p, p);
-        L_A.setZero();
-        if (p > 0) L_A.selfadjointView<Eigen::Lower>().rankUpdate(V.leftCols(p).transpose());
+        gram(V.leftCols(p), L_A);
         const double size = magnitude(L_A.diagonal());
         if (!cholesky(L_A, 1e-13 * size)) return false;
         Y.resize(p, r);
-        N.resize(r, r);
+        gram(V.rightCols(r), N);
         if (r == 0) return true;
-        N.setZero();
-        N.selfadjointView<Eigen::Lower>().rankUpdate(V.rightCols(r).transpose());
         if (p > 0) {
             Y.noalias() = V.leftCols(p).transpose() * V.rightCols(r);
             solve_lower(L_A, Y.leftCols(r));

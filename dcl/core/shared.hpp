@@ -5,24 +5,23 @@
 
 namespace core {
 
-// The tolerance of dcl/outcome/messages.py for eigenvalues of P below zero, relative; in float32 that of its rounding.
-inline double psd_tolerance(const Call& call) {
-    const double epsilon = std::numeric_limits<float>::epsilon();
-    return call.single ? std::max(1e-9, 8.0 * static_cast<double>(call.n) * epsilon) : 1e-9;
-}
+// Eigenvalues of P above -this * n * |P| are zero up to the rounding of float64 (dcl/program/convexity.py, which has the word on
+// P with smaller ones: those within the rounding of the caller's numbers).
+inline constexpr double psd_rounding = 10.0 * std::numeric_limits<double>::epsilon();
 
 // P (scaled) as its Cholesky factor L where it is definite; else, is it positive semidefinite?
 struct Definiteness {
     bool is_definite = false, is_semidefinite = false;
 
-    void decide(const Call& call, const Matrix& P, Matrix& L, Matrix& scratch) {
+    void decide(const Matrix& P, Matrix& L, Matrix& scratch) {
         const double size = magnitude(P.diagonal());
         L.resize(P.rows(), P.cols());
         L.triangularView<Eigen::Lower>() = P;
         is_semidefinite = is_definite = size > 0.0 && cholesky(L, definite * size);
         if (is_definite) return;
         scratch = P;
-        scratch.diagonal().array() += 0.1 * psd_tolerance(call) * size + std::numeric_limits<double>::min();
+        const double shift = psd_rounding * static_cast<double>(P.rows()) * size;
+        scratch.diagonal().array() += shift + std::numeric_limits<double>::min();
         is_semidefinite = cholesky(scratch);
     }
 };
@@ -65,7 +64,7 @@ private:
         c = unit(largest);
         P = c * curvature.P;
         Matrix scratch;
-        kind.decide(call, P, L, scratch);
+        kind.decide(P, L, scratch);
     }
 };
 

@@ -16,6 +16,7 @@ struct Worker {
     Program program;
     Point point;
     Residuals residuals;
+    Record unkept;  // where no derivative will be asked for
 
     Outcome solve(const Call& call, const Shared& shared, Index i, const StartBlocks& from, double mu, Record& record) {
         Outcome out;
@@ -74,7 +75,7 @@ private:
             P_ = program.c * curvature_.P;
             program.P = &P_;
             program.is_zero = curvature_.is_zero;
-            own_kind_.decide(call, P_, record.L1, scratch_);
+            own_kind_.decide(P_, record.L1, scratch_);
             kind_ = &own_kind_;
             L_in_use_ = &record.L1;
         }
@@ -119,7 +120,7 @@ private:
         record.L1.resize(program.n, program.n);
         record.L2.resize(k, k);
         if (!factor_.compute(record.L1, record.L2, scratch_)) return false;
-        factor_.set_factors(record.L1.data(), record.L2.data());
+        factor_.set_factors(record.L1.data(), record.L2.data(), true);
         return true;
     }
 

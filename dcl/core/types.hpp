@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include <Eigen/Cholesky>
@@ -45,6 +46,9 @@ inline bool cholesky(MatrixRef M, double floor = 0.0) {
     return llt.info() == Eigen::Success && M.diagonal().array().square().minCoeff() > floor;
 }
 
+// What Eigen does by packing and blocking, plain loops do in half of the time where the matrices are small.
+inline constexpr Index small = 24;
+
 // b <- L^-1 b and b <- L^-T b.
 template <class Factor, class Right>
 void solve_lower(const Factor& L, Right&& b) {
@@ -52,7 +56,46 @@ void solve_lower(const Factor& L, Right&& b) {
 }
 template <class Factor, class Right>
 void solve_upper(const Factor& L, Right&& b) {
-    if (L.rows() > 0 && b.cols() > 0) L.template triangularView<Eigen::Lower>().transpose().solveInPlace(b);
+    if (L.rows() == 0 || b.cols() == 0) return;
+    if constexpr (std::decay_t<Right>::ColsAtCompileTime == 1) {
+        if (L.rows() <= small) {  // by rows of L: sums of products would wait for each other
+            for (Index j = L.rows() - 1; j >= 0; --j) {
+                const double t = b(j) /= L.coeff(j, j);
+                for (Index i = 0; i < j; ++i) b(i) -= L.coeff(j, i) * t;
+            }
+            return;
+        }
+    }
+    L.template triangularView<Eigen::Lower>().transpose().solveInPlace(b);
+}
+
+// K = L^-1, lower triangular.
+inline void invert_lower(const MatrixView& L, Matrix& K) {
+    const Index n = L.rows();
+    K.setIdentity(n, n);
+    for (Index k = 0; k < n; ++k) {
+        const double* const column = L.data() + k * n;
+        const double pivot = 1.0 / column[k];
+        for (Index j = 0; j <= k; ++j) {
+            double* const x = K.data() + j * n;
+            const double t = x[k] *= pivot;
+            for (Index i = k + 1; i < n; ++i) x[i] -= t * column[i];
+        }
+    }
+}
+
+// The lower triangle of V'V; the rest is zero.
+template <class Columns>
+void gram(const Columns& V, Matrix& N) {
+    const Index r = V.cols();
+    N.setZero(r, r);
+    if (V.rows() > small || r > small) {
+        N.selfadjointView<Eigen::Lower>().rankUpdate(V.transpose());
+        return;
+    }
+    for (Index j = 0; j < r; ++j) {
+        for (Index i = j; i < r; ++i) N(i, j) = V.col(i).dot(V.col(j));
+    }
 }
 
 }  // namespace core

@@ -30,7 +30,7 @@ from dcl.cones.named import named
 from dcl.cones.semidefinite import lower_from_upper
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching, batching
-from dcl.outcome.messages import AbstractBorder, check_finite, check_psd
+from dcl.outcome.messages import AbstractCallContext, check_finite, check_psd
 from dcl.program import ConeProgram, dense_structure, symmetric
 from dcl.program.rows import Rows
 
@@ -155,7 +155,7 @@ def _order(blocks: Sequence[Block]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, eq=False)
-class ConeBorder(AbstractBorder):
+class ConeContext(AbstractCallContext):
     """Names of the arguments, in the order in which their tensors are given, and of the rows."""
 
     cones: ConeDict
@@ -198,8 +198,8 @@ def plan(arguments: Mapping[str, Tensor], cones: ConeDict) -> tuple[Batching, in
 
 def assemble(
     arguments: Mapping[str, Tensor], cones: ConeDict, batch: Batching
-) -> tuple[ConeProgram, ConeBorder, tuple[Tensor, ...]]:
-    """The program on the waist, in torch operations; its border, and the tensors that the border looks at."""
+) -> tuple[ConeProgram, ConeContext, tuple[Tensor, ...]]:
+    """The program on the waist, in torch operations; its context, and the tensors that the context looks at."""
     given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
     flat = {name: t.to(torch.float64) for name, t in given.items()}
     n = int(flat["q"].shape[-1])
@@ -210,5 +210,5 @@ def assemble(
         A=cones.rows.to_canonical(flat["A"], -2),
         b=cones.rows.to_canonical(flat["b"]),
     )
-    border = ConeBorder(batch.shape, cones, tuple(flat), rows=cones.rows)
-    return program.expanded(batch.size), border, tuple(given.values())
+    context = ConeContext(batch.shape, cones, tuple(flat), rows=cones.rows)
+    return program.expanded(batch.size), context, tuple(given.values())

@@ -19,7 +19,7 @@ from torch import Tensor
 from dcl.cones import orthant
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
-from dcl.outcome.messages import AbstractBorder, check_finite, check_psd, entry
+from dcl.outcome.messages import AbstractCallContext, check_finite, check_psd, entry
 from dcl.program import ConeProgram, Structure, dense_structure, symmetric
 from dcl.program.rows import Rows
 from dcl.torch_modes import is_readable
@@ -57,7 +57,7 @@ def structure_of(blocks: Blocks) -> Structure:
 
 
 @dataclass(frozen=True, eq=False)
-class MatrixBorder(AbstractBorder):
+class MatrixContext(AbstractCallContext):
     """Names of the arguments, in the order in which their tensors are given, and of the rows."""
 
     blocks: Blocks
@@ -124,8 +124,8 @@ def _pair(name: str, rows: Mapping[str, int]) -> str:
 
 def assemble(
     arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching
-) -> tuple[ConeProgram, MatrixBorder, tuple[Tensor, ...]]:
-    """The program on the waist, in torch operations; its border, and the tensors that the border looks at."""
+) -> tuple[ConeProgram, MatrixContext, tuple[Tensor, ...]]:
+    """The program on the waist, in torch operations; its context, and the tensors that the context looks at."""
     given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
     flat = {name: t.to(torch.float64) for name, t in given.items()}
     n, q = blocks.n, flat["q"]
@@ -146,8 +146,8 @@ def assemble(
             sides.append(side)
     A = _stack(matrices, -2) if matrices else q.new_zeros(1, 0, n)
     b = _stack(sides, -1) if sides else q.new_zeros(1, 0)
-    border = MatrixBorder(batch.shape, blocks, tuple(flat), rows=Rows(sides=blocks.sides(tuple(flat))))
-    return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), border, tuple(given.values())
+    context = MatrixContext(batch.shape, blocks, tuple(flat), rows=Rows(sides=blocks.sides(tuple(flat))))
+    return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), context, tuple(given.values())
 
 
 def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:

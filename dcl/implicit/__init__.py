@@ -4,6 +4,7 @@ Each rule uses only these primitives and torch operations, so derivatives of any
 """
 
 from dcl.implicit.kkt_solve import kkt_solve
+from dcl.implicit.nearest import lift
 from dcl.implicit.projection import project
 from dcl.implicit.solve import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, solve
 
@@ -18,6 +19,7 @@ __all__ = [
     "Call",
     "Known",
     "kkt_solve",
+    "lift",
     "project",
     "solve",
 ]

@@ -19,7 +19,7 @@ from dcl.cones.base import Barrier
 from dcl.errors import DegenerateWarning
 from dcl.implicit.folding import Fold, size_of_batch
 from dcl.implicit.primitive import primitive
-from dcl.implicit.projection import bend, dproduct, sum_to
+from dcl.implicit.projection import curvature_product, dproduct, sum_to
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
 from dcl.torch_modes import apply
@@ -102,7 +102,7 @@ class KktSolve(Function):
             Dk = dproduct(structure, ctx.mu, v, at_kink, k2)
             grad_A = -(structure.A.outer(Dk, l1, A.shape[0]) + structure.A.outer(l2, k1, A.shape[0]))
         if ctx.needs_input_grad[6]:
-            grad_v = -sum_to(bend(structure, ctx.mu, v, structure.A.matvec(A, l1) + l2, k2), v)
+            grad_v = -sum_to(curvature_product(structure, ctx.mu, v, structure.A.matvec(A, l1) + l2, k2), v)
         return None, None, None, None, grad_P, grad_A, grad_v, None, r1, r2
 
     @staticmethod
@@ -132,11 +132,11 @@ class KktSolve(Function):
             r1 = r1 - structure.A.rmatvec(tA, dproduct(structure, ctx.mu, v, at_kink, w2))
             r2 = r2 - structure.A.matvec(tA, w1)
         if tv is not None and ctx.adjoint:
-            # the third derivative of the potential of `project` is symmetric: D'(v)[tv] w = bend(w, tv)
-            r2 = r2 - bend(structure, ctx.mu, v, structure.A.matvec(A, w1) + w2, tv)
+            # the third derivative of the potential of `project` is symmetric: D'(v)[tv] w = curvature_product(w, tv)
+            r2 = r2 - curvature_product(structure, ctx.mu, v, structure.A.matvec(A, w1) + w2, tv)
         elif tv is not None:
-            bent = bend(structure, ctx.mu, v, w2, tv)
-            r1, r2 = r1 - structure.A.rmatvec(A, bent), r2 - bent
+            curved = curvature_product(structure, ctx.mu, v, w2, tv)
+            r1, r2 = r1 - structure.A.rmatvec(A, curved), r2 - curved
         out1, out2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, at_kink, r1, r2, adjoint=ctx.adjoint)
         return out1, out2, None
 

@@ -1,8 +1,8 @@
 """z = Pi_mu*(v) as a differentiable function, and its derivative D(v) w.
 
-    dz = D dv          d(D w) = D dw + bend(w, dv)          gradient of <a, D(v) w> in v:  bend(a, w)
+    dz = D dv          d(D w) = D dw + curvature_product(w, dv)          gradient of <a, D(v) w> in v:  curvature_product(a, w)
 
-with bend(a, w) = the curvature of the cone, from the third derivative of a potential: symmetric in a, w and a third vector.
+with curvature_product(a, w) = that of the cone, from the third derivative of a potential: symmetric in a, w and a third vector.
 Closed: each rule uses these and torch operations.  torch's own rules would take 0 or 1 at a kink instead of D's value.
 """
 
@@ -31,9 +31,9 @@ def dproduct(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor, w: T
     return apply(DProduct, structure, mu, v, at_kink, w)  # type: ignore[no-any-return]
 
 
-def bend(structure: Structure, mu: Barrier, v: Tensor, a: Tensor, w: Tensor) -> Tensor:
+def curvature_product(structure: Structure, mu: Barrier, v: Tensor, a: Tensor, w: Tensor) -> Tensor:
     """The derivative of <a, D(v) w> in v, (..., B, m), differentiable in a and w, and in v where the cone allows it."""
-    return apply(Bend, structure, mu, v, a, w)  # type: ignore[no-any-return]
+    return apply(CurvatureProduct, structure, mu, v, a, w)  # type: ignore[no-any-return]
 
 
 @primitive
@@ -88,7 +88,7 @@ class DProduct(Function):
         v, at_kink, w = ctx.saved_tensors
         grad_v = None
         if ctx.needs_input_grad[2]:
-            grad_v = sum_to(bend(ctx.structure, ctx.mu, v, g, w), v)
+            grad_v = sum_to(curvature_product(ctx.structure, ctx.mu, v, g, w), v)
         grad_w = dproduct(ctx.structure, ctx.mu, v, at_kink, g) if ctx.needs_input_grad[4] else None
         return None, None, grad_v, None, grad_w
 
@@ -96,7 +96,7 @@ class DProduct(Function):
     def jvp(ctx: Any, _s: None, _m: None, tv: Tensor | None, _at: None, tw: Tensor | None) -> Tensor:
         v, at_kink, w = ctx.saved_tensors
         out = torch.zeros_like(w) if tw is None else dproduct(ctx.structure, ctx.mu, v, at_kink, tw)
-        return out if tv is None else out + bend(ctx.structure, ctx.mu, v, w, tv)
+        return out if tv is None else out + curvature_product(ctx.structure, ctx.mu, v, w, tv)
 
     @staticmethod
     def vmap(
@@ -117,12 +117,12 @@ class DProduct(Function):
 
 
 @primitive
-class Bend(Function):
-    """See `bend`."""
+class CurvatureProduct(Function):
+    """See `curvature_product`."""
 
     @staticmethod
     def forward(structure: Structure, mu: Barrier, v: Tensor, a: Tensor, w: Tensor) -> Tensor:
-        return structure.cone.curvature(v, mu, a, w)
+        return structure.cone.curvature_product(v, mu, a, w)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -136,9 +136,9 @@ class Bend(Function):
         structure, mu = ctx.structure, ctx.mu
         grad_v = None
         if ctx.needs_input_grad[2]:
-            grad_v = torch.func.vjp(lambda v: structure.cone.curvature(v, mu, a, w), v)[1](g)[0]
-        grad_a = sum_to(bend(structure, mu, v, g, w), a) if ctx.needs_input_grad[3] else None
-        grad_w = sum_to(bend(structure, mu, v, a, g), w) if ctx.needs_input_grad[4] else None
+            grad_v = torch.func.vjp(lambda v: structure.cone.curvature_product(v, mu, a, w), v)[1](g)[0]
+        grad_a = sum_to(curvature_product(structure, mu, v, g, w), a) if ctx.needs_input_grad[3] else None
+        grad_w = sum_to(curvature_product(structure, mu, v, a, g), w) if ctx.needs_input_grad[4] else None
         return None, None, grad_v, grad_a, grad_w
 
     @staticmethod
@@ -147,11 +147,11 @@ class Bend(Function):
         structure, mu = ctx.structure, ctx.mu
         terms = []
         if tv is not None:
-            terms.append(torch.func.jvp(lambda v: structure.cone.curvature(v, mu, a, w), (v,), (tv,))[1])
+            terms.append(torch.func.jvp(lambda v: structure.cone.curvature_product(v, mu, a, w), (v,), (tv,))[1])
         if ta is not None:
-            terms.append(bend(structure, mu, v, ta, w))
+            terms.append(curvature_product(structure, mu, v, ta, w))
         if tw is not None:
-            terms.append(bend(structure, mu, v, a, tw))
+            terms.append(curvature_product(structure, mu, v, a, tw))
         return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
     @staticmethod
@@ -161,10 +161,10 @@ class Bend(Function):
         _, mu_dim, v_dim, a_dim, w_dim = in_dims
         if mu_dim is None and v_dim is None:
             ndim = max(t.ndim - (dim is not None) for t, dim in ((a, a_dim), (w, w_dim)))
-            return bend(structure, mu, v, in_front(a, a_dim, ndim), in_front(w, w_dim, ndim)), 0
+            return curvature_product(structure, mu, v, in_front(a, a_dim, ndim), in_front(w, w_dim, ndim)), 0
         fold = Fold(info.batch_size, size_of_batch((v,), (v_dim,)))
         mu, v = fold.barrier(mu, mu_dim), fold.data(v, v_dim)
-        out = fold.unfold(bend(structure, mu, v, fold.vectors(a, a_dim), fold.vectors(w, w_dim)), -2)
+        out = fold.unfold(curvature_product(structure, mu, v, fold.vectors(a, a_dim), fold.vectors(w, w_dim)), -2)
         return out, out.ndim - 3
 
 

@@ -23,10 +23,12 @@ from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
 from dcl.kkt import KKT
-from dcl.outcome.messages import AbstractBorder, check_barrier, raise_failures, report_degeneracy
+from dcl.outcome.messages import AbstractCallContext, check_barrier, raise_failures, report_degeneracy
 from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.program import ConeProgram, Structure
 from dcl.program.scaling import Units
+from dcl.solve.backend import Backend
+from dcl.solve.nearly_convex import checked
 from dcl.solve.pipeline import answer
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.status import Status
@@ -69,7 +71,7 @@ class Call:
     """
 
     structure: Structure
-    border: AbstractBorder
+    context: AbstractCallContext
     choose: Callable[[Structure, bool], tuple[AbstractSolver, ...]]
     on_failure: str
     on_degenerate: str
@@ -85,22 +87,23 @@ class Call:
         """The same call for V times as many instances, a new batch dimension in front."""
         return replace(
             self,
-            border=replace(self.border, batch_shape=(V, *self.border.batch_shape)),
+            context=replace(self.context, batch_shape=(V, *self.context.batch_shape)),
             start=None if self.start is None else self.start.repeated(V),
         )
 
 
 def solve(
-    call: Call, units: Units, mu: Barrier, program: ConeProgram, given: Sequence[Tensor]
+    call: Call, units: Units, mu: Barrier, lift: Tensor | None, program: ConeProgram, given: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Solve the instances of `program`; see `Known` for what is returned.
 
     x and v are differentiable in the data of the program; units and mu are constants.
 
-    units: those of `program`.  given: the caller's own tensors, (B or 1, ...) each; only `call.border` looks at them, to
-    name a bad input.  Raises InputError (bad values), SolveError, DegenerateError as the settings in `call` say.
+    units: those of `program`.  lift: what `dcl.implicit.nearest` has added to P, (B or 1, n, n), or None.
+    given: the caller's own tensors, (B or 1, ...) each; only `call.context` looks at them, to name a bad input.
+    Raises InputError (bad values), SolveError, DegenerateError as the settings in `call` say.
     """
-    return Solve.apply(call, units.c, units.E, mu, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
+    return Solve.apply(call, units.c, units.E, mu, lift, program.P, program.q, program.A, program.b, *given)  # type: ignore[no-any-return]
 
 
 @primitive
@@ -113,6 +116,7 @@ class Solve(Function):
         c: Tensor,
         E: Tensor,
         mu: Barrier,
+        lift: Tensor | None,
         P: Tensor,
         q: Tensor,
         A: Tensor,
@@ -123,16 +127,22 @@ class Solve(Function):
             # as tensors of their own: what is returned gets a graph, which holds the call
             return Known(*(t.detach() for t in call.known))
         program = ConeProgram(call.structure, P, q, A, b).detach()
-        call.border.check(program, given)
+        call.context.check(program, given)
         if isinstance(mu, Tensor):
-            check_barrier(mu / c, lambda place: call.border.index_in(mu, place[0]))
+            check_barrier(mu / c, lambda place: call.context.index_in(mu, place[0]))
         outcome = call.outcome
         outcome.solvers = call.choose(call.structure, not bool(program.P.any()))
         units = Units(c, E)
         if call.start is not None:
             call.start.z[:] = units.scaled_dual(torch.from_numpy(call.start.z).to(c.device)).cpu().numpy()
-        out = answer(program, mu, outcome.solvers, call.start, call.threads, call.border.seen)
-        rows = call.border.rows
+        backends = [Backend(solver, call.threads) for solver in outcome.solvers]
+        out = answer(program, mu, backends, call.start, call.context.seen)
+        smallest = None
+        if lift is not None:
+            rounding = max((torch.finfo(t.dtype).eps for t in given if t.is_floating_point()), default=0.0)
+            status, smallest = checked(out.point, out.status, out.residuals, out.certificate, lift, rounding)
+            out, smallest = replace(out, status=status), smallest / c.squeeze(-1)
+        rows = call.context.rows
         out = replace(out, certificate=rows.binding_certificate(out.certificate, b, given))
         report = torch.cat([torch.stack([out.status, out.solver, out.iterations, out.seconds], -1), out.residuals], -1)
         outcome.certificate = rows.certificate_to_user(units.certificate(out.certificate), b.shape[-1])
@@ -142,7 +152,7 @@ class Solve(Function):
             eps = outcome.solvers[0].eps
             offending = out.point.least_accurate_row if b.shape[-1] else None
             raise_failures(
-                call.border, out.status, out.residuals, outcome.certificate, weights, on_path, eps, offending
+                call.context, out.status, out.residuals, outcome.certificate, weights, on_path, eps, offending, smallest
             )
         point, at_kink = out.point, torch.full_like(out.point.v, torch.nan)
         if call.record:
@@ -152,12 +162,12 @@ class Solve(Function):
                 point, out.residuals[:, :2].amax(-1), call.requested, rows_move=call.rows_move
             )
             if call.on_degenerate != "ignore":
-                outcome.has_warned = report_degeneracy(call.border, call.on_degenerate, outcome.degeneracy, out.status)
+                outcome.has_warned = report_degeneracy(call.context, call.on_degenerate, outcome.degeneracy, out.status)
         return point.x, point.v, at_kink, report
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        call, _, _, mu, P, q, A, b = inputs[:8]
+        call, _, _, mu, _, P, q, A, b = inputs[:9]
         x, v, at_kink, report = output
         ctx.call, ctx.mu = call, mu
         ctx.mark_non_differentiable(at_kink, report)
@@ -170,7 +180,7 @@ class Solve(Function):
         P, A, x, v, at_kink, report = ctx.saved_tensors
         call: Call = ctx.call
         structure = call.structure
-        need_P, need_q, need_A, need_b = ctx.needs_input_grad[4:8]
+        need_P, need_q, need_A, need_b = ctx.needs_input_grad[5:9]
         ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
         gx, gv = torch.where(ok, gx, torch.zeros_like(gx)), torch.where(ok, gv, torch.zeros_like(gv))
         ux, uv = kkt_solve(structure, ctx.mu, call.outcome.kkt, P, A, v, at_kink, gx, gv, adjoint=True)
@@ -181,7 +191,7 @@ class Solve(Function):
             grad_A = -(structure.A.outer(z, ux, A.shape[0]) + structure.A.outer(uv, x, A.shape[0]))
         grad_q = -_fold(ux, ctx.q_batch) if need_q else None
         grad_b = _fold(uv, ctx.b_batch) if need_b else None
-        return None, None, None, None, grad_P, grad_q, grad_A, grad_b, *[None] * (len(ctx.needs_input_grad) - 8)
+        return None, None, None, None, None, grad_P, grad_q, grad_A, grad_b, *[None] * (len(ctx.needs_input_grad) - 9)
 
     @staticmethod
     def jvp(
@@ -190,6 +200,7 @@ class Solve(Function):
         _c: None,
         _E: None,
         _mu: None,
+        _lift: None,
         tP: Tensor | None,
         tq: Tensor | None,
         tA: Tensor | None,
@@ -216,14 +227,22 @@ class Solve(Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], call: Call, c: Tensor, E: Tensor, mu: Barrier, *tensors: Tensor
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        call: Call,
+        c: Tensor,
+        E: Tensor,
+        mu: Barrier,
+        lift: Tensor | None,
+        *tensors: Tensor,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        fold = Fold(info.batch_size, size_of_batch(tensors[:4], in_dims[4:8]))
+        fold = Fold(info.batch_size, size_of_batch(tensors[:4], in_dims[5:9]))
         c, E, mu = fold.data(c, in_dims[1]), fold.data(E, in_dims[2]), fold.barrier(mu, in_dims[3])
-        folded = [fold.data(t, dim) for t, dim in zip(tensors, in_dims[4:], strict=True)]
+        lift = None if lift is None else fold.data(lift, in_dims[4])
+        folded = [fold.data(t, dim) for t, dim in zip(tensors, in_dims[5:], strict=True)]
         # q says how many instances there are
         folded[1] = folded[1].expand(fold.V * fold.B, -1)
-        out = Solve.apply(call.mapped(fold.V), c, E, mu, *folded)
+        out = Solve.apply(call.mapped(fold.V), c, E, mu, lift, *folded)
         return tuple(fold.unfold(t, 0) for t in out), (0, 0, 0, 0)
 
 

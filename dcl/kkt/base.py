@@ -22,13 +22,16 @@ RANK_TOLERANCE = 1e-10
 class Conditioning:
     """Per instance: 2-norm condition of S (of its nonzero part), dimensions of the two null spaces, (B,) each.
 
-    spread (B, n): how much of the first null space lies along each entry of a; zero where that entry is determined.
+    Of large sparse systems dimensions above two are not counted: they are two there.
+    spread (B, n), dependence (B, k): how much of the first null space lies along each entry of a, and of the second along each
+    of y; zero where that entry is determined.
     """
 
     condition: Tensor
     null_a: Tensor
     null_y: Tensor
     spread: Tensor
+    dependence: Tensor
 
 
 def saddle(H: Tensor, B: Tensor, T: Tensor) -> Tensor:
@@ -45,8 +48,11 @@ class AbstractFactor(ABC):
         """Condition of S and dimensions of its null spaces."""
 
     @abstractmethod
-    def flat_directions(self, i: int) -> Tensor:
-        """Orthonormal columns that span {a : Ha = 0, Ba = 0} of instance i: (n, null_a)."""
+    def flat_directions(self, i: int, toward: Tensor) -> Tensor:
+        """Orthonormal columns that span {a : Ha = 0, Ba = 0} of instance i: (n, null_a).
+
+        Of a very large space, a random part that holds the projection of `toward` (n,) onto it, for weights of S.
+        """
 
     @abstractmethod
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:

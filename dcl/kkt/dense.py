@@ -106,15 +106,17 @@ class DenseFactor(AbstractFactor):
         condition = self._estimated.clone()
         null_a, null_y = torch.zeros_like(condition), torch.zeros_like(condition)
         spread = condition.new_zeros((condition.shape[0], self._n))
+        dependence = condition.new_zeros((condition.shape[0], self._B.shape[1]))
         if self._hard.numel():
             exact = self._eigen.conditioning
             condition[self._hard], spread[self._hard] = exact.condition, exact.spread
+            dependence[self._hard] = exact.dependence
             null_a[self._hard], null_y[self._hard] = exact.null_a, exact.null_y
-        return Conditioning(condition, null_a, null_y, spread)
+        return Conditioning(condition, null_a, null_y, spread, dependence)
 
-    def flat_directions(self, i: int) -> Tensor:
+    def flat_directions(self, i: int, toward: Tensor) -> Tensor:
         place = torch.nonzero(self._hard == i).flatten().tolist()
-        return self._eigen.flat_directions(place[0]) if place else self._H.new_zeros(self._n, 0)
+        return self._eigen.flat_directions(place[0], toward) if place else self._H.new_zeros(self._n, 0)
 
     def _multiply(self, x: Tensor) -> Tensor:
         """S x for x (B, n + k, c)."""

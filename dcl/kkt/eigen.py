@@ -33,19 +33,20 @@ class EigenFactor(AbstractFactor):
         gram = N.mT @ N + torch.diag_embed((~null).to(N.dtype))
         self._N, self._gram = N, torch.linalg.cholesky(gram)
         dimension = null.sum(-1).to(N.dtype)
-        spread = (V[:, :n] ** 2 * null.unsqueeze(-2)).sum(-1)
+        share = (V**2 * null.unsqueeze(-2)).sum(-1)
+        spread, dependence = share[:, :n], share[:, n:]
         null_a = spread.sum(-1).round()
         # |S| |S^+| in the 2-norm of S itself: the `dimension` smallest eigenvalues belong to the null space
         raw = torch.linalg.eigvalsh(S).abs().sort(-1).values
         smallest = raw.gather(-1, dimension.long().clamp(max=raw.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
         condition = raw[..., -1] / smallest.clamp(min=torch.finfo(raw.dtype).tiny)
-        self._conditioning = Conditioning(condition, null_a, dimension - null_a, spread)
+        self._conditioning = Conditioning(condition, null_a, dimension - null_a, spread, dependence)
 
     @property
     def conditioning(self) -> Conditioning:
         return self._conditioning
 
-    def flat_directions(self, i: int) -> Tensor:
+    def flat_directions(self, i: int, toward: Tensor) -> Tensor:
         # the null space is a product: the first n rows of its basis have rank null_a
         basis = self._N[i, : self._n]
         U, _, _ = torch.linalg.svd(basis[:, basis.any(0)], full_matrices=False)

@@ -1,123 +1,66 @@
-"""Sparse direct factorization, one instance at a time: SuperLU with partial pivoting on the equilibrated S.
+"""Sparse direct factorization: LDL' of the equilibrated, shifted S, and refinement against S itself (`dcl.kkt.shifted`).
 
-S is indefinite with zero blocks (linear programs, active rows), where an LDL without pivoting breaks down; SciPy's
-SuperLU pivots.  Solves are refined; an instance whose S is singular or too ill-conditioned for it goes to the
-eigenvalue solver, which decides the rank, or, above `_EIGEN_LIMIT` rows, to LSMR (minimum-norm least squares).
+    S^ = E S E,   E = diag(max_j |S_ij|)^(-1/2), powers of two           N = null(S^),   null(S) = E N
+
+What is known of N comes out of the same factor: two random vectors g tell whether S is singular, and along which entries,
+without any basis of N or spectrum,
+
+    spread_i = (projection onto N)_ii = mean of (P_N g)_i^2,    g normal
+
+Minimum-norm least squares in the norm of S itself is r <- r - Pi r, x <- x - Pi x, with Pi the projection onto null(S),
+
+    Pi y = E w,   w in N with P_N E^2 w = P_N E y          by conjugate gradients in N: one step where E is the same all over N
+
+Nothing dense is formed: what costs time is a number of solves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import lsmr, splu
 from torch import Tensor
 
 from dcl.kkt.base import AbstractFactor, Conditioning
 from dcl.kkt.eigen import EigenFactor
+from dcl.kkt.saddle import Saddle
+from dcl.kkt.shifted import Shifted, norms
 
 Array = NDArray[np.float64]
-_SUSPICIOUS = 1e9
-_EIGEN_LIMIT = 2500
-_PROBES = 3
-_REFINEMENTS = 2
+# Up to this order the eigenvalues decide where S is singular or nearly so: they take a millisecond.
+_EIGEN_LIMIT = 100
+# Above these estimates of the condition, the solves that they come from are refined, and S counts as nearly singular.
+_ROUGH, _SUSPICIOUS = 1e5, 1e9
+# A vector of size one is solved for if its residual is below this.
+_SOLVED = 1e-6
+_PROBES, _STEPS = 2, 8
+# The part of a normal vector in a null space of dimension one is 1 / sqrt(N) of it; this much of that is none.
+_NOTHING = 1e-4
+# A residual of a singular system below this, relative, is none.
+_CONSISTENT = 1e-12
+# Squared: of a normal vector, the least part in a null space that has a dimension.
+_PART = 1e-6
+# Conjugate gradients stop when their residual has fallen by this.
+_ENOUGH = 1e-12
+# So many random vectors, at most, span what `flat_directions` returns; its singular values below the second are zero.
+_MOST_DIRECTIONS, _DIRECTION = 256, 1e-8
 
 
-def _norm(columns: Array) -> Array:
-    return np.asarray(np.linalg.norm(columns, axis=0))
+def _safe(size: Array) -> Array:
+    return np.where(size > 0.0, size, 1.0)
 
 
-class _Instance:
-    """One S (N x N, sparse) with n leading rows; solves for columns of right-hand sides."""
-
-    def __init__(self, S: sp.csc_array, n: int, regular: bool) -> None:
-        self._S = S
-        size = abs(S).max(axis=1).toarray().ravel()
-        self._E = 1.0 / np.sqrt(np.where(size > 0.0, size, 1.0))
-        scaled = sp.csc_array(sp.diags_array(self._E) @ S @ sp.diags_array(self._E))
-        self.null_a = self.null_y = 0.0
-        self.spread = torch.from_numpy(np.zeros(n))
-        self._eigen: EigenFactor | None = None
-        self.condition = np.inf
-        self._solve: Callable[[Array], Array] = self._refined
-        try:
-            self._lu = splu(scaled)
-        except RuntimeError:  # SuperLU: "Factor is exactly singular"
-            self.condition = np.inf
-        else:
-            self.condition = 1.0 if regular else self._estimate()
-        if not self.condition < _SUSPICIOUS:
-            self._fall_back(n)
-
-    def flat_directions(self) -> Tensor:
-        """As in `AbstractFactor`."""
-        return self.spread.new_zeros(len(self.spread), 0) if self._eigen is None else self._eigen.flat_directions(0)
-
-    def _once(self, r: Array) -> Array:
-        return np.asarray(self._E[:, None] * self._lu.solve(self._E[:, None] * r))
-
-    def _refined(self, r: Array) -> Array:
-        x = self._once(r)
-        for _ in range(_REFINEMENTS):
-            x = x + self._once(r - self._S @ x)
-        return x
-
-    def _estimate(self) -> float:
-        """Condition in the 2-norm from random probes and one power step; inf where the solve is not accurate."""
-        g = np.random.default_rng(self._S.shape[0]).normal(size=(self._S.shape[0], _PROBES))
-        g /= _norm(g)
-        x = self._refined(g)
-        if not np.isfinite(x).all():
-            return float(np.inf)
-        inverse = _norm(self._refined(x / _norm(x))).max()
-        forward = self._S @ g
-        norm = _norm(self._S @ (forward / _norm(forward))).max()
-        condition = float(inverse * norm)
-        accurate = _norm(g - self._S @ x).max() <= 1e-15 * max(condition, 1e3)
-        return condition if accurate else float(np.inf)
-
-    def _fall_back(self, n: int) -> None:
-        size = self._S.shape[0]
-        if size > _EIGEN_LIMIT:
-            self._solve = self._least_squares
-            return
-        dense = torch.from_numpy(self._S.toarray()).unsqueeze(0)
-        eigen = EigenFactor(dense[:, :n, :n], dense[:, n:, :n], -dense[:, n:, n:].diagonal(dim1=-2, dim2=-1))
-        self.condition = float(eigen.conditioning.condition)
-        self.null_a, self.null_y = float(eigen.conditioning.null_a), float(eigen.conditioning.null_y)
-        self.spread, self._eigen = eigen.conditioning.spread[0], eigen
-
-        def solve(r: Array) -> Array:
-            t = torch.from_numpy(np.ascontiguousarray(r.T)).unsqueeze(1)
-            a, y, _ = eigen.solve(t[..., :n], t[..., n:])
-            return torch.cat([a, y], -1)[:, 0].T.numpy()
-
-        self._solve = solve
-
-    def _least_squares(self, r: Array) -> Array:
-        columns = []
-        for column in r.T:
-            x, stop, *_ = lsmr(self._S, column, atol=1e-14, btol=1e-14, conlim=0.0, maxiter=10 * self._S.shape[0])
-            # 1 and 2: a solution or a least-squares solution; 4 and 5: the same at machine precision; else not solved
-            columns.append(x if stop in (0, 1, 2, 4, 5) else np.full_like(x, np.nan))
-        return np.stack(columns, axis=1)
-
-    def solve(self, r: Array) -> tuple[Array, Array]:
-        """x (N, j) and relative residuals (j,) for r (N, j)."""
-        x = self._solve(r)
-        size = _norm(r)
-        residual = r - self._S @ x
-        if self.null_a or self.null_y:  # the part of r outside of the range of S cannot be met
-            residual = self._S @ residual / max(abs(self._S).max(), 1.0)
-        return x, _norm(residual) / np.where(size > 0.0, size, 1.0)
+def _ranks(w: Array) -> Array:
+    """The dimensions that are seen of spans of random vectors w (B, N, probes), (B,)."""
+    squares = np.linalg.eigvalsh(np.einsum("bnc,bnd->bcd", w, w))
+    return np.asarray((squares > _PART).sum(-1), dtype=np.float64)
 
 
 class SparseFactor(AbstractFactor):
-    """S for sparse H and B: lists of B instances (n x n), (m x n), and T (B, m); rows with `live` False are dropped.
+    """S of the pattern `saddle` for H, B, T and shift as in `Saddle.values`; rows with `live` (B, k) False are zero.
 
     regular: as in `dcl.kkt.DenseFactor`.  It lives on the host; device is where the right-hand sides are, and what is
     told of the conditioning.
@@ -125,44 +68,181 @@ class SparseFactor(AbstractFactor):
 
     def __init__(
         self,
-        H: list[sp.csc_array],
-        B: list[sp.csc_array],
+        saddle: Saddle,
+        H: Array,
+        B: Array,
         T: Array,
         live: NDArray[np.bool_],
         device: torch.device | str = "cpu",
         *,
+        shift: Array | float = 0.0,
         regular: bool = False,
     ) -> None:
-        self._n, self._live = H[0].shape[0], live
-        self._instances = []
-        for Hi, Bi, Ti, keep in zip(H, B, T, live, strict=True):
-            rows = sp.csr_array(Bi)[np.flatnonzero(keep)]
-            S = sp.block_array([[Hi, rows.T], [rows, sp.diags_array(-Ti[keep])]], format="csc")
-            self._instances.append(_Instance(S, self._n, regular))
-        self._conditioning = Conditioning(
-            condition=torch.tensor([i.condition for i in self._instances], dtype=torch.float64, device=device),
-            null_a=torch.tensor([i.null_a for i in self._instances], dtype=torch.float64, device=device),
-            null_y=torch.tensor([i.null_y for i in self._instances], dtype=torch.float64, device=device),
-            spread=torch.stack([i.spread for i in self._instances]).to(device),
+        self._saddle, self._live, self._regular, self._device = saddle, live, regular, device
+        values = saddle.values(H, B, T, shift)
+        size = saddle.ldl.row_sizes(values)
+        # a variable that no row sees, a row of zeros: 1 on the diagonal, and zeros in the right-hand sides
+        self._free = size == 0.0
+        values[:, -size.shape[1] :] += np.where(self._free, saddle.signs, 0.0)
+        alive = np.concatenate([np.ones((len(T), saddle.n), dtype=bool), live], axis=1)
+        self._held = (alive & ~self._free)[..., None]
+        # powers of two: nothing is rounded
+        self._E = np.exp2(np.round(-0.5 * np.log2(_safe(size))))
+        rows, cols = saddle.entries
+        self._scaled = Shifted(saddle, values * self._E[:, rows] * self._E[:, cols])
+        self._eigen: dict[int, EigenFactor] = {}
+
+    @cached_property
+    def _null(self) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Of each instance: random vectors of N (B, N, probes), zero if there are none; is S singular; is that unknown? (B,)."""
+        batch, order = self._E.shape
+        if self._regular:
+            return np.zeros((batch, order, 1)), np.zeros(batch, dtype=bool), np.zeros(batch, dtype=bool)
+        w, unsure = self._scaled.null_part(self._probes(_PROBES), _NOTHING / math.sqrt(order))
+        return w, np.asarray(np.any(w != 0.0, axis=(1, 2))), np.asarray(unsure.any((1, 2)))
+
+    def _probes(self, count: int) -> Array:
+        """Normal vectors (B, N, count), zero in the rows that are not live."""
+        g = np.random.default_rng(self._E.shape[1]).standard_normal((self._E.shape[1], count))
+        return np.where(self._held, g, 0.0)
+
+    # in the coordinates of S, (B, N, c)
+
+    def _product(self, x: Array) -> Array:
+        """S x."""
+        E = self._E[..., None]
+        return np.asarray(self._scaled.multiply(x / E) / E)
+
+    def _null_component(self, y: Array) -> Array:
+        """Pi y of the header."""
+        E = self._E[..., None]
+        r = self._scaled.null_part(E * y)[0]
+        w, p, size = np.zeros_like(r), r, norms(r)
+        enough = _ENOUGH * size
+        for _ in range(_STEPS):
+            if not (size > enough).any():
+                break
+            q = self._scaled.null_part(E * E * p)[0]
+            curvature = np.einsum("bnc,bnc->bc", p, q)[:, None]
+            step = np.where((size > enough) & (curvature > 0.0), size * size / _safe(curvature), 0.0)
+            r = r - step * q
+            size, last = norms(r), size
+            w = np.where(size < last, w + step * p, w)
+            p = r + (size / _safe(last)) ** 2 * p
+            size = np.where(size < last, size, 0.0)  # the rest is rounding
+        return np.asarray(E * w)
+
+    def _solve(self, r: Array) -> tuple[Array, Array]:
+        """x = S^+ r for r (B, N, c), zero where not `_held`, and r - S x without the part of r that is not in the range."""
+        E = self._E[..., None]
+        x = E * self._scaled.solve(E * r)
+        rest = r - self._product(x)
+        if not self._null[1].any():
+            return x, rest
+        if (norms(rest) > _CONSISTENT * norms(r)).any():
+            r = r - self._null_component(r)
+            x = E * self._scaled.solve(E * r)
+            rest = r - self._product(x)
+        return x - self._null_component(x), rest
+
+    def _estimate(self) -> Array:
+        """Condition in the 2-norm from a random vector and one power step, (B,); inf where solves are not accurate."""
+        E, g = self._E[..., None], self._probes(1)
+        if self._null[1].any():
+            g = g - self._null_component(g)
+        g = g / _safe(norms(g))
+        forward = self._product(g)
+        norm = norms(self._product(forward / _safe(norms(forward))))
+        if not self._null[1].any():
+            x = E * self._scaled.F(E * g)
+            rough = norm * norms(E * self._scaled.F(E * (x / _safe(norms(x)))))
+            if not (rough > _ROUGH).any():
+                return np.asarray(rough[:, 0, 0])
+        x, rest = self._solve(g)
+        condition = norm * norms(self._solve(x / _safe(norms(x)))[0])
+        return np.asarray(np.where(norms(rest) <= _SOLVED, condition, np.inf)[:, 0, 0])
+
+    # what a factor is asked
+
+    @cached_property
+    def _condition(self) -> Array:
+        """(B,), and the spectrum of the small instances that are singular, or nearly so."""
+        if self._regular:
+            return np.ones(len(self._E))
+        _, singular, unknown = self._null
+        condition = np.where(unknown, np.inf, self._estimate())
+        if self._E.shape[1] <= _EIGEN_LIMIT:
+            for i in np.flatnonzero(singular | self._free.any(1) | ~(condition < _SUSPICIOUS)):
+                self._eigen[int(i)] = self._spectrum(int(i))
+        return condition
+
+    def _spectrum(self, i: int) -> EigenFactor:
+        n, order = self._saddle.n, self._E.shape[1]
+        rows, cols = self._saddle.entries
+        S = np.zeros((order, order))
+        np.add.at(
+            S,
+            (np.minimum(rows, cols), np.maximum(rows, cols)),
+            self._scaled.values[i] / self._E[i, rows] / self._E[i, cols],
         )
+        S[self._free[i], self._free[i]] = 0.0
+        keep = np.flatnonzero(np.concatenate([np.ones(n, dtype=bool), self._live[i]]))
+        t = torch.from_numpy((S + np.triu(S, 1).T)[np.ix_(keep, keep)]).unsqueeze(0)
+        return EigenFactor(t[:, :n, :n], t[:, n:, :n], -t[:, n:, n:].diagonal(dim1=-2, dim2=-1))
 
     @property
     def conditioning(self) -> Conditioning:
         return self._conditioning
 
-    def flat_directions(self, i: int) -> Tensor:
-        return self._instances[i].flat_directions().to(self.conditioning.spread.device)
+    @cached_property
+    def _conditioning(self) -> Conditioning:
+        n, condition = self._saddle.n, self._condition.copy()
+        spread = np.where(self._free, 1.0, (self._null[0] ** 2).mean(-1))
+        null_a, null_y = (
+            _ranks(self._null[0][:, part]) + self._free[:, part].sum(1) for part in (slice(n), slice(n, None))
+        )
+        for i, eigen in self._eigen.items():
+            exact, live = eigen.conditioning, self._live[i]
+            condition[i], null_a[i], null_y[i] = exact.condition, exact.null_a, exact.null_y
+            spread[i, :n] = exact.spread[0].numpy()
+            spread[i, n:][live] = exact.dependence[0].numpy()
+        parts = condition, null_a, null_y, spread[:, :n], spread[:, n:]
+        return Conditioning(*(torch.from_numpy(t).to(self._device) for t in parts))
+
+    def flat_directions(self, i: int, toward: Tensor) -> Tensor:
+        n, order = self._saddle.n, self._E.shape[1]
+        if not bool(self.conditioning.null_a[i] > 0):
+            return toward.new_zeros(n, 0)
+        if i in self._eigen:
+            return self._eigen[i].flat_directions(0, toward.cpu()).to(toward.device)
+        first = np.zeros((1, order, 1))
+        first[0, :n, 0] = toward.cpu().numpy()
+        count, one, free = 8, self._scaled.only(i), self._free[[i]][..., None]
+        while True:
+            random = np.random.default_rng(order).standard_normal((1, order, count))
+            probes = self._E[[i]][..., None] * np.concatenate([first, random], axis=2)
+            held = np.where(self._held[[i]], probes, 0.0)
+            w = self._E[i, :n, None] * (one.null_part(held)[0] + np.where(free, probes, 0.0))[0, :n]
+            U, values, _ = np.linalg.svd(w / _safe(np.linalg.norm(w, axis=0)), full_matrices=False)
+            rank = int((values > _DIRECTION * values[0]).sum())
+            if rank <= count or count >= min(n, _MOST_DIRECTIONS):
+                return torch.from_numpy(U[:, :rank]).to(toward.device)
+            count *= 4
 
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        lead = r1.shape[:-1]
+        lead, n = r1.shape[:-1], r1.shape[-1]
         count = math.prod(lead[:-1])
-        R1, R2 = (r.detach().cpu().numpy().reshape(count, lead[-1], r.shape[-1]) for r in (r1, r2))
-        a, y = np.zeros_like(R1), np.zeros_like(R2)
-        residual = np.zeros(R1.shape[:2])
-        for i, (instance, keep) in enumerate(zip(self._instances, self._live, strict=True)):
-            x, residual[:, i] = instance.solve(np.concatenate([R1[:, i], R2[:, i][:, keep]], axis=1).T)
-            a[:, i] = x[: self._n].T
-            y[:, i, keep] = x[self._n :].T
-        out = (torch.from_numpy(t).to(r1.device) for t in (a, y, residual))
-        a_t, y_t, residual_t = out
-        return a_t.reshape(r1.shape), y_t.reshape(r2.shape), residual_t.reshape(lead)
+        r = torch.cat([r1, r2], -1).detach().cpu().numpy().reshape(count, lead[-1], self._E.shape[1]).transpose(1, 2, 0)
+        full, r = r, np.where(self._held, r, 0.0)
+        if self._E.shape[1] <= _EIGEN_LIMIT:
+            self._condition  # noqa: B018  # finds the instances of `_eigen`
+        x, rest = self._solve(r)
+        accuracy = (norms(rest) / _safe(norms(r)))[:, 0]
+        for i, eigen in self._eigen.items():
+            keep = np.concatenate([np.ones(n, dtype=bool), self._live[i]])
+            right = torch.from_numpy(full[i][keep].T.copy()).unsqueeze(1)
+            a, y, residual = eigen.solve(right[..., :n], right[..., n:])
+            x[i][keep] = torch.cat([a, y], -1)[:, 0].T.numpy()
+            accuracy[i] = residual[:, 0].numpy()
+        out = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))).to(r1.device).reshape(*lead, -1)
+        return out[..., :n], out[..., n:], torch.from_numpy(accuracy.T.copy()).to(r1.device).reshape(lead)

@@ -26,14 +26,18 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.base import AbstractDerivative, Barrier
 from dcl.kkt.base import AbstractFactor, Conditioning
 from dcl.kkt.dense import DenseFactor
+from dcl.kkt.saddle import block_rows, saddle_of
 from dcl.kkt.sparse import SparseFactor
-from dcl.program import ConeProgram
+from dcl.program import ConeProgram, Structure
 from dcl.program.pattern import SparsePattern
+
+Array = NDArray[np.float64]
 
 
 def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
@@ -61,6 +65,14 @@ class KKT:
     def conditioning(self) -> Conditioning:
         """Condition and null spaces of S, (B,) each."""
         return self.factor.conditioning
+
+    @property
+    def dependence(self) -> Tensor:
+        """How much of the null space of the multipliers lies along each row, (B, m); zero where that row's is determined."""
+        found = self.conditioning.dependence
+        if self.keep is None:
+            return found
+        return torch.zeros_like(self.v).scatter(-1, self.keep, found)
 
     def _solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """S (a, w) = (r1, r2) on all m rows; dead rows of w are left zero, as R drops them."""
@@ -120,36 +132,30 @@ def assemble(program: ConeProgram, v: Tensor, D: AbstractDerivative, shift: Tens
 
 def _sparse(program: ConeProgram, D: AbstractDerivative, shift: Tensor | None) -> SparseFactor:
     """S from the values on the patterns of P and A, on the host."""
-    d = D.d.detach().cpu().numpy()
-    structure = program.structure
-
-    def matrices(values: Tensor, index: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> list[sp.csc_array]:
-        flat = values.detach().flatten(1).cpu().numpy()
-        out = [sp.csc_array(sp.coo_array((row, index), shape=shape)) for row in flat]
-        return out * len(d) if len(out) == 1 else out
-
-    P = matrices(program.P, structure.P.coordinates(), structure.P.shape)
-    A = matrices(program.A, structure.A.coordinates(), structure.A.shape)
+    structure, d = program.structure, D.d.detach().cpu().numpy()
+    saddle = saddle_of(structure, rotated=not D.diagonal)
+    P, A = (t.detach().flatten(1).cpu().numpy() for t in (program.P, program.A))
     if not D.diagonal:
-        A = [sp.csc_array(Qt @ Ai) for Qt, Ai in zip(_rotations(structure.cone, D), A, strict=True)]
-    B = [sp.csc_array(sp.diags_array(np.sqrt(di)) @ Ai) for di, Ai in zip(d, A, strict=True)]
-    if shift is None:
-        return SparseFactor(P, B, 1.0 - d, d != 0.0, D.d.device)
-    shifts = shift.detach().cpu().numpy()
-    P = [sp.csc_array(Pi + sp.diags_array(np.full(structure.n, li.item()))) for Pi, li in zip(P, shifts, strict=True)]
-    return SparseFactor(P, B, 1.0 - d + shifts * d, d != 0.0, D.d.device, regular=True)
+        A = _rotated(structure, A, D)
+    B, T = np.sqrt(d)[:, saddle.B[0]] * A, 1.0 - d
+    shifts = 0.0 if shift is None else shift.detach().cpu().numpy()
+    return SparseFactor(saddle, P, B, T + shifts * d, d != 0.0, D.d.device, shift=shifts, regular=shift is not None)
 
 
-def _rotations(cone: AbstractCone, D: AbstractDerivative) -> list[sp.csr_array]:
-    """Q' of each instance: block diagonal, so that column j of all blocks comes out of one product with Q'."""
+def _rotated(structure: Structure, values: Array, D: AbstractDerivative) -> Array:
+    """Q'A of each instance, on the pattern of `saddle_of`. Column j of all blocks of Q' comes out of one product."""
     batch, m = D.d.shape
-    sizes = np.concatenate(
-        [np.full(b.count, b.rows) if not b.is_orthant else np.ones(b.size, int) for b in cone.blocks]
-    )
-    first = np.repeat(np.cumsum(sizes) - sizes, sizes)  # the first row of the block of each row
-    local, size = np.arange(m) - first, np.repeat(sizes, sizes)
-    largest = int(sizes.max(initial=0))
+    first, size = block_rows(structure.cone)
+    local = np.arange(m) - first
+    largest = int(size.max(initial=0))
     columns = torch.from_numpy((np.arange(largest)[:, None] == local).astype(np.float64)).to(D.d)
-    values = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
-    place, row = np.nonzero(np.arange(largest)[:, None] < size)
-    return [sp.csr_array((values[place, i, row], (row, first[row] + place)), shape=(m, m)) for i in range(batch)]
+    Q = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
+    row, place = np.nonzero(np.arange(largest) < size[:, None])
+    out = []
+    for i in range(batch):
+        Qt = sp.csr_array((Q[place, i, row], (row, first[row] + place)), shape=(m, m))
+        A = sp.csr_array((values[i if len(values) > 1 else 0], structure.A.coordinates()), shape=structure.A.shape)
+        product = sp.csr_array(Qt @ A)
+        product.sort_indices()
+        out.append(product.data)
+    return np.stack(out)

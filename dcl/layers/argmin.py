@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.implicit import project
-from dcl.layers.engine import Engine, Point, Settings, warm
+from dcl.layers.engine import Engine, LayerPoint, Settings, warm
 from dcl.outcome.messages import check_finite, entry, where
 from dcl.outcome.solution import Solution
-from dcl.point import Point as Local
+from dcl.point import Point
 from dcl.program import ConeProgram
 from dcl.smooth import function
-from dcl.smooth.failures import AbstractSmoothBorder
+from dcl.smooth.failures import AbstractSmoothContext
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.solve import SmoothCall, smooth_solve
 from dcl.smooth.start import SCIPY
@@ -30,7 +30,7 @@ STATIONARY = ("minimum", "any")
 
 
 @dataclass(frozen=True, eq=False)
-class _Border(AbstractSmoothBorder):
+class _Context(AbstractSmoothContext):
     batch_shape: tuple[int, ...]
     names: tuple[str, ...]
     parts: tuple[tuple[str, int], ...]
@@ -187,7 +187,7 @@ class ArgminLayer(nn.Module):
                 of the inequalities; `program` is the quadratic program that agrees with this one at the solution.
 
         Raises:
-            InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, RunsOffError, FlatError,
+            InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, DivergedError, FlatError,
             SaddleError, LocallyInfeasibleError where all failed instances are alike.  DegenerateError: as set.
         """
         return self._uncompiled(y0, params, mu, warm_start, return_solution)
@@ -218,7 +218,7 @@ class ArgminLayer(nn.Module):
         check_order(plan.theta)
         call = SmoothCall(
             program=plan.program,
-            border=_Border(plan.batch.shape, plan.names, plan.rows),
+            context=_Context(plan.batch.shape, plan.names, plan.rows),
             solver=solver,
             minimum=self._minimum,
             hessian=self._hessian,
@@ -242,19 +242,19 @@ class ArgminLayer(nn.Module):
 
     def _point(
         self, plan: function.Plan, call: SmoothCall, x: Tensor, v: Tensor, mu: Barrier, at_kink: Tensor, report: Tensor
-    ) -> Point:
+    ) -> LayerPoint:
         """The answer, with the quadratic program that agrees with this one at the solution."""
         found, structure = call.outcome.found, plan.program.structure
         z = project(structure, mu, v, at_kink)
         if self._linear_solve == "cg":  # H is not at hand, and would not fit
             H = x.new_zeros(1, 1, 1).expand(1, structure.n, structure.n)
             A, b = x.new_zeros(1, 0, structure.n), x.new_zeros(1, 0)
-            local = Local(ConeProgram(structure, H, torch.zeros_like(x), A, b), x, v, mu)
+            local = Point(ConeProgram(structure, H, torch.zeros_like(x), A, b), x, v, mu)
         elif found is None:  # inside of torch.func.vmap
-            local = Local(plan.program.local(x, v, mu, [t.detach() for t in plan.theta]), x, v, mu)
+            local = Point(plan.program.local(x, v, mu, [t.detach() for t in plan.theta]), x, v, mu)
         else:
             local = found.verdict.point
-        return Point(
+        return LayerPoint(
             x=x,
             z=z,
             s=z - v,

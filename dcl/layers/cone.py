@@ -11,7 +11,7 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.frontends import cone
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
-from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
@@ -136,11 +136,11 @@ class ConeLayer(AbstractLayer):
         return None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
-        program, border, given = cone.assemble(arguments, self._cones, plan.batch)
-        return Stated(program, 0.0, border, given)
+        program, context, given = cone.assemble(arguments, self._cones, plan.batch)
+        return Stated(program, 0.0, context, given)
 
-    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
-        rows = stated.border.rows
+    def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
+        rows = stated.context.rows
         return point.x, rows.multipliers(point.z, stated.given), rows.to_user(point.s)
 
     def solve(

@@ -13,15 +13,16 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
-from dcl.frontends.cvxpy import CanonicalForm, canonicalize
+from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cvxpy_lane import cvxpy_map
-from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap
-from dcl.outcome.messages import AbstractBorder, check_finite
+from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
 from dcl.program import ConeProgram
+from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class _Border(AbstractBorder):
+class _Context(AbstractCallContext):
     form: CanonicalForm
+
+    @property
+    def quadratic(self) -> str:
+        names = [self.form.domains[p].name for p in sorted(self.form.map_P.touching) if p < len(self.form.domains)]
+        return "the quadratic form of " + (", ".join(names) if names else "the objective")
 
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
         for p, t in enumerate(given):
@@ -128,6 +134,8 @@ class CvxpyLayer(AbstractLayer):
         # the objective itself may be asked for: its value, at these places among the outputs
         self._values = tuple(i for i, v in enumerate(variables) if v is getattr(problem, "objective", None))
         others = [v for i, v in enumerate(variables) if i not in self._values]
+        from dcl.frontends.cvxpy.canonicalize import canonicalize  # imports cvxpy
+
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
         self._requested = _requested(self._form, bool(self._values))
         args = options(solver_args, verbose)
@@ -208,21 +216,23 @@ class CvxpyLayer(AbstractLayer):
     def _map(self, arguments: Arguments) -> AbstractMap | None:
         pairs = zip(arguments.values(), self._form.domains, strict=True)
         shared = tuple(math.prod(t.shape[: t.ndim - len(domain.shape)]) == 1 for t, domain in pairs)
-        return cvxpy_map(self._form, self._values, shared)
+        dtype = next(iter(arguments.values())).dtype
+        return cvxpy_map(self._form, self._values, shared, dtype)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch
         given = [batch.merge(t, len(domain.shape)) for t, domain in zip(arguments.values(), form.domains, strict=True)]
         program, d = form.program([form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)])
-        return Stated(program.expanded(batch.size), d, _Border(batch.shape, form, seen=form.seen), given)
+        context = _Context(batch.shape, form, rows=Rows(free=form.free), seen=form.seen)
+        return Stated(program.expanded(batch.size), d, context, given)
 
-    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
+    def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
         found = list(self._form.extract(point.x, point.z))
         for place in self._values:
             found.insert(place, self._value(stated, point))
         return tuple(found)
 
-    def _value(self, stated: Stated, point: Point) -> Tensor:
+    def _value(self, stated: Stated, point: LayerPoint) -> Tensor:
         return self._form.value(stated.program, torch.as_tensor(stated.d, device=point.x.device), point.x)
 
     def solve(

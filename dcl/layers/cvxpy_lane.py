@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from dcl.core import dense
 from dcl.errors import InputError
 from dcl.frontends.cvxpy import CanonicalForm
-from dcl.frontends.cvxpy.form import unflatten_columns
+from dcl.layers.cvxpy_blocks import AbstractBlock, Gathered, Whole, blocks_of, thetas_of
 from dcl.layers.lane import AbstractMap, Grads
 
 
@@ -27,60 +26,62 @@ from dcl.layers.lane import AbstractMap, Grads
 class CvxpyMap(AbstractMap):
     """values: places of the optimal value among the outputs.  shared: is the parameter shared by the batch?
 
-    checked: parameters whose values the core does not check.
+    dtype: the caller's.  blocks: of the core's program.  checked: parameters whose domain the core does not look at.
+    bounded: parameters that must be finite where the core would accept an infinite number or not see it.
     """
 
     form: CanonicalForm
     values: tuple[int, ...]
     shared: tuple[bool, ...]
+    dtype: torch.dtype
+    blocks: Mapping[str, AbstractBlock]
     checked: tuple[int, ...]
-
-    @property
-    def _zeros(self) -> int:
-        return self.form.structure.cone.zeros
-
-    @cached_property
-    def _quadratic(self) -> bool:
-        """May P be other than zero?"""
-        return bool(self.form.map_P.touching) or bool(self.form.map_P.offset.any())
-
-    def _thetas(self, given: Sequence[Tensor]) -> list[Tensor]:
-        return [self.form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)]
+    bounded: tuple[int, ...]
 
     def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
-        form, zeros = self.form, self._zeros
         for p in self.checked:
-            form.check_domain(given[p], p)
-            if not bool(torch.isfinite(given[p]).all()):
-                raise InputError(f"{form.domains[p].name} is not finite", argument=form.domains[p].name)
-        program, _ = form.program(self._thetas(given))
-        blocks = {"q": program.q.contiguous()}
-        if self._quadratic:
-            blocks["P"] = program.P.contiguous()
-        if zeros:
-            blocks |= {"A": program.A[:, :zeros].contiguous(), "b": program.b[:, :zeros].contiguous()}
-        if form.structure.m > zeros:
-            blocks |= {"G": program.A[:, zeros:].contiguous(), "h": program.b[:, zeros:].contiguous()}
-        return blocks
+            self.form.check_domain(given[p], p)
+        for p in self.bounded:
+            if not _is_finite(given[p]):
+                name = self.form.domains[p].name
+                raise InputError(f"{name} is not finite", argument=name)
+        return {name: block(given) for name, block in self.blocks.items()}
 
     def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         form = self.form
-        found = list(form.extract(answer.x, torch.cat([answer.y, answer.z], -1)))
+        z = torch.cat([answer.y, answer.z], -1) if any(output.dual for output in form.outputs) else answer.z
+        found = list(form.extract(answer.x, z))
         if self.values:
-            d = form.map_d(self._thetas(given)).squeeze(-1)
-            value = answer.value + d
+            d = form.map_d(thetas_of(form, given, form.map_d)).squeeze(-1)
+            value = answer.value + (d.reshape(answer.value.shape) if d.shape[0] > 1 else d.squeeze(0))
             for place in self.values:
                 found.insert(place, -value if form.maximize else value)
-        return tuple(found)
+        return tuple([t.to(self.dtype) for t in found])
 
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
-        batch = next(g.shape[0] for g in grads if g is not None)
-        structure, zeros = self.form.structure, self._zeros
-        x, z = (torch.zeros(batch, size, dtype=torch.float64, device="cpu") for size in (structure.n, structure.m))
-        self.form.extract_adjoint([g for i, g in enumerate(grads) if i not in self.values], x, z)
-        found = {"x": x, "y": z[:, :zeros].contiguous(), "z": z[:, zeros:].contiguous()}
+        form = self.form
+        parts = [g for i, g in enumerate(grads) if i not in self.values]
+        found: dict[str, Tensor] = {}
+        if self._is_x(parts):
+            found["x"] = parts[0].to(torch.float64).contiguous()  # type: ignore[union-attr]
+        elif any(g is not None for g in parts):
+            structure, zeros = form.structure, form.structure.cone.zeros
+            batch = next(
+                math.prod(g.shape[: g.ndim - len(output.shape)])
+                for g, output in zip(parts, form.outputs, strict=True)
+                if g is not None
+            )
+            x, z = (torch.zeros(batch, size, dtype=torch.float64, device="cpu") for size in (structure.n, structure.m))
+            form.extract_adjoint(parts, x, z)
+            found["x"] = x
+            if any(output.dual for output in form.outputs):
+                found |= {"y": z[:, :zeros].contiguous(), "z": z[:, zeros:].contiguous()}
         value = self._value(grads)
         return found if value is None else found | {"value": value}
+
+    def _is_x(self, parts: Grads) -> bool:
+        """Is the only output all of x as it is?"""
+        return len(parts) == 1 and parts[0] is not None and self.form.outputs[0].is_all(self.form.structure.n)
 
     def _value(self, grads: Grads) -> Tensor | None:
         """The cotangent of 1/2 x'Px + q'x + d."""
@@ -91,50 +92,49 @@ class CvxpyMap(AbstractMap):
         return (-total if self.form.maximize else total).contiguous()
 
     def wanted(self, needed: Sequence[bool]) -> list[str]:
-        form, zeros = self.form, self._zeros
-        maps = {"P": form.map_P, "q": form.map_q, "A": form.map_A, "b": form.map_b, "G": form.map_A, "h": form.map_b}
-        there = {"P": True, "q": True, "A": zeros > 0, "b": zeros > 0}
-        there |= dict.fromkeys(("G", "h"), form.structure.m > zeros)
-        return [name for name, affine in maps.items() if there[name] and any(needed[p] for p in affine.touching)]
+        return [name for name, block in self.blocks.items() if any(needed[p] for p in block.touching)]
 
     def gradients(self, blocks: Mapping[str, Tensor], grads: Grads, needed: Sequence[bool]) -> list[Tensor | None]:
         form = self.form
-        pieces = {
-            "P": (form.map_P, [blocks[name] for name in ("P",) if name in blocks]),
-            "q": (form.map_q, [blocks[name] for name in ("q",) if name in blocks]),
-            "A": (form.map_A, [blocks[name] for name in ("A", "G") if name in blocks]),
-            "b": (form.map_b, [blocks[name] for name in ("b", "h") if name in blocks]),
-        }
-        terms = [(affine, torch.cat(parts, 1).flatten(1)) for affine, parts in pieces.values() if parts]
+        terms = [self.blocks[name].adjoint(g) for name, g in blocks.items()]
         value = self._value(grads)
         if value is not None and form.map_d.touching:
-            terms.append((form.map_d, value.unsqueeze(-1)))
-        total: dict[int, Tensor] = {}
-        sizes = [math.prod(domain.shape) for domain in form.domains]
-        for affine, y in terms:
-            for p, g in affine.adjoint(y, sizes).items():
-                if needed[p]:
-                    g = g.sum(0, keepdim=True) if self.shared[p] and g.shape[0] > 1 else g
-                    total[p] = g if p not in total else total[p] + g
-        return [
-            unflatten_columns(total[p], domain.shape) if p in total else None for p, domain in enumerate(form.domains)
-        ]
+            terms.append(Gathered(form.map_d, form, (1,)).adjoint(value))
+        total: list[Tensor | None] = [None] * len(form.domains)
+        for term in terms:
+            for p, g in term.items():
+                if not needed[p]:
+                    continue
+                if self.shared[p] and g.numel() > math.prod(form.domains[p].shape):
+                    g = g.reshape(-1, *form.domains[p].shape).sum(0)
+                so_far = total[p]
+                total[p] = g if so_far is None else so_far + g.reshape(so_far.shape)
+        return [None if g is None else g.to(self.dtype) for g in total]
 
 
-def cvxpy_map(form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...]) -> CvxpyMap | None:
+def _is_finite(t: Tensor) -> bool:
+    # a finite sum, which is one operation instead of five, has finite terms; finite terms may have an infinite sum
+    return math.isfinite(float(t.sum())) or bool(torch.isfinite(t).all())
+
+
+def cvxpy_map(
+    form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...], dtype: torch.dtype
+) -> CvxpyMap | None:
     """The way of a form through the core, None where the core does not take it."""
     if not (form.dense and form.structure.cone.is_orthant) or form.gp or form.logs:
         return None
     if any(output.exp for output in form.outputs):
         return None
-    # the core looks at the eigenvalues of P, where that is the parameter and nothing else, and lets h be infinite
-    P = form.map_P
-    alone = len(P.touching) == 1 and not P.rest_rows.numel() and not bool(P.offset.any())
-    others = form.map_q.parameters | form.map_A.parameters
+    blocks = blocks_of(form)
+    P = blocks.get("P")
+    # the core looks at the eigenvalues of P, and lets h be infinite
+    seen = {p for name in ("P", "q", "A", "G") if name in blocks for p in blocks[name].touching}
+    unseen = {p for name in ("b", "h") if name in blocks for p in blocks[name].touching} | form.map_d.parameters
     checked = []
     for p, domain in enumerate(form.domains):
+        inside = isinstance(P, Whole) and P.parameter == p and domain.sign * P.factor > 0.0
         bounded = domain.lower is not None or domain.upper is not None or domain.strict or domain.free is not None
-        seen = (p in others or p in P.parameters) and p not in form.map_b.parameters and p not in form.map_d.parameters
-        if bounded or not seen or (domain.sign and not (alone and p in P.parameters)):
+        if bounded or (domain.sign and not inside):
             checked.append(p)
-    return CvxpyMap(form, values, shared, tuple(checked))
+    finite = tuple(p for p in range(len(form.domains)) if p in checked or p in unseen or p not in seen)
+    return CvxpyMap(form, values, shared, dtype, blocks, tuple(checked), finite)

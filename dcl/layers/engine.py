@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 from dcl.cones.base import AbstractCone, Barrier
 from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
-from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, project, solve
+from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, lift, project, solve
 from dcl.implicit.solve import Outcome
-from dcl.outcome.messages import AbstractBorder, check_barrier
+from dcl.outcome.messages import AbstractCallContext, check_barrier
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Requested
 from dcl.program import ConeProgram, Structure
@@ -62,8 +62,8 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
-    """A differentiable answer: x (B, n), z (B, m), s (B, m), the report (B, 7), and what `Solution` needs.
+class LayerPoint:
+    """A differentiable answer, beside `dcl.point.Point`: x (B, n), z (B, m), s (B, m), the report (B, 7), what `Solution` needs.
 
     program, v (B, m) and mu are in the units of `dcl.program.scaling`, the rest in the caller's; all rows are the canonical ones.
     solvers: names, in the order in which the report counts them.  given: the caller's tensors, (B or 1, ...).
@@ -150,7 +150,7 @@ class Engine:
         self,
         program: ConeProgram,
         given: Sequence[Tensor],
-        border: AbstractBorder,
+        context: AbstractCallContext,
         *,
         solver_args: Mapping[str, object] | None = None,
         mu: float | Tensor | None = None,
@@ -158,7 +158,7 @@ class Engine:
         requested: Requested | None = None,
         record: bool | None = None,
         known: Known | None = None,
-    ) -> Point:
+    ) -> LayerPoint:
         """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...).
 
         requested: entries of x (n,) and z (m,) whose derivative matters, None for all.  record: will a derivative be asked
@@ -167,14 +167,17 @@ class Engine:
         """
         settings = self.settings
         choice = self._choose(solver_args)
-        start = _start(warm_start, program, border.rows)
+        start = _start(warm_start, program, context.rows)
         program, units = scaled(program)
         data = (program.P, program.q, program.A, program.b)
         check_order(data)
-        mu = units.barrier(self.barrier(mu, border.batch_shape))
+        lifted = lift(program)
+        if lifted is not None:
+            program = replace(program, P=program.P + lifted)
+        mu = units.barrier(self.barrier(mu, context.batch_shape))
         call = Call(
             structure=program.structure,
-            border=border,
+            context=context,
             choose=choice.order,
             on_failure=settings.on_failure,
             on_degenerate=self.on_degenerate,
@@ -193,11 +196,11 @@ class Engine:
             at_kink = v.detach()
             report = torch.zeros(0, GAP + 1, dtype=torch.float64, device=program.q.device)
         else:
-            x, v, at_kink, report = solve(call, units, mu, program, given)
+            x, v, at_kink, report = solve(call, units, mu, lifted, program, given)
         outcome = call.outcome
         self.note(outcome)
         z = project(program.structure, mu, v, at_kink)
-        return Point(
+        return LayerPoint(
             x=x,
             z=units.dual(z),
             s=units.slack(z - v),
@@ -211,11 +214,11 @@ class Engine:
             certificate=outcome.certificate,
             degeneracy=outcome.degeneracy,
             requested=requested,
-            rows=border.rows,
+            rows=context.rows,
             given=given,
         )
 
-    def finish(self, point: Point, t: Tensor, batch: Batching) -> Tensor:
+    def finish(self, point: LayerPoint, t: Tensor, batch: Batching) -> Tensor:
         """`settle` for a point."""
         return self.settle(point.report, t, batch)
 
@@ -228,7 +231,7 @@ class Engine:
             t = torch.where(ok.reshape((-1, *[1] * (t.ndim - 1))), t, last)
         return batch.restore(t)
 
-    def solution(self, point: Point, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
+    def solution(self, point: LayerPoint, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
         """Everything known of `point`, detached."""
         report, rows = point.report, point.rows
         # inside of torch.func.vmap these belong to the whole batch, which a single instance does not see

@@ -12,16 +12,16 @@ from dcl.program.scaling import scaled
 from dcl.status import Status
 
 
-def known_of(answer: dense.Answer, program: ConeProgram, mu: Tensor | None, seconds: float = 0.0) -> Known:
+def known_of(kept: dense.Kept, program: ConeProgram, mu: Tensor | None, seconds: float = 0.0) -> Known:
     """x, v = z - s in the units of `dcl.program.scaling`, and a report; instances that are not certified have no derivative.
 
     program: as the careful lane states it, rows [A; G; -I (lb); I (ub)].  A multiplier that is zero in the core is exactly so.
     mu (B or 1,): that of the call, None for the exact point.  seconds: of the whole batch.
     """
     program, units = scaled(program.detach())
-    z = torch.cat([answer.y, answer.z, answer.z_lb, answer.z_ub], -1)
+    x, z = kept.point()
     zeros = program.structure.cone.zeros
-    s = program.b - program.Ax(answer.x)
+    s = program.b - program.Ax(x)
     if mu is None:
         z = units.scaled_dual(z)
         v = torch.where(z > 0.0, z, -s)
@@ -31,11 +31,10 @@ def known_of(answer: dense.Answer, program: ConeProgram, mu: Tensor | None, seco
         z = units.scaled_dual(z)
         v = z - s
     v[:, :zeros] = z[:, :zeros]
-    report = torch.zeros(answer.x.shape[0], GAP + 1, dtype=torch.float64, device="cpu")
+    report = torch.zeros(x.shape[0], GAP + 1, dtype=torch.float64, device="cpu")
     report[:, STATUS] = torch.where(
-        answer.status == dense.Code.CERTIFIED, Status.OPTIMAL, Status.NUMERICAL_ERROR
+        kept.status == dense.Code.CERTIFIED, Status.OPTIMAL, Status.NUMERICAL_ERROR
     ).double()
-    report[:, ITERATIONS], report[:, PRIMAL:] = answer.iterations, answer.residuals
-    report[:, SECONDS] = seconds / answer.x.shape[0]
-    # the caller's own x shares memory with the answer
-    return Known(answer.x.clone(), v, torch.full_like(v, torch.nan), report)
+    report[:, ITERATIONS], report[:, PRIMAL:] = kept.iterations, kept.residuals
+    report[:, SECONDS] = seconds / x.shape[0]
+    return Known(x, v, torch.full_like(v, torch.nan), report)

@@ -1,16 +1,20 @@
 """The fast lane: a call of a layer as one autograd node around the compiled core, where nothing but the answer is asked for.
 
-    layer -> merge the batch dimensions -> core: solve, certify -> outputs           backward: core's adjoint with the kept factor
+    layer -> the tensors as they are -> core: solve, certify -> outputs          backward: core's adjoint with the kept factor
 
 The core certifies instance by instance (`dcl.core.dense`).  Instances that it does not certify go through the careful lane,
 which alone speaks of failures and degenerate points; their rows replace those of the core.  Where more than first
 derivatives in reverse mode is asked for, the careful lane differentiates at the point that the core has found.
+
+What takes a microsecond a tensor (reshape, to, a view) is left out where it would change nothing: at n = 10 all of the core's
+work takes 30, and torch's own bookkeeping 90.
 
 A layer says with an `AbstractMap` how its tensors become a program of the core, and how the core's answer becomes its outputs.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -31,15 +35,21 @@ Grads = Sequence[Tensor | None]
 
 
 class AbstractMap(ABC):
-    """From the caller's tensors, merged to (B or 1, ...), to a program of the core, and back; each map beside its adjoint."""
+    """From the caller's tensors to a program of the core, and back; each map beside its adjoint.
+
+    The tensors (*lead, ...) are contiguous, with one or B instances in their leading dimensions.
+    """
 
     @abstractmethod
     def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The blocks of `dcl.core.dense.solve`. Raises InputError for what the core does not look at."""
+        """The blocks of `dcl.core.dense.solve`. Raises InputError for what the core does not look at.
+
+        Law: their shapes and dtypes depend on those of the tensors only.
+        """
 
     @abstractmethod
     def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The layer's outputs, (B, ...) each."""
+        """The layer's outputs, (*batch, ...) each, in the caller's dtype."""
 
     @abstractmethod
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
@@ -50,57 +60,80 @@ class AbstractMap(ABC):
         """The blocks whose gradients are needed for those of the tensors that are `needed`."""
 
     @abstractmethod
-    def gradients(self, blocks: Mapping[str, Tensor], grads: Grads, needed: Sequence[bool]) -> list[Tensor | None]:
-        """Adjoint of `data` (and of what `outputs` reads of the tensors directly), (B or 1, ...) each."""
+    def gradients(self, blocks: Mapping[str, Tensor], grads: Grads, needed: Sequence[bool]) -> Sequence[Tensor | None]:
+        """Adjoint of `data` (and of what `outputs` reads of the tensors directly), of as many numbers as the tensors have."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Lane:
-    """One layer's way through the core for arguments of given shapes. cores: dimensions of each that are no batch dimensions."""
+    """One layer's way through the core for arguments of given shapes.
+
+    cores: dimensions of each that are no batch dimensions.  spread: must it be repeated along some batch dimensions?
+    frame: that of the core, from the first call on.
+    """
 
     map: AbstractMap
     batch: Batching
     cores: tuple[int, ...]
+    spread: tuple[bool, ...]
+    frame: dense.Frame | None = None
 
     def merged(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors, detached, (B or 1, ...), contiguous."""
-        return [self.batch.merge(t.detach(), core).contiguous() for t, core in zip(tensors, self.cores, strict=True)]
+        """The tensors, detached, as an `AbstractMap` takes them."""
+        return [
+            t.detach() if t.is_contiguous() and not spread else self._copied(t.detach(), core)
+            for t, spread, core in zip(tensors, self.spread, self.cores, strict=True)
+        ]
+
+    def _copied(self, t: Tensor, core: int) -> Tensor:
+        return self.batch.merge(t, core).contiguous()
 
     def restored(self, g: Tensor, t: Tensor, core: int) -> Tensor:
-        """The gradient (B or 1, ...) of the merged t as one of t: summed over what was broadcast."""
-        rest = t.shape[t.ndim - core :]
-        if g.shape[0] == 1:
+        """The gradient of a merged tensor as one of t: summed over what was repeated."""
+        if g.shape == t.shape:
+            return g
+        if g.numel() == t.numel():
             return g.reshape(t.shape)
-        return g.reshape((*self.batch.shape, *rest)).sum_to_size(t.shape)
+        return g.reshape((*self.batch.shape, *t.shape[t.ndim - core :])).sum_to_size(t.shape)
+
+
+def lane_of(way: AbstractMap, batch: Batching, tensors: Sequence[Tensor], cores: tuple[int, ...]) -> Lane:
+    """The lane for tensors of such shapes."""
+    leads = [tuple(t.shape[: t.ndim - core]) for t, core in zip(tensors, cores, strict=True)]
+    return Lane(way, batch, cores, tuple(math.prod(lead) != 1 and lead != batch.shape for lead in leads))
 
 
 @dataclass(eq=False)
 class FastCall:
     """One call.
 
-    differentiable(tensors, answer): the outputs again, by the careful lane, at the core's point if it is given.
-    start: x (B, n) and z (B, m) to start from.  answer: what the core found, and in how many seconds, once it was asked.
+    differentiable(tensors, kept): the outputs again, by the careful lane, at the core's point.  keep: for a derivative or a
+    `Solution`?  start: x (B, n) and z (B, m) to start from.  kept: what the core found, and in how many seconds, once it was
+    asked; not the outputs themselves, whose graph holds on to the call.
     """
 
     lane: Lane
     mu: Tensor | None
     threads: int
-    differentiable: Callable[[Sequence[Tensor], dense.Answer | None], tuple[Tensor, ...]]
+    differentiable: Callable[[Sequence[Tensor], dense.Kept], tuple[Tensor, ...]]
+    keep: bool
     start: tuple[Tensor, Tensor] | None = None
-    answer: dense.Answer | None = None
+    kept: dense.Kept | None = None
     seconds: float = 0.0
-    data: dict[str, Tensor] | None = None
 
     def outputs(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Ask the core."""
         lane = self.lane
         given = lane.merged(tensors)
-        self.data = lane.map.data(given)
+        data = lane.map.data(given)
         began = time.perf_counter()
-        start = None if self.start is None else _start(self.data, *self.start)
-        self.answer = dense.solve(self.data, lane.batch.size, mu=self.mu, start=start, threads=self.threads)
+        start = None if self.start is None else _start(data, *self.start)
+        if lane.frame is None:
+            lane.frame = dense.frame(data, lane.batch.shape)
+        answer = dense.solve_framed(lane.frame, data, mu=self.mu, start=start, threads=self.threads, keep=self.keep)
         self.seconds = time.perf_counter() - began
-        return tuple(lane.batch.restore(t) for t in lane.map.outputs(self.answer, given))
+        self.kept = answer.kept
+        return lane.map.outputs(answer, given)
 
 
 def started(warm_start: object, batch: Batching) -> tuple[Tensor, Tensor] | None:
@@ -150,30 +183,25 @@ class Fast(Function):
             return None, *[None] * len(tensors)
         if torch.is_grad_enabled() or not (is_plain() and all(map(is_ordinary, present))):
             return None, *_carefully(call, tensors, grads, needed)
-        lane, answer = call.lane, call.answer
-        assert answer is not None
-        assert call.data is not None
-        flat = [None if g is None else g.reshape((lane.batch.size, *g.shape[len(lane.batch.shape) :])) for g in grads]
-        blocks = dense.adjoint(
-            answer, call.data, lane.map.cotangents(flat), lane.map.wanted(needed), threads=call.threads
-        )
-        found = lane.map.gradients(blocks, flat, needed)
-        return None, *(
-            None if g is None else lane.restored(g, t, core).to(t.dtype)
+        lane, kept = call.lane, call.kept
+        assert kept is not None
+        way = lane.map
+        blocks = kept.adjoint(way.cotangents(grads), way.wanted(needed), threads=call.threads)
+        found = way.gradients(blocks, grads, needed)
+        return None, *[
+            g if g is None or g.shape == t.shape else lane.restored(g, t, core)
             for g, t, core in zip(found, tensors, lane.cores, strict=True)
-        )
+        ]
 
 
 def _carefully(call: FastCall, tensors: Sequence[Tensor], grads: Grads, needed: Sequence[bool]) -> list[Tensor | None]:
     """The same gradients as a graph that can be differentiated again."""
-    assert call.answer is not None
+    assert call.kept is not None
     create = torch.is_grad_enabled()
     with torch.enable_grad():
         # aliases: one argument may be computed from another, or be the same tensor, and its hooks run where torch calls them
         inputs = [t.view_as(t) if n else t.detach() for t, n in zip(tensors, needed, strict=True)]
-        # the outputs share memory with the answer, and the caller may have changed them in place
-        untouched = all(t._version == 0 for t in (call.answer.x, call.answer.y, call.answer.z, call.answer.value))
-        outputs = call.differentiable(inputs, call.answer if untouched else None)
+        outputs = call.differentiable(inputs, call.kept)
         pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None and y.requires_grad]
         wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
         found = iter(

@@ -13,7 +13,7 @@ from dcl.core import dense
 from dcl.frontends import matrix
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
-from dcl.layers.engine import Engine, Point, Settings, options
+from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap, Grads
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
@@ -45,7 +45,7 @@ class _Map(AbstractMap):
         return dict(zip(self.names, given, strict=True))
 
     def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return answer.x, answer.y, answer.z, answer.z_lb, answer.z_ub, answer.value
+        return answer[:6]
 
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
         pairs = zip(dense.OUTPUTS, grads, strict=True)
@@ -125,7 +125,8 @@ class QPLayer(AbstractLayer):
         """Solve the programs with these data.
 
         P (*batch, n, n) or None, q (*batch, n), A (*batch, p, n), b (*batch, p), G (*batch, m, n), h (*batch, m), lb and ub
-        (*batch, n).  Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be PSD.
+        (*batch, n).  Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be PSD, up
+        to rounding: the answer is for the nearest such P, and fails where it would not do for the P given.
         h = inf, lb = -inf and ub = inf bind nothing.  Computed in float64; dtype and device out are those in.
 
         Args:
@@ -166,11 +167,11 @@ class QPLayer(AbstractLayer):
         return _Map(tuple(arguments))
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
-        program, border, given = matrix.assemble(arguments, plan.detail, plan.batch)
-        return Stated(program, 0.0, border, given)
+        program, context, given = matrix.assemble(arguments, plan.detail, plan.batch)
+        return Stated(program, 0.0, context, given)
 
-    def _outputs(self, stated: Stated, plan: Plan, point: Point) -> tuple[Tensor, ...]:
-        z = stated.border.rows.multipliers(point.z, stated.given)
+    def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
+        z = stated.context.rows.multipliers(point.z, stated.given)
         return point.x, *plan.detail.split(z), self._value(stated, point)
 
     def solve(

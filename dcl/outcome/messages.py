@@ -1,6 +1,6 @@
 """Where values become messages: bad inputs, failed instances and degenerate points, in the caller's own words.
 
-A front end describes its program with an `AbstractBorder`; what happened is decided elsewhere and only told here.
+A front end describes its program with an `AbstractCallContext`; what happened is decided elsewhere and only told here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveErro
 from dcl.point import OPTIMAL_TOLERANCE
 from dcl.point.degeneracy import Degeneracy
 from dcl.program import ConeProgram
+from dcl.program.convexity import PSD_TOLERANCE
 from dcl.program.rows import Rows
 from dcl.status import GradientKind, Status
 
-# How far below zero an eigenvalue of P may be, relative to the largest, before P counts as not PSD; never less than
-# 8 n times the rounding of the caller's dtype, which a covariance computed in float32 misses by.
-PSD_TOLERANCE = 1e-9
 # A row whose weight in a certificate is below this, relative to the largest, takes no part in the conflict.
 _PART = 1e-3
 _SHOWN = 5
@@ -39,7 +37,7 @@ class Members:
 
 
 @dataclass(frozen=True, eq=False)
-class AbstractBorder(ABC):
+class AbstractCallContext(ABC):
     """What one call must know of its caller: the names of arguments and rows, his batch dimensions, the order of his rows."""
 
     batch_shape: tuple[int, ...]
@@ -47,6 +45,11 @@ class AbstractBorder(ABC):
     members: Members | None = field(default=None, kw_only=True)
     # what the caller sees of x (B, n), (B, k) in his own terms; None for x itself
     seen: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
+
+    @property
+    def quadratic(self) -> str:
+        """The caller's name of what P is made of."""
+        return "P"
 
     @abstractmethod
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
@@ -90,33 +93,33 @@ def entry(parts: Sequence[tuple[str, int]], row: int) -> str:
     raise IndexError(row)
 
 
-def named(border: AbstractBorder, rows: Iterable[int]) -> list[str]:
+def named(context: AbstractCallContext, rows: Iterable[int]) -> list[str]:
     """The caller's names of the rows, in this order; a constraint of many entries is named once."""
-    return list(dict.fromkeys(border.describe_row(row).split(", entry ")[0] for row in rows))
+    return list(dict.fromkeys(context.describe_row(row).split(", entry ")[0] for row in rows))
 
 
-def conflict(border: AbstractBorder, weights: Tensor | None) -> list[str]:
+def conflict(context: AbstractCallContext, weights: Tensor | None) -> list[str]:
     """The names of the rows that take part in a certificate with these weights (m,), largest first; none for None or NaN."""
     if weights is None or not weights.numel() or not bool(torch.isfinite(weights).all()):
         return []
     size, order = weights.abs().sort(descending=True)
-    return named(border, order[size > _PART * size[0]].tolist())
+    return named(context, order[size > _PART * size[0]].tolist())
 
 
-def _whom(border: AbstractBorder, preposition: str, those: list[int]) -> str:
+def _whom(context: AbstractCallContext, preposition: str, those: list[int]) -> str:
     """As in " for 3 of 8 instances (batch indices (0,), (2,), (5,))"; nothing for an unbatched call."""
-    if not border.batch_shape:
+    if not context.batch_shape:
         return ""
-    shown = ", ".join(str(border.index(i)) for i in those[:_SHOWN]) + (", ..." if len(those) > _SHOWN else "")
-    return f"{preposition}{len(those)} of {border.count} instances (batch indices {shown})"
+    shown = ", ".join(str(context.index(i)) for i in those[:_SHOWN]) + (", ..." if len(those) > _SHOWN else "")
+    return f"{preposition}{len(those)} of {context.count} instances (batch indices {shown})"
 
 
-def _subject(border: AbstractBorder, name: str, those: list[int], all_of_them: list[int]) -> str:
+def _subject(context: AbstractCallContext, name: str, those: list[int], all_of_them: list[int]) -> str:
     """The name of an outcome, and whom it concerns if that is not everybody just named."""
-    return name if those == all_of_them else name + _whom(border, " in ", those)
+    return name if those == all_of_them else name + _whom(context, " in ", those)
 
 
-def check_psd(border: AbstractBorder, P: Tensor, argument: str, dtype: torch.dtype) -> None:
+def check_psd(context: AbstractCallContext, P: Tensor, argument: str, dtype: torch.dtype) -> None:
     """Raise InputError if a matrix of P (B or 1, n, n), symmetric and finite, has an eigenvalue below -PSD_TOLERANCE.
 
     dtype: that of the caller's tensor, whose rounding is allowed for.
@@ -128,7 +131,7 @@ def check_psd(border: AbstractBorder, P: Tensor, argument: str, dtype: torch.dty
     for i in torch.nonzero(info).flatten().tolist():
         values = torch.linalg.eigvalsh(P[i])
         if float(values[0]) < -tolerance * float(values.abs().max()):
-            index = border.index_in(P, i)
+            index = context.index_in(P, i)
             raise InputError(
                 f"{argument} is not positive semidefinite{where(index)}: its smallest eigenvalue is "
                 f"{float(values[0]):.3g} (largest {float(values[-1]):.3g}), so the problem is not convex",
@@ -137,7 +140,7 @@ def check_psd(border: AbstractBorder, P: Tensor, argument: str, dtype: torch.dty
             )
 
 
-def check_finite(border: AbstractBorder, t: Tensor, argument: str, *, infinite: float | None = None) -> None:
+def check_finite(context: AbstractCallContext, t: Tensor, argument: str, *, infinite: float | None = None) -> None:
     """Raise InputError at the first NaN or infinity of t (B or 1, ...); `infinite` (+inf or -inf) is let through."""
     good = torch.isfinite(t)
     if bool(good.all()):
@@ -147,7 +150,7 @@ def check_finite(border: AbstractBorder, t: Tensor, argument: str, *, infinite: 
         if bool(good.all()):
             return
     place = torch.nonzero(~good)[0].tolist()
-    index = border.index_in(t, place[0])
+    index = context.index_in(t, place[0])
     value = float(t[tuple(place)])
     entry = f"[{', '.join(map(str, place[1:]))}]" if len(place) > 1 else ""
     raise InputError(f"{argument}{entry} is {value}{where(index)}", argument=argument, index=index)
@@ -167,7 +170,7 @@ def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]]) 
 
 
 def raise_failures(
-    border: AbstractBorder,
+    context: AbstractCallContext,
     status: Tensor,
     residuals: Tensor,
     certificate: Tensor | None,
@@ -175,12 +178,14 @@ def raise_failures(
     on_path: bool,
     eps: float | None = None,
     offending: Callable[[], Tensor] | None = None,
+    smallest: Tensor | None = None,
 ) -> None:
     """Raise SolveError if an instance is not OPTIMAL.
 
     certificate (B, n + m) or None: what the error carries.  weights (B, m) or None: its multipliers, for rows of size one.
     on_path: was x(mu) asked for?  eps: the tolerance that the caller set, None if he set none.
     offending: gives the row with the largest primal residual, (B,), None where there are no rows.
+    smallest (B,): the smallest eigenvalue of P where that is negative within its rounding, else NaN; None: nowhere.
     """
     failed = torch.nonzero(status != Status.OPTIMAL).flatten().tolist()
     if not failed:
@@ -192,27 +197,42 @@ def raise_failures(
         worst = float(residuals[those].nan_to_num(nan=torch.inf, posinf=torch.inf).amax())
         found = f" (relative residual reached: {worst:.1e})" if np.isfinite(worst) else ""
         if kind == Status.PRIMAL_INFEASIBLE and weights is not None:
-            names = conflict(border, weights[those[0]])
+            names = conflict(context, weights[those[0]])
             found = "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         in_rows = np.isfinite(worst) and float(residuals[those[0], 0]) > OPTIMAL_TOLERANCE  # not in slopes or gap alone
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and offending is not None and in_rows:
-            found += f"; the row that is missed most: {border.describe_row(int(offending()[those[0]]))}"
+            found += f"; the row that is missed most: {context.describe_row(int(offending()[those[0]]))}"
         if kind == Status.NUMERICAL_ERROR and on_path:
             found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and eps is not None:
             found += f"; your eps={eps:g} was tried first, then dcl's own tolerance"
-        lines.append(f"{_subject(border, kind.name, those, failed)}: {kind.message}{found}")
+        if kind != Status.PRIMAL_INFEASIBLE and smallest is not None:
+            found += _negative(context, smallest, those)
+        lines.append(f"{_subject(context, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
-        "no optimal solution" + _whom(border, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(border),
-        indices=[border.index(i) for i in failed],
+        "no optimal solution" + _whom(context, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(context),
+        indices=[context.index(i) for i in failed],
         statuses=statuses,
         certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
     )
 
 
-def others(border: AbstractBorder) -> str:
+def _negative(context: AbstractCallContext, smallest: Tensor, those: list[int]) -> str:
+    """What to do about eigenvalues of P that are negative within its rounding, where the answer depends on them."""
+    lowest = min(those, key=lambda i: float(smallest[i].nan_to_num(nan=torch.inf)))
+    if bool(smallest[lowest].isnan()):
+        return ""
+    value = float(smallest[lowest])
+    return (
+        f"; {context.quadratic} has the eigenvalue {value:.3g}{where(context.index(lowest))}: within the rounding of its numbers "
+        "that is zero, but the answer is not the same with it. Compute it in float64 (X.double().mT @ X.double(), not "
+        f"(X.mT @ X).double()), or add {-2.0 * value:.1g} times the identity to it"
+    )
+
+
+def others(context: AbstractCallContext) -> str:
     """What an error about instances ends with, where there are several."""
-    return '\n  (on_failure="nan" or "last" returns the other instances)' if border.batch_shape else ""
+    return '\n  (on_failure="nan" or "last" returns the other instances)' if context.batch_shape else ""
 
 
 def _certificate(row: Tensor) -> Tensor | None:
@@ -221,13 +241,13 @@ def _certificate(row: Tensor) -> Tensor | None:
     return row[there] if bool(there.any()) else None
 
 
-def _weakest(border: AbstractBorder, degeneracy: Degeneracy, those: list[int]) -> str:
+def _weakest(context: AbstractCallContext, degeneracy: Degeneracy, those: list[int]) -> str:
     """The rows nearest to a tie in these instances, in words."""
     rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
-    return ", ".join(border.describe_row(row) for row in list(rows)[:_SHOWN])
+    return ", ".join(context.describe_row(row) for row in list(rows)[:_SHOWN])
 
 
-def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, status: Tensor) -> bool:
+def report_degeneracy(context: AbstractCallContext, how: str, degeneracy: Degeneracy, status: Tensor) -> bool:
     """Warn or raise about optimal instances whose derivative is not EXACT; False if there are none."""
     doubtful = torch.nonzero((degeneracy.kind != GradientKind.EXACT) & (status == Status.OPTIMAL)).flatten().tolist()
     if not doubtful:
@@ -236,18 +256,18 @@ def report_degeneracy(border: AbstractBorder, how: str, degeneracy: Degeneracy, 
     lines = []
     for kind in dict.fromkeys(kinds):
         those = [i for i, k in zip(doubtful, kinds, strict=True) if k == kind]
-        line = f"{_subject(border, kind.name, those, doubtful)}: {kind.message}"
+        line = f"{_subject(context, kind.name, those, doubtful)}: {kind.message}"
         if kind == GradientKind.WEAKLY_ACTIVE:
-            line += f"; weakly active: {_weakest(border, degeneracy, those)}"
+            line += f"; weakly active: {_weakest(context, degeneracy, those)}"
         tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE]
         if kind == GradientKind.RANK_DEFICIENT and tied:
-            line += f"; weakly active besides, so that x may have one-sided derivatives: {_weakest(border, degeneracy, tied)}"
+            line += f"; weakly active besides, so that x may have one-sided derivatives: {_weakest(context, degeneracy, tied)}"
         if kind == GradientKind.ILL_CONDITIONED:
             line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
         lines.append(line)
-    message = "the derivative is doubtful" + _whom(border, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
+    message = "the derivative is doubtful" + _whom(context, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
     if how == "raise":
-        raise DegenerateError(message, indices=[border.index(i) for i in doubtful])
+        raise DegenerateError(message, indices=[context.index(i) for i in doubtful])
     warnings.warn(
         message + '\n  (said once per layer; on_degenerate="ignore" silences it)',
         DegenerateWarning,

@@ -5,7 +5,7 @@
 Its residuals are dcl's own measure of every answer.  For z = Pi_mu*(v) and s = z - v (so that s and z are in their cones by
 construction); primal and dual: the largest over the rows, each relative to the terms that are added in it, so that neither a
 far bound nor a large cost excuses an error elsewhere.  FLOOR = 1e-5 stands for terms that are rounding themselves, in the
-units of `dcl.program.scaling`; see `dcl.point.truth.acceptable`.
+units of `dcl.program.scaling`; see `dcl.point.truth.relaxed_residuals`.
 
     primal  |Ax + s - b|_i / (FLOOR + |A||x| + |s| + |b|)_i        dual  |Px + q + A'z|_j / (FLOOR + |P||x| + |q| + |A|'|z|)_j
     gap     |x'Px + q'x + b'z - mu nu| / (FLOOR + |x|'|P||x| + |q|'|x| + |b|'|z|)
@@ -194,9 +194,7 @@ class Point:
         return by_row, after_cancelling
 
 
-def _combined(
-    program: ConeProgram, mu: Barrier, how: Callable[[tuple[Tensor, ...]], Tensor], *points: Point
-) -> Point:
+def _combined(program: ConeProgram, mu: Barrier, how: Callable[[tuple[Tensor, ...]], Tensor], *points: Point) -> Point:
     """The point whose tensors are how(those of the points), with what is known of it already."""
     ties = tuple(p.ties for p in points if p.ties is not None)
     x, v = how(tuple(p.x for p in points)), how(tuple(p.v for p in points))

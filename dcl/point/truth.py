@@ -48,7 +48,7 @@ NOISE = 1e-7
 _CLEAN, _CANCELS, _ROUNDING = 1e-9, 1e-6, 1e-12
 
 
-def acceptable(point: Point) -> Tensor:
+def relaxed_residuals(point: Point) -> Tensor:
     """The residuals (B, 3) by which a point is judged: its own, but for two cases of the header.
 
     Points of degenerate programs on which polishing stalls are measured with a floor of 1 where that is below 1e-8 and the
@@ -96,7 +96,8 @@ def _drift(point: Point, i: int) -> float:
     Infinite where these directions only look flat, beside rows that are larger by 1e10: in their own rows of P and of the
     active part of A nothing cancels.
     """
-    one, N = point.rows(torch.tensor([i], device=point.x.device)), point.kkt.factor.flat_directions(i)
+    one = point.rows(torch.tensor([i], device=point.x.device))
+    N = point.kkt.factor.flat_directions(i, one.stationarity[0])
     program, structure = one.program, one.program.structure
     d = torch.where(N.abs() > _CLEAN, N, 0.0).mT.unsqueeze(1)
     active = (one.v > 0.0) | (torch.arange(structure.m, device=one.v.device) < structure.cone.zeros)
@@ -106,7 +107,9 @@ def _drift(point: Point, i: int) -> float:
     ):
         if bool((moved.abs() > _CANCELS * terms + _ROUNDING * size).any()):
             return torch.inf
-    value = largest((one.Px * one.x).sum(-1).abs(), (program.q * one.x).sum(-1).abs(), (program.b * one.z).sum(-1).abs())
+    value = largest(
+        (one.Px * one.x).sum(-1).abs(), (program.q * one.x).sum(-1).abs(), (program.b * one.z).sum(-1).abs()
+    )
     return float(FAR * (N.mT @ one.stationarity[0]).norm() * (1.0 + magnitude(one.x)) / (1.0 + value))
 
 
@@ -123,7 +126,7 @@ def _slope(point: Point, i: int) -> float:
     one = point.rows(torch.tensor([i], device=point.x.device))
     r, t = one.stationarity[0], FLOOR + largest(one.Px.abs(), one.program.q.abs(), one.ATz.abs())[0]
     # t'|d| >= |T d|, and r'd / |T d| is largest where it is |r / t projected onto the span of T N|
-    basis, _ = torch.linalg.qr(t.unsqueeze(-1) * point.kkt.factor.flat_directions(i))
+    basis, _ = torch.linalg.qr(t.unsqueeze(-1) * point.kkt.factor.flat_directions(i, r / t**2))
     return float((basis.mT @ (r / t)).norm())
 
 

@@ -85,6 +85,25 @@ class AffineMap:
             u.index_add_(-1, self.rest_cols, _times(take(y, self.rest_rows), self.rest_weights))
         return dict(zip(self.touching, u[:, : sum(widths)].split(widths, -1), strict=True)) if widths else {}
 
+    def linear(self, sizes: Sequence[int]) -> sp.csr_array:
+        """The matrix [M_1 M_2 ...], (size, sum of sizes); sizes[p] = size_p."""
+        starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        places = [np.arange(starts[p], starts[p + 1]) for p in self.touching]
+        columns = np.concatenate([*places, np.zeros(0, np.int64)])
+        index, rest = self.index.numpy(), self.rest_cols.numpy()
+        alone = np.flatnonzero(index < len(columns))
+        weights, rest_weights = (
+            np.ones(len(at)) if w is None else w.numpy() for at, w in ((index, self.weights), (rest, self.rest_weights))
+        )
+        rows = np.concatenate([alone, self.rest_rows.numpy()])
+        cols = columns[np.concatenate([index[alone], rest])]
+        values = np.concatenate([weights[alone], rest_weights])
+        return sp.csr_array((values, (rows, cols)), shape=(self.size, int(starts[-1])))
+
+    def part(self, entries: slice, sizes: Sequence[int]) -> AffineMap:
+        """The map of some entries of the result. Law: part(e)(thetas) = self(thetas)[:, e]."""
+        return affine_map(self.offset[entries].numpy(), self.linear(sizes)[entries], sizes)
+
 
 def _weights(values: NDArray[np.float64]) -> Tensor | None:
     return None if np.all(values == 1.0) else torch.from_numpy(values)

@@ -28,10 +28,12 @@ class Rows:
 
     sides: as in (position, first): an infinite entry j of the caller's tensor number `position`, (B or 1, size), is that of
     canonical row first + j, which then binds nothing; by increasing `first`.
+    free: canonical rows (m,) that bind nothing whatever is given; then there are no `sides`.
     """
 
     order: NDArray[np.int64] | None = None
     sides: tuple[tuple[int, int], ...] = ()
+    free: NDArray[np.bool_] | None = None
 
     @cached_property
     def _inverse(self) -> NDArray[np.int64] | None:
@@ -71,6 +73,8 @@ class Rows:
 
     def _binding(self, given: Sequence[Tensor], m: int) -> Tensor | None:
         """Canonical rows that may bind, (B or 1, m) boolean; None: all of them."""
+        if self.free is not None:
+            return torch.from_numpy(~self.free).unsqueeze(0).to(given[0].device if given else "cpu")
         free = [torch.isinf(given[position]) for position, _ in self.sides]
         if all(is_readable(f) and not bool(f.any()) for f in free):
             return None

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dcl.errors import DegenerateError, UnsupportedError
-from dcl.outcome.messages import AbstractBorder, conflict
+from dcl.outcome.messages import AbstractCallContext, conflict
 from dcl.outcome.solution import Solution
 from dcl.point import Point
 from dcl.point.degeneracy import classify
@@ -73,9 +73,9 @@ def conflicts(model: Model, tensors: Sequence[Tensor], solution: Solution) -> li
     count = solution.status.numel()
     if solution.certificate is None:
         return [()] * count
-    border: AbstractBorder = model.stated(tensors)[0].border
+    context: AbstractCallContext = model.stated(tensors)[0].context
     weights = solution.certificate.reshape(count, -1)[:, model.form.structure.n :]
-    return [tuple(conflict(border, row)) for row in weights]
+    return [tuple(conflict(context, row)) for row in weights]
 
 
 def active_range(
@@ -93,7 +93,7 @@ def active_range(
     point = point_of(stated.program, solution, 0.0)
     dq, db = _moves(model, tensors, direction)
     residual = torch.maximum(solution.primal_residual, solution.dual_residual).reshape(-1)
-    _check_unique(classify(point, residual).kind, stated.border, point)
+    _check_unique(classify(point, residual).kind, stated.context, point)
     _, units = scaled(stated.program.detach())
     dx, dv, _ = point.kkt.tangent((-dq * units.c).expand_as(point.x), (db * units.E).expand_as(point.v))
     noise = _noise(point, dx, dv)
@@ -128,19 +128,19 @@ def _moves(model: Model, tensors: Sequence[Tensor], direction: Sequence[Tensor])
     return dq, db
 
 
-def _check_unique(kinds: Tensor, border: AbstractBorder, point: Point) -> None:
+def _check_unique(kinds: Tensor, context: AbstractCallContext, point: Point) -> None:
     doubtful = torch.nonzero((kinds != GradientKind.EXACT) & (kinds != GradientKind.ILL_CONDITIONED)).flatten().tolist()
     if not doubtful:
         return
     i = doubtful[0]
     kind = GradientKind(int(kinds[i]))
     ties = torch.nonzero(~torch.isnan(point.at_kink[i])).flatten().tolist()
-    names = "; weakly active: " + ", ".join(border.describe_row(row) for row in ties[:_ENDS]) if ties else ""
-    index = border.index(i)
+    names = "; weakly active: " + ", ".join(context.describe_row(row) for row in ties[:_ENDS]) if ties else ""
+    index = context.index(i)
     raise DegenerateError(
         f"the set of active constraints is not unique{f' at batch index {index}' if index else ''}, so that it has no range: "
         f"{kind.name}, {kind.message}{names}",
-        indices=[border.index(k) for k in doubtful],
+        indices=[context.index(k) for k in doubtful],
     )
 
 

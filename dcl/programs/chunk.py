@@ -18,7 +18,8 @@ from torch import Tensor
 
 from dcl import core
 from dcl.core import dense
-from dcl.layers.lane import Fast, FastCall, Lane
+from dcl.layers.fast import plan_lane
+from dcl.layers.lane import Fast, FastCall
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
 from dcl.point.ties import tie_width
@@ -92,16 +93,16 @@ class Work:
         left, last = torch.arange(count), None
         found = self._by_core(tensors, count, start)
         if found is not None:
-            answer, fast_outputs, fast_gradients = found
-            good = torch.nonzero(answer.status == dense.Code.CERTIFIED).flatten()
+            kept, fast_outputs, fast_gradients = found
+            certified = kept.status == dense.Code.CERTIFIED
+            good, left = torch.nonzero(certified).flatten(), torch.nonzero(~certified).flatten()
             for whole, part in zip((*outputs, *gradients), (*fast_outputs, *fast_gradients), strict=True):
                 whole[good] = part[good]
-            residual[good] = answer.residuals[good].amax(-1)
-            z = torch.cat([answer.y, answer.z], -1)
+            residual[good] = kept.residuals[good].amax(-1)
+            x, z = kept.point()
             active[good] = z[good][:, zeros:] > 0.0
-            left = torch.nonzero(answer.status != dense.Code.CERTIFIED).flatten()
             if good.numel():
-                last = Start(answer.x[good[-1]], z[good[-1]])
+                last = Start(x[good[-1]], z[good[-1]])
         if left.numel():
             part, slow_outputs, slow_gradients = self._carefully(tensors, left, start)
             for whole, new in zip((*outputs, *gradients), (*slow_outputs, *slow_gradients), strict=True):
@@ -140,8 +141,8 @@ class Work:
 
     def _by_core(
         self, tensors: Sequence[Tensor], count: int, start: Start | None
-    ) -> tuple[dense.Answer, Sequence[Tensor], Sequence[Tensor]] | None:
-        """The core's answer, outputs and gradients; None where the core does not take the program."""
+    ) -> tuple[dense.Kept, Sequence[Tensor], Sequence[Tensor]] | None:
+        """What the core found, outputs and gradients; None where the core does not take the program."""
         layer = self.model.layer
         if not (core.available and layer._engine.is_free):
             return None
@@ -151,16 +152,16 @@ class Work:
             for p, (t, entry) in enumerate(zip(tensors, self.model.parameters, strict=True))
         ]
         arguments = {str(p): t for p, t in enumerate(given)}
-        lane: Lane | None = layer._lane(arguments)
+        lane = plan_lane(layer, arguments) if count else None
         path = layer._engine.path(None, (count,))
         if lane is None or path is None:
             return None
         begin = None if start is None else (start.x.expand(count, -1), start.z.expand(count, -1))
-        call = FastCall(lane, path[0], torch.get_num_threads(), _not_again, begin)
+        call = FastCall(lane, path[0], torch.get_num_threads(), _not_again, True, begin)
         if not differentiated:
             outputs = call.outputs(given)
-            assert call.answer is not None
-            return call.answer, outputs, ()
+            assert call.kept is not None
+            return call.kept, outputs, ()
         with torch.enable_grad():
             outputs = Fast.apply(call, *given)
         gradients = torch.autograd.grad(
@@ -170,8 +171,8 @@ class Work:
             allow_unused=True,
             materialize_grads=True,
         )
-        assert call.answer is not None
-        return call.answer, [t.detach() for t in outputs], gradients
+        assert call.kept is not None
+        return call.kept, [t.detach() for t in outputs], gradients
 
     def _carefully(
         self, tensors: Sequence[Tensor], places: Tensor, start: Start | None

@@ -228,7 +228,7 @@ class ProgramSolution:
             return
         known = replace(self.known, requested=requested, known_degeneracy=None)
         stated, _ = self.model.stated(self._tensors)
-        report_degeneracy(stated.border, how, known._degeneracy, known.status.reshape(-1))
+        report_degeneracy(stated.context, how, known._degeneracy, known.status.reshape(-1))
 
     @cached_property
     def _tensors(self) -> list[Tensor]:

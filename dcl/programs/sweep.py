@@ -103,19 +103,19 @@ def job(model: Model, values: Sequence[Given], gradient: object, wanted: Sequenc
     made = Job(work, tuple(values), rows)
     if rows:
         tensors = made.tensors(0, rows)
-        stated_border = _border(model, tensors)
+        context = _context(model, tensors)
         for p, (entry, t) in enumerate(zip(model.parameters, tensors, strict=True)):
-            check_finite(stated_border, t if swept[p] else t.unsqueeze(0), entry.name)
+            check_finite(context, t if swept[p] else t.unsqueeze(0), entry.name)
             model.form.check_domain(t, p)
     return made
 
 
-def _border(model: Model, tensors: Sequence[Tensor]) -> Any:
+def _context(model: Model, tensors: Sequence[Tensor]) -> Any:
     """What names a row in a message."""
-    from dcl.layers.cvxpy import _Border
+    from dcl.layers.cvxpy import _Context
 
     batch = batching((e.name, t, len(e.shape)) for e, t in zip(model.parameters, tensors, strict=True))
-    return _Border(batch.shape, model.form)
+    return _Context(batch.shape, model.form)
 
 
 def _cotangents(model: Model, gradient: object) -> dict[int, Tensor]:

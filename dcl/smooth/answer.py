@@ -87,7 +87,7 @@ def answer(
             x, z, s = torch.split(warm[index], [n, m, m], -1)
             E, c = (t if t.shape[0] == 1 else t[index] for t in (units.E, units.c))
             return x, z * (c / E) - s * E, none
-        if callable(solver) and name == "yours":
+        if callable(solver) and name == "user":
             x = user_start(solver, rows(theta, index), x)
         elif name in SCIPY:
             x = scipy_start(own, part, x, name)
@@ -101,7 +101,7 @@ def answer(
 
     def settled(name: str, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, v, steps = near(name, x, index)
-        if (name in SCIPY or name == "yours") and isinstance(own_mu, Tensor) and own.structure.cone.degree:
+        if (name in SCIPY or name == "user") and isinstance(own_mu, Tensor) and own.structure.cone.degree:
             # a point of the exact problem is no point of the barrier's domain: only a start
             at = minimize(own, rows(own_theta, index), x, torch.zeros_like(x[:, :1]) + barrier_at(own_mu, index))
             x, v, steps = at.x, at.v, at.steps
@@ -128,7 +128,7 @@ def answer(
     newton = names.index("newton") if "newton" in names else 0
     for _ in range(_ESCAPES):
         saddle = torch.nonzero(verdict.facts.status == Status.SADDLE).squeeze(-1)
-        if not saddle.numel() or "yours" in names:
+        if not saddle.numel() or "user" in names:
             break
         away = _downhill(program, rows(theta, saddle), x[saddle], v[saddle], verdict.direction[saddle])
         before = x[saddle]
@@ -144,7 +144,7 @@ def methods(solver: Solver, n: int, m: int, *, minimum: bool, warm: bool = False
     if warm:
         return (WARM, *methods(solver, n, m, minimum=minimum))
     if callable(solver):
-        return ("yours",)
+        return ("user",)
     if solver is not None:
         return (solver,)
     if not minimum:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from dcl.errors import (
+    DivergedError,
     FlatError,
     LocallyInfeasibleError,
     NoMinimumError,
     NotStationaryError,
-    RunsOffError,
     SaddleError,
 )
-from dcl.outcome.messages import AbstractBorder, others
+from dcl.outcome.messages import AbstractCallContext, others
 from dcl.program import magnitude
 from dcl.smooth.judge import Facts
 from dcl.smooth.program import SmoothProgram, Theta
@@ -23,7 +23,7 @@ from dcl.status import Status
 
 _ERRORS = {
     Status.NOT_STATIONARY: NotStationaryError,
-    Status.RUNS_OFF: RunsOffError,
+    Status.RUNS_OFF: DivergedError,
     Status.FLAT: FlatError,
     Status.SADDLE: SaddleError,
     Status.LOCALLY_INFEASIBLE: LocallyInfeasibleError,
@@ -31,7 +31,7 @@ _ERRORS = {
 _SHOWN = 5
 
 
-class AbstractSmoothBorder(AbstractBorder):
+class AbstractSmoothContext(AbstractCallContext):
     """What the messages about a smooth program need besides."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class AbstractSmoothBorder(AbstractBorder):
         """Raise InputError where a parameter is not finite, or f, c or their derivatives are not at start (B, n)."""
 
 
-def raise_failures(border: AbstractBorder, facts: Facts, x: Tensor, start: Tensor, sign: float) -> None:
+def raise_failures(context: AbstractCallContext, facts: Facts, x: Tensor, start: Tensor, sign: float) -> None:
     """Raise the NoMinimumError of the instances whose status is not OPTIMAL. sign: -1 where the objective is maximized."""
     failed = torch.nonzero(facts.status != Status.OPTIMAL).flatten().tolist()
     if not failed:
@@ -51,15 +51,15 @@ def raise_failures(border: AbstractBorder, facts: Facts, x: Tensor, start: Tenso
         those = [i for i, s in zip(failed, statuses, strict=True) if s == kind]
         lines.append(f"{kind.name}: {kind.message}")
         for i in those[:_SHOWN]:
-            where = f"batch index {border.index(i)}: " if border.batch_shape else ""
+            where = f"batch index {context.index(i)}: " if context.batch_shape else ""
             lines.append(f"  {where}{_numbers(facts, x, start, i, sign)}")
         if len(those) > _SHOWN:
             lines.append(f"  ... and {len(those) - _SHOWN} more")
     error = _ERRORS.get(kinds[0], NoMinimumError) if len(kinds) == 1 else NoMinimumError
     what = "argmin" if sign > 0.0 else "argmax"
     raise error(
-        f"no {what} was found.\n  " + "\n  ".join(lines) + others(border),
-        indices=[border.index(i) for i in failed],
+        f"no {what} was found.\n  " + "\n  ".join(lines) + others(context),
+        indices=[context.index(i) for i in failed],
         statuses=statuses,
         certificates=[None] * len(failed),
     )

@@ -115,7 +115,7 @@ class FoundLarge:
 
 def method(solver: Solver, *, minimum: bool) -> str:
     """The name of the method that gets near."""
-    return "yours" if callable(solver) else solver or ("l-bfgs-b" if minimum else "newton")
+    return "user" if callable(solver) else solver or ("l-bfgs-b" if minimum else "newton")
 
 
 def answer_large(

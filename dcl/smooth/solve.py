@@ -31,7 +31,7 @@ from dcl.point.degeneracy import Degeneracy, classify, resolved
 from dcl.program import ConeProgram
 from dcl.smooth.answer import Found, answer, methods
 from dcl.smooth.cg import cg_solve
-from dcl.smooth.failures import AbstractSmoothBorder, raise_failures
+from dcl.smooth.failures import AbstractSmoothContext, raise_failures
 from dcl.smooth.large import answer_large, method
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.start import Solver
@@ -60,7 +60,7 @@ class SmoothCall:
     """
 
     program: SmoothProgram
-    border: AbstractSmoothBorder
+    context: AbstractSmoothContext
     solver: Solver
     minimum: bool
     hessian: str
@@ -83,9 +83,9 @@ class SmoothCall:
 
     def mapped(self, V: int) -> SmoothCall:
         """The same call for V times as many instances, a new batch dimension in front."""
-        border = replace(self.border, batch_shape=(V, *self.border.batch_shape))
+        context = replace(self.context, batch_shape=(V, *self.context.batch_shape))
         warm = None if self.warm is None else self.warm.repeat(V, 1)
-        return replace(self, border=border, warm=warm, outcome=SmoothOutcome())
+        return replace(self, context=context, warm=warm, outcome=SmoothOutcome())
 
     def inverse(
         self, mu: Barrier, x: Tensor, v: Tensor, at_kink: Tensor, theta: Theta, r1: Tensor, r2: Tensor, *, adjoint: bool
@@ -127,7 +127,7 @@ class SmoothSolve(Function):
     def forward(call: SmoothCall, mu: Barrier, start: Tensor, *theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         theta = tuple(t.detach() for t in theta)
         program, outcome = call.program, call.outcome
-        call.border.check_start(program, start, theta)
+        call.context.check_start(program, start, theta)
         clock = time.perf_counter()
         if call.linear_solve == "cg":
             x, report, outcome.degeneracy = _large(call, theta, start.detach())
@@ -140,7 +140,7 @@ class SmoothSolve(Function):
         columns = torch.stack([facts.status.to(start.dtype), found.solver.to(start.dtype), found.steps, seconds], -1)
         report = torch.cat([columns, facts.residuals], -1)
         if call.on_failure == "raise":
-            raise_failures(call.border, facts, found.x, start, call.sign)
+            raise_failures(call.context, facts, found.x, start, call.sign)
         x, v = found.x, found.v
         good = torch.isfinite(x).all(-1, keepdim=True) & torch.isfinite(v).all(-1, keepdim=True)
         x, v = torch.where(good, x, start), torch.where(good, v, 0.0)
@@ -151,7 +151,7 @@ class SmoothSolve(Function):
             outcome.degeneracy = classify(point, facts.residuals[:, :2].amax(-1))
             if call.record and call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(
-                    call.border, call.on_degenerate, outcome.degeneracy, facts.status
+                    call.context, call.on_degenerate, outcome.degeneracy, facts.status
                 )
         if call.record:
             at, v_at = _where_solved(report, x, v, start)
@@ -221,7 +221,7 @@ def _large(call: SmoothCall, theta: Theta, start: Tensor) -> tuple[Tensor, Tenso
     clock = time.perf_counter()
     found = answer_large(call.program, theta, start, call.solver, minimum=call.minimum)
     if call.on_failure == "raise":
-        raise_failures(call.border, found.facts, found.x, start, call.sign)
+        raise_failures(call.context, found.facts, found.x, start, call.sign)
     facts = found.facts
     zero, seconds = torch.zeros_like(facts.step), (time.perf_counter() - clock) / start.shape[0]
     columns = facts.status.to(start.dtype), zero, found.steps, torch.full_like(zero, seconds)

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
-from dcl.point.truth import ROUNDED, acceptable
+from dcl.point.truth import ROUNDED, relaxed_residuals
 from dcl.program import magnitude
+from dcl.solve.backend import Backend
 from dcl.solve.certificates import descends
-from dcl.solvers.base import AbstractSolver, Iterates
-from dcl.solvers.clarabel import Clarabel
-from dcl.solvers.host import to_host
+from dcl.solvers.choose import centering
 
 LOOSE = 1e-5
 CLOSE = 0.1
@@ -40,10 +39,10 @@ _HOLDS = 1e-7
 Seen = Callable[[Tensor], Tensor] | None
 
 
-def runs_off(point: Point, solver: AbstractSolver, seen: Seen) -> Tensor:
+def runs_off(point: Point, loosely: Backend, seen: Seen) -> Tensor:
     """(B,) boolean: instances whose slacks run off as the tolerance falls.
 
-    solver: one with a loose tolerance.  seen: see `Seen`; something of it must run off too.
+    loosely: a backend with a loose tolerance.  seen: see `Seen`; something of it must run off too.
     """
     program, device, conditioning = point.program, point.v.device, point.kkt.conditioning
     off = torch.zeros(point.v.shape[0], dtype=torch.bool, device=device)
@@ -53,12 +52,9 @@ def runs_off(point: Point, solver: AbstractSolver, seen: Seen) -> Tensor:
     rows = np.flatnonzero(free.cpu().numpy())
     if not rows.size:
         return off
-    host = to_host(program)
-    out = Iterates.empty(program.batch, host.n, host.m)
-    solver.solve(host, rows.tolist(), out)
+    x_loose = loosely.solve(program, rows).x
     index = torch.from_numpy(rows).to(device)
     part = point.rows(index)
-    x_loose = torch.from_numpy(out.x).to(device)[index]
     loose = part.program.b - part.program.Ax(x_loose)
     moved, start = torch.zeros_like(part.z[:, 0]), 0
     for block in program.structure.cone.blocks:
@@ -87,7 +83,7 @@ def judged(point: Point, time_limit: float | None, seen: Seen = None) -> Tensor:
     That is where a minimum is not attained (see the header), and where a program whose solution is not unique has a direction
     of descent (`dcl.solve.certificates`) that its small residuals hide.
     """
-    residuals = acceptable(point)
+    residuals = relaxed_residuals(point)
     good = worst(residuals) <= OPTIMAL_TOLERANCE
     if not bool(good.any()):
         return residuals
@@ -96,7 +92,7 @@ def judged(point: Point, time_limit: float | None, seen: Seen = None) -> Tensor:
     if bool(doubtful.any()):
         for i in torch.nonzero(doubtful & (point.kkt.conditioning.null_a > 0)).flatten().tolist():
             one = point.program.rows(torch.tensor([i], device=off.device)).detach()
-            off[i] = descends(one, Clarabel(time_limit=time_limit))
+            off[i] = descends(one, centering(None, time_limit))
     if not point.program.structure.cone.is_orthant:
-        off = off | runs_off(point, Clarabel(eps=LOOSE, time_limit=time_limit), seen)
+        off = off | runs_off(point, Backend(centering(LOOSE, time_limit)), seen)
     return torch.where((good & off).unsqueeze(-1), torch.inf, residuals)

@@ -16,7 +16,7 @@ What is found counts only if it passes the check of `dcl.point.truth`, like a so
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,13 +25,12 @@ from torch import Tensor
 
 from dcl.cones.base import Block
 from dcl.cones.named import named
-from dcl.point import Point
 from dcl.point.truth import dual_infeasible, primal_infeasible
 from dcl.program import ConeProgram, Structure, dense_structure
 from dcl.program.pattern import AbstractPattern, pattern_of
+from dcl.solve.backend import Backend, Found
 from dcl.solve.polish import polish
-from dcl.solvers.base import AbstractSolver, Claim, Iterates
-from dcl.solvers.host import to_host
+from dcl.solvers.base import AbstractSolver
 
 # Eigenvalues of P below this, relative to the largest, count as zero; above _SMALL variables P itself has to vanish.
 _NULL, _SMALL = 1e-10, 200
@@ -60,7 +59,7 @@ def descends(program: ConeProgram, solver: AbstractSolver) -> bool:
     return _descent(program, solver) is not None
 
 
-def _descent(program: ConeProgram, solver: AbstractSolver) -> _Shortest | None:
+def _descent(program: ConeProgram, solver: AbstractSolver) -> Found | None:
     structure, zeros = program.structure, program.structure.cone.zeros
     A, P, q = _matrix(structure.A, program.A), _matrix(structure.P, program.P), _row(program.q)
     if q is None:
@@ -74,31 +73,18 @@ def _descent(program: ConeProgram, solver: AbstractSolver) -> _Shortest | None:
 
 
 def _proof(
-    proves: Callable[[ConeProgram, Tensor], tuple[Tensor, Tensor]], program: ConeProgram, found: _Shortest | None
+    proves: Callable[[ConeProgram, Tensor], tuple[Tensor, Tensor]], program: ConeProgram, found: Found | None
 ) -> Tensor | None:
     """The certificate if it passes the check, as the solver left it or polished."""
     if found is None:
         return None
     holds, t = proves(program, found.x.to(program.q))
     if not bool(holds) and found.program.structure.n + found.program.structure.m <= _DENSE:
-        x, z = found.x, found.z
-        polished = polish(Point(found.program, x, z - (found.program.b - found.program.Ax(x))))
-        holds, t = proves(program, polished.x.to(program.q))
+        holds, t = proves(program, polish(found.points()).x.to(program.q))
     return t[0] if bool(holds) else None
 
 
-@dataclass(frozen=True, eq=False)
-class _Shortest:
-    """The program that was solved for a certificate, and its answer x (1, n), z (1, m)."""
-
-    program: ConeProgram
-    x: Tensor
-    z: Tensor
-
-
-def _shortest(
-    rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, solver: AbstractSolver
-) -> _Shortest | None:
+def _shortest(rows: sp.sparray, zeros: int, cones: tuple[Block, ...], n: int, solver: AbstractSolver) -> Found | None:
     """The shortest x: rows x + s = b with `zeros` equalities to 0, one to -1, and s in the cones after that."""
     coo = sp.coo_array(rows)
     coo.sum_duplicates()
@@ -118,11 +104,8 @@ def _shortest(
     if n + m <= _DENSE:
         P, A = structure.P.dense(program.P), structure.A.dense(program.A)
         program = replace(program, structure=dense_structure(cone, n), P=P, A=A)
-    out = Iterates.empty(1, n, m)
-    solver.solve(to_host(program), [0], out)
-    if out.claim[0] != Claim.SOLVED or not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
-        return None
-    return _Shortest(program, torch.from_numpy(out.x), torch.from_numpy(out.z))
+    found = Backend(solver).solve(program)
+    return found if found.is_solved[0] else None
 
 
 def _into_primal(blocks: tuple[Block, ...]) -> sp.sparray:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dcl.point import Point, worst
 from dcl.program import ConeProgram
-from dcl.solvers.base import AbstractSolver, Claim, Iterates
-from dcl.solvers.host import to_host
+from dcl.solve.backend import Backend
+from dcl.solvers.base import Claim
 
 # l, for an objective of size one.  With a smaller one fewer steps are needed, but methods give up on some of them.
 _PROXIMAL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
@@ -27,7 +26,7 @@ _PROXIMAL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 SIZE_LIMIT = 3000
 
 
-def vertex(program: ConeProgram, center: Tensor, solver: AbstractSolver) -> Point | None:
+def vertex(program: ConeProgram, center: Tensor, backend: Backend) -> Point | None:
     """The best point after proximal steps from center (1, n), by its net residual; None if there is none.
 
     program: one dense instance of a linear or quadratic program.
@@ -36,15 +35,13 @@ def vertex(program: ConeProgram, center: Tensor, solver: AbstractSolver) -> Poin
     best, least = None, torch.inf
     for shift in _PROXIMAL:
         near = replace(program, P=program.P + shift * eye, q=program.q - shift * center)
-        host = to_host(near)
-        out = Iterates.empty(1, host.n, host.m)
-        solver.solve(host, [0], out)
-        if out.claim[0] == Claim.TIME_LIMIT:
+        found = backend.solve(near)
+        if found.claim[0] == Claim.TIME_LIMIT:
             break
-        if out.claim[0] != Claim.SOLVED or not (np.isfinite(out.x).all() and np.isfinite(out.z).all()):
+        if not found.is_solved[0]:
             continue
-        center, z = (torch.from_numpy(t).to(center.device) for t in (out.x, out.z))
-        point = Point(program, center, z - (program.b - program.Ax(center)))
+        center = found.x
+        point = Point(program, center, found.z - (program.b - program.Ax(center)))
         size = float(worst(point.measures()[1]))
         if size < least:
             best, least = point, size

@@ -1,8 +1,8 @@
-"""From a program to a checked answer: solver, check, polish, and the next solver for the instances that failed.
+"""From a program to a checked answer: solve, check, polish, and the next backend for the instances that failed.
 
-The order is: run a solver on the pending instances; take its point as v = z - (b - Ax); polish; accept what passes the
-check of `dcl.point.truth` at 1e-8 (what the first solver leaves above 1e-11 gets a second opinion).  A claim of infeasibility is
-accepted only with a certificate that passes.  Everything else goes to the next solver.  A limit (max_iters, time_limit)
+The order is: ask a backend for the pending instances; take its point as v = z - (b - Ax); polish; accept what passes the
+check of `dcl.point.truth` at 1e-8 (what the first one leaves above 1e-11 gets a second opinion).  A claim of infeasibility is
+accepted only with a certificate that passes.  Everything else goes to the next backend.  A limit (max_iters, time_limit)
 that the caller set is respected: what stops at it stays there.
 """
 
@@ -19,22 +19,16 @@ from torch import Tensor
 from dcl.cones.base import Barrier, barrier_at
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
 from dcl.point.basis import basic_multipliers
-from dcl.point.truth import (
-    INACCURATE_TOLERANCE,
-    PATH_TOLERANCE,
-    ROUNDED,
-    dual_infeasible,
-    primal_infeasible,
-)
+from dcl.point.truth import INACCURATE_TOLERANCE, PATH_TOLERANCE, ROUNDED
 from dcl.program import ConeProgram
 from dcl.solve.attainment import Seen, judged
+from dcl.solve.backend import Backend
 from dcl.solve.path import follow
 from dcl.solve.polish import polish
-from dcl.solve.rescue import order_of, proof_of, vertex_near
-from dcl.solvers.base import AbstractSolver, Claim, Iterates
-from dcl.solvers.choose import after_claims
-from dcl.solvers.host import to_host
-from dcl.solvers.pool import run
+from dcl.solve.proof import claimed, none_of, searched
+from dcl.solve.rescue import order_of, vertex_near
+from dcl.solvers.base import Claim, Iterates
+from dcl.solvers.choose import after_claims, centering
 from dcl.status import Status
 
 _LIMITS = {int(Claim.MAX_ITERATIONS): Status.MAX_ITERATIONS, int(Claim.TIME_LIMIT): Status.TIME_LIMIT}
@@ -45,7 +39,7 @@ class Answer:
     """What came out, per instance.
 
     point: the best found, finite.  status (B,): `dcl.Status` as integers.  residuals (B, 3): primal, dual, gap, by which it
-    was judged.  iterations, seconds, solver (B,): totals, and the position in `solvers` of the one whose point this is.
+    was judged.  iterations, seconds, solver (B,): totals, and the position in `backends` of the one whose point this is.
     certificate (B, n + m): x part for DUAL_INFEASIBLE, z part for PRIMAL_INFEASIBLE, else NaN; None if nothing failed.
     """
 
@@ -61,19 +55,17 @@ class Answer:
 def answer(
     program: ConeProgram,
     mu: Barrier,
-    solvers: Sequence[AbstractSolver],
+    backends: Sequence[Backend],
     start: Iterates | None = None,
-    threads: int | None = None,
     seen: Seen = None,
 ) -> Answer:
-    """Solve every instance with the first of `solvers` whose answer passes the check.
+    """Solve every instance with the first of `backends` whose answer passes the check.
 
     seen: what the caller sees of x (B, n).
     """
-    host = to_host(program)
-    device, batch = program.q.device, program.batch
-    x = torch.zeros(batch, host.n, dtype=torch.float64, device=device)
-    best = Point(program, x, torch.zeros(batch, host.m, dtype=torch.float64, device=device))
+    structure, device, batch = program.structure, program.q.device, program.batch
+    x = torch.zeros(batch, structure.n, dtype=torch.float64, device=device)
+    best = Point(program, x, torch.zeros(batch, structure.m, dtype=torch.float64, device=device))
     residuals = torch.full((batch, 3), torch.inf, dtype=torch.float64, device=device)
     status = np.full(batch, int(Status.NUMERICAL_ERROR), dtype=np.int64)
     used = np.zeros(batch, dtype=np.int64)
@@ -81,38 +73,32 @@ def answer(
     order = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
     certificate: Tensor | None = None
     pending = np.arange(batch)
-    position, rest = {solver: k for k, solver in enumerate(solvers)}, tuple(solvers)
-    own = solvers[0].at_own_tolerance()
+    position, rest = {backend: k for k, backend in enumerate(backends)}, tuple(backends)
+    own = backends[0].at_own_tolerance()
     if own not in position:
-        # the caller's tolerance may be too loose for polishing: the same solver again, before others
-        position[own], rest = 0, (solvers[0], own, *solvers[1:])
+        # the caller's tolerance may be too loose for polishing: the same backend again, before others
+        position[own], rest = 0, (backends[0], own, *backends[1:])
     while rest and pending.size:
-        solver, rest = rest[0], rest[1:]
-        k = position[solver]
-        out = Iterates.empty(batch, host.n, host.m)
-        run(solver, host, pending, out, start=start if solver.warm_starts else None, threads=threads)
-        iterations[pending] += out.iterations[pending]
-        seconds[pending] += out.seconds[pending]
+        backend, rest = rest[0], rest[1:]
+        k = position[backend]
+        asked, found = pending, backend.solve(program, pending, start)
+        iterations[pending] += found.iterations
+        seconds[pending] += found.seconds
 
-        claim = out.claim[pending]
-        is_point = (claim != Claim.PRIMAL_INFEASIBLE) & (claim != Claim.DUAL_INFEASIBLE)
-        is_point &= np.isfinite(out.x[pending]).all(1) & np.isfinite(out.z[pending]).all(1)
-        points = pending[is_point]
+        claim, places = found.claim, np.flatnonzero(found.has_point)
+        points = pending[places]
         if points.size:
-            is_all = points.size == batch
             index = torch.from_numpy(points).to(device)
-            part = program if is_all else program.rows(index)
-            x_k, z_k = _take(out.x, points, device), _take(out.z, points, device)
-            found = polish(Point(part, x_k, z_k - (part.b - part.Ax(x_k))))
-            if not (solver.gives_basic_duals or host.cones):
-                found = _basic(found)
-            measured = judged(found, solver.time_limit, seen)
-            place = order_of(found, measured)
-            if is_all and solver is solvers[0]:
-                best, residuals = found, measured
+            new = polish(found.points(places))
+            if structure.cone.is_orthant and not backend.solver.gives_basic_duals:
+                new = _basic(new)
+            measured = judged(new, backend.solver.time_limit, seen)
+            place = order_of(new, measured)
+            if points.size == batch and backend is backends[0]:
+                best, residuals = new, measured
             else:
                 better = place < order[index]
-                best = best.with_rows(index, found.where(better, best.rows(index)))
+                best = best.with_rows(index, new.where(better, best.rows(index)))
                 residuals[index] = torch.where(better.unsqueeze(-1), measured, residuals[index])
                 used[points[better.cpu().numpy()]] = k
             order[index] = torch.minimum(order[index], place)
@@ -120,26 +106,26 @@ def answer(
         # a point that polishing left above ROUNDED may sit on a wrong active set: one more solver is asked
         accepted = OPTIMAL_TOLERANCE if k > 0 or not rest else ROUNDED
         status[pending[quality[pending] <= accepted]] = int(Status.OPTIMAL)
-        limited = solver.max_iters is not None or solver.time_limit is not None
         for j in np.flatnonzero((claim != Claim.SOLVED) & (status[pending] != Status.OPTIMAL)):
             i, said = pending[j], claim[j]
-            if said in _LIMITS and limited:
+            if said in _LIMITS and backend.is_limited:
                 status[i] = int(_LIMITS[int(said)])
             elif said in (Claim.PRIMAL_INFEASIBLE, Claim.DUAL_INFEASIBLE):
-                proof = _proof(program, int(i), int(said), out)
+                proof = claimed(_one(program, i), int(said), found.x[j : j + 1], found.z[j : j + 1])
                 if proof is not None:
-                    certificate = _no_certificates(program, batch) if certificate is None else certificate
-                    status[i], certificate[i], used[i] = int(proof[0]), proof[1], k
+                    certificate = none_of(program) if certificate is None else certificate
+                    status[i], certificate[i], used[i] = int(proof.status), proof.certificate, k
         pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
         if pending.size:
-            rest = after_claims(rest, out.claim[pending])
+            rest = after_claims(rest, claim[status[asked] == int(Status.NUMERICAL_ERROR)])
+    limit = backends[0].solver.time_limit
     for i in pending[quality[pending] > OPTIMAL_TOLERANCE]:
         index = torch.tensor([i], device=device)
-        proof = proof_of(program, int(i), solvers)
-        near = None if proof is not None or len(solvers) == 1 else vertex_near(best.rows(index), solvers)
+        proof = searched(_one(program, i), centering(None, limit))
+        near = None if proof is not None or len(backends) == 1 else vertex_near(best.rows(index), limit)
         if proof is not None:
-            certificate = _no_certificates(program, batch) if certificate is None else certificate
-            status[i], certificate[i] = int(proof[0]), proof[1]
+            certificate = none_of(program) if certificate is None else certificate
+            status[i], certificate[i] = int(proof.status), proof.certificate
         elif near is not None:
             best, residuals[i], status[i] = best.with_rows(index, near[0]), near[1][0], int(Status.OPTIMAL)
     pending = np.flatnonzero(status == int(Status.NUMERICAL_ERROR))
@@ -168,8 +154,9 @@ def _basic(point: Point) -> Point:
     return point
 
 
-def _take(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(array if rows.size == len(array) else array[rows]).to(device)
+def _one(program: ConeProgram, i: int) -> ConeProgram:
+    """The program of instance i, outside of any graph."""
+    return program.rows(torch.tensor([i], device=program.q.device)).detach()
 
 
 def _on_path(exact: Point, residuals: Tensor, mu: Tensor, status: NDArray[np.int64]) -> tuple[Point, Tensor]:
@@ -182,21 +169,3 @@ def _on_path(exact: Point, residuals: Tensor, mu: Tensor, status: NDArray[np.int
     off = worst(residuals).cpu().numpy() > PATH_TOLERANCE
     status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
     return point, residuals
-
-
-def _no_certificates(program: ConeProgram, batch: int) -> Tensor:
-    """Certificates (B, n + m) of which none is known."""
-    return program.q.new_full((batch, program.structure.n + program.structure.m), torch.nan)
-
-
-def _proof(program: ConeProgram, i: int, claim: int, out: Iterates) -> tuple[Status, Tensor] | None:
-    """The status and certificate (n + m,) of instance i if what the solver left in `out` proves its claim."""
-    one = program.rows(torch.tensor([i], device=program.q.device)).detach()
-    x, z = (_take(a, np.array([i]), program.q.device).reshape(1, -1) for a in (out.x[[i]], out.z[[i]]))
-    if claim == Claim.PRIMAL_INFEASIBLE:
-        holds, z = primal_infeasible(one, z)
-        status, proof = Status.PRIMAL_INFEASIBLE, torch.cat([torch.full_like(x, torch.nan), z], -1)
-    else:
-        holds, x = dual_infeasible(one, x)
-        status, proof = Status.DUAL_INFEASIBLE, torch.cat([x, torch.full_like(z, torch.nan)], -1)
-    return (status, proof[0]) if bool(holds) else None

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from functools import cache
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -111,8 +113,11 @@ class AbstractSolver(ABC):
     eps: target accuracy, relative and absolute.  max_iters: iterations per instance.  time_limit: seconds per
     instance.  verbose: let the solver print.  None means dcl's default for this solver.
 
+    package: the module that it comes with, imported when it solves for the first time; "" where it needs none.
     cones: kinds of `dcl.cones.base.Block` that it takes.  releases_gil: several instances may be solved at once, in
     threads.  warm_starts: `start` is used.
+    gives_basic_duals: an active-set method: rows with positive multipliers are independent.
+    finds_center: an interior-point method for all cones of which it was measured that it ends near the center of the solutions.
     gives_certificates: claims of infeasibility come with one.  limits_time: `time_limit` is honored.
     tolerances: names of the options that say how accurate a point has to be.
     """
@@ -123,11 +128,13 @@ class AbstractSolver(ABC):
     verbose: bool = False
 
     name: ClassVar[str]
+    package: ClassVar[str] = ""
     cones: ClassVar[frozenset[str]] = ORTHANTS
     releases_gil: ClassVar[bool]
     warm_starts: ClassVar[bool]
     gives_certificates: ClassVar[bool]
-    gives_basic_duals: ClassVar[bool]  # an active-set method: rows with positive multipliers are independent
+    gives_basic_duals: ClassVar[bool]
+    finds_center: ClassVar[bool] = False
     limits_time: ClassVar[bool]
     tolerances: ClassVar[tuple[str, ...]] = ("eps",)
 
@@ -153,6 +160,20 @@ class AbstractSolver(ABC):
         """
 
     @classmethod
+    def is_installed(cls) -> bool:
+        """Is its package there? It is not imported to see that."""
+        return not cls.package or _is_found(cls.package)
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raise OptionError that says how to install its package if that is not there."""
+        if not cls.is_installed():
+            raise OptionError(
+                f"{cls.name} is not installed: pip install {cls.package}, or name no solver and let dcl choose one that is",
+                argument="solver",
+            )
+
+    @classmethod
     def options(cls) -> list[str]:
         """Names of the options that this solver takes."""
         return [field.name for field in fields(cls)]
@@ -174,11 +195,17 @@ class AbstractSolver(ABC):
         return cls(**options)  # type: ignore[arg-type]
 
 
+@cache
+def _is_found(package: str) -> bool:
+    return find_spec(package) is not None
+
+
 def check_options(solver: AbstractSolver) -> None:
-    """Raise OptionError for a value that cannot be meant, and for a time limit where there is none to honor.
+    """Raise OptionError for a value that cannot be meant, for a time limit where there is none to honor, without its package.
 
     Every solver calls it when it is made, so that no solver's own code sees a bad number.
     """
+    solver.check_installed()
     for field in fields(solver):
         value = getattr(solver, field.name)
         if value is None or isinstance(value, bool):

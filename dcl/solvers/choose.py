@@ -19,6 +19,7 @@ tolerances; "sparse": a few nonzeros a row):
 Above, PIQP and Clarabel are about equal on sparse programs; Clarabel gives certificates and lets other threads run.
 OSQP reached 1e-8 on few of the LPs: it comes last.  A chosen solver goes first and the rest of the rule follows; of the
 options only time_limit and verbose go on to the others (and a solver that has no time limit is then left out).
+A solver that is not installed (DAQP and PIQP need not be) is left out too, unless it was named: that is an error.
 A claim of infeasibility without a certificate is followed by a solver that gives them: see `after_claims`.
 """
 
@@ -28,6 +29,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +56,9 @@ _AUTOMATIC = ("AUTO", "DIFFCP", "MOREAU", "MPAX", "ECOS")
 # Its GPU back end is Clarabel's algorithm.
 _ALIASES: dict[str, type[AbstractSolver]] = {"CUCLARABEL": Clarabel}
 
+# HiGHS may not end on degenerate programs, and its own tolerance is more than a start for polishing needs.
+_FOR_VERTICES: dict[str, dict[str, object]] = {"HIGHS": {"eps": 1e-9, "time_limit": 2.0}}
+
 _COMMON = ("eps", "max_iters", "time_limit", "verbose")
 _PASSED_ON = ("time_limit", "verbose")
 
@@ -74,10 +79,11 @@ class Choice:
     def order(self, structure: Structure, P_is_zero: bool) -> tuple[AbstractSolver, ...]:
         """The solvers to try on programs of this structure, first to last. Law: their types are distinct.
 
-        Raises OptionError if the chosen one does not take its cones.
+        Raises OptionError if the chosen one does not take its cones, or is not installed.
         """
         check_cones(structure.cone, self.solver)
         if self.solver is not None:
+            self.solver.check_installed()  # one that was unpickled may come from another machine
             return solver_order(structure, P_is_zero, self.solver)
         limited = self.options.get("time_limit") is not None
         rule = [kind for kind in _rule(structure, P_is_zero) if kind.limits_time or not limited]
@@ -100,8 +106,32 @@ def _fallback(kind: type[AbstractSolver], time_limit: float | None, verbose: boo
     return kind(time_limit=time_limit, verbose=verbose)
 
 
-def after_claims(rest: Sequence[AbstractSolver], claims: NDArray[np.int8]) -> tuple[AbstractSolver, ...]:
-    """The solvers left to try, those that give certificates first where one of `claims` is of infeasibility."""
+def centering(eps: float | None, time_limit: float | None) -> AbstractSolver:
+    """The solver for programs that dcl makes itself, of any cones, and for points in the middle of all solutions."""
+    kind = next(kind for kind in _SOLVERS.values() if kind.finds_center)
+    return kind(eps=eps, time_limit=time_limit)
+
+
+def vertex_solvers(time_limit: float | None) -> tuple[AbstractSolver, ...]:
+    """The active-set methods that are installed, in the order in which they are asked for a vertex."""
+    kinds = [kind for kind in _SOLVERS.values() if kind.gives_basic_duals and kind.is_installed()]
+    limit = {} if time_limit is None else {"time_limit": time_limit}
+    return tuple(kind.configured(_FOR_VERTICES.get(kind.name, {}) | limit) for kind in kinds)
+
+
+class Certifying(Protocol):
+    """What may give certificates."""
+
+    @property
+    def gives_certificates(self) -> bool:
+        """Do claims of infeasibility come with one?"""
+
+
+S = TypeVar("S", bound=Certifying)
+
+
+def after_claims(rest: Sequence[S], claims: NDArray[np.int8]) -> tuple[S, ...]:
+    """What is left to try, those that give certificates first where one of `claims` is of infeasibility."""
     if not np.isin(claims, (Claim.PRIMAL_INFEASIBLE, Claim.DUAL_INFEASIBLE)).any():
         return tuple(rest)
     return tuple(sorted(rest, key=lambda solver: not solver.gives_certificates))
@@ -148,7 +178,7 @@ def configure(
             f"for a solver's own options name it (solver={', '.join(map(repr, _SOLVERS))})",
             argument="solver_args",
         )
-    Daqp.configured(args)  # checks the values now: the solver itself is known only with the program's structure
+    next(kind for kind in _SOLVERS.values() if kind.is_installed()).configured(args)  # checks the values now
     return Choice(None, args, threads, ignored)
 
 
@@ -200,12 +230,17 @@ def check_cones(cone: AbstractCone, solver: AbstractSolver | None) -> None:
     """Raise OptionError if the chosen solver, None for the rule's, does not take one of the cones."""
     missing = sorted({block.kind for block in cone.blocks} - solver.cones) if solver is not None else []
     if solver is not None and missing:
-        able = ", ".join(name for name, kind in _SOLVERS.items() if kind.cones.issuperset(missing))
+        able = ", ".join(n for n, kind in _SOLVERS.items() if kind.cones.issuperset(missing) and kind.is_installed())
         kinds = ", ".join(kind.replace("_", "-") for kind in missing)
         raise OptionError(f"{solver.name} has no {kinds} cones: use {able}, or leave solver out", argument="solver")
 
 
 def _rule(structure: Structure, P_is_zero: bool) -> tuple[type[AbstractSolver], ...]:
+    """The rule of the header, without what is not installed."""
+    return tuple(kind for kind in _rule_of_all(structure, P_is_zero) if kind.is_installed())
+
+
+def _rule_of_all(structure: Structure, P_is_zero: bool) -> tuple[type[AbstractSolver], ...]:
     if not structure.cone.is_orthant:
         return Clarabel, Scs
     dense = isinstance(structure.A, DensePattern) and isinstance(structure.P, DensePattern)

@@ -23,9 +23,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import clarabel
 import numpy as np
 import scipy.sparse as sp
 
@@ -34,22 +34,13 @@ from dcl.errors import OptionError
 from dcl.solvers.base import ALL_CONES, AbstractSolver, Array, Claim, HostProgram, Iterates, check_options
 from dcl.solvers.convert import by_columns, vectors
 
+if TYPE_CHECKING:
+    import clarabel
+
 _EPS = 1e-9
 _SMALL = 1e-3
 # Units are between 2^-_MOST and 2^_MOST.
 _MOST = 300
-
-_STATUS = clarabel.SolverStatus
-_CLAIMS = {
-    _STATUS.Solved: Claim.SOLVED,
-    _STATUS.AlmostSolved: Claim.SOLVED,
-    _STATUS.PrimalInfeasible: Claim.PRIMAL_INFEASIBLE,
-    _STATUS.AlmostPrimalInfeasible: Claim.PRIMAL_INFEASIBLE,
-    _STATUS.DualInfeasible: Claim.DUAL_INFEASIBLE,
-    _STATUS.AlmostDualInfeasible: Claim.DUAL_INFEASIBLE,
-    _STATUS.MaxIterations: Claim.MAX_ITERATIONS,
-    _STATUS.MaxTime: Claim.TIME_LIMIT,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +50,13 @@ class Clarabel(AbstractSolver):
     tol: float | None = None
 
     name: ClassVar[str] = "CLARABEL"
+    package: ClassVar[str] = "clarabel"
     cones: ClassVar[frozenset[str]] = ALL_CONES
     releases_gil: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = False
     gives_certificates: ClassVar[bool] = True
     gives_basic_duals: ClassVar[bool] = False
+    finds_center: ClassVar[bool] = True
     limits_time: ClassVar[bool] = True
     tolerances: ClassVar[tuple[str, ...]] = ("eps", "tol")
 
@@ -80,7 +73,9 @@ class Clarabel(AbstractSolver):
         start: Iterates | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        rows = list(rows)
+        import clarabel
+
+        rows, claims = list(rows), _claims()
         n, m = program.n, program.m
         Ps = by_columns(program.P, program.P_index, (n, n), rows, upper=True)
         As = by_columns(program.A, program.A_index, (m, n), rows)
@@ -101,7 +96,7 @@ class Clarabel(AbstractSolver):
             solution = solver.solve()
             out.seconds[i] = time.perf_counter() - began
 
-            claim = _CLAIMS.get(solution.status, Claim.FAILED)
+            claim = claims.get(solution.status, Claim.FAILED)
             out.claim[i] = claim
             out.iterations[i] = solution.iterations
             if claim != Claim.PRIMAL_INFEASIBLE:
@@ -111,6 +106,8 @@ class Clarabel(AbstractSolver):
 
     def _settings(self) -> clarabel.DefaultSettings:
         """Clarabel's settings for these options."""
+        import clarabel
+
         eps = next((value for value in (self.eps, self.tol) if value is not None), _EPS)
         settings = clarabel.DefaultSettings()
         settings.tol_feas = settings.tol_gap_abs = settings.tol_gap_rel = eps
@@ -123,6 +120,23 @@ class Clarabel(AbstractSolver):
         if self.time_limit is not None:
             settings.time_limit = self.time_limit
         return settings
+
+
+@cache
+def _claims() -> dict[Any, Claim]:
+    """What Clarabel's statuses claim."""
+    from clarabel import SolverStatus
+
+    return {
+        SolverStatus.Solved: Claim.SOLVED,
+        SolverStatus.AlmostSolved: Claim.SOLVED,
+        SolverStatus.PrimalInfeasible: Claim.PRIMAL_INFEASIBLE,
+        SolverStatus.AlmostPrimalInfeasible: Claim.PRIMAL_INFEASIBLE,
+        SolverStatus.DualInfeasible: Claim.DUAL_INFEASIBLE,
+        SolverStatus.AlmostDualInfeasible: Claim.DUAL_INFEASIBLE,
+        SolverStatus.MaxIterations: Claim.MAX_ITERATIONS,
+        SolverStatus.MaxTime: Claim.TIME_LIMIT,
+    }
 
 
 def _units(P: sp.csc_matrix, q: Array, b: Array) -> tuple[float, float]:
@@ -145,6 +159,8 @@ def _until(stop: threading.Event) -> Callable[[clarabel.DefaultInfo], bool]:
 
 def _cones(block: Block) -> list[Any]:
     """Clarabel's names for the cones of a block."""
+    import clarabel
+
     if block.kind == "second_order":
         # Clarabel wants at least two rows; with one, the cone is the ray t >= 0
         return [clarabel.SecondOrderConeT(block.size) if block.size > 1 else clarabel.NonnegativeConeT(1)] * block.count

@@ -23,7 +23,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import daqp
 import numpy as np
 
 from dcl.solvers.base import AbstractSolver, Array, Claim, HostProgram, Iterates, check_options
@@ -55,6 +54,7 @@ class Daqp(AbstractSolver):
     dual_tol: float | None = None
 
     name: ClassVar[str] = "DAQP"
+    package: ClassVar[str] = "daqp"
     releases_gil: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = True
     gives_certificates: ClassVar[bool] = False
@@ -72,6 +72,8 @@ class Daqp(AbstractSolver):
         start: Iterates | None = None,
         stop: threading.Event | None = None,
     ) -> None:
+        import daqp
+
         rows = list(rows)
         n, m, zeros = program.n, program.m, program.zeros
         Ps = dense(program.P, program.P_index, (n, n), rows)

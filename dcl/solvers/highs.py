@@ -14,25 +14,34 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import highspy
 import numpy as np
 import scipy.sparse as sp
 
 from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates, check_options
 from dcl.solvers.convert import by_columns, vectors
 
+if TYPE_CHECKING:
+    import highspy
+
 _EPS = 1e-10
 _SMALLEST = 1e-10  # of the tolerances that HiGHS takes
 
-_CLAIMS = {
-    highspy.HighsModelStatus.kOptimal: Claim.SOLVED,
-    highspy.HighsModelStatus.kInfeasible: Claim.PRIMAL_INFEASIBLE,
-    highspy.HighsModelStatus.kUnbounded: Claim.DUAL_INFEASIBLE,
-    highspy.HighsModelStatus.kIterationLimit: Claim.MAX_ITERATIONS,
-    highspy.HighsModelStatus.kTimeLimit: Claim.TIME_LIMIT,
-}
+
+@cache
+def _claims() -> dict[Any, Claim]:
+    """What HiGHS's statuses claim."""
+    import highspy
+
+    return {
+        highspy.HighsModelStatus.kOptimal: Claim.SOLVED,
+        highspy.HighsModelStatus.kInfeasible: Claim.PRIMAL_INFEASIBLE,
+        highspy.HighsModelStatus.kUnbounded: Claim.DUAL_INFEASIBLE,
+        highspy.HighsModelStatus.kIterationLimit: Claim.MAX_ITERATIONS,
+        highspy.HighsModelStatus.kTimeLimit: Claim.TIME_LIMIT,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +49,7 @@ class Highs(AbstractSolver):
     """HiGHS. eps is its tolerance on the violation of rows and of the signs of multipliers."""
 
     name: ClassVar[str] = "HIGHS"
+    package: ClassVar[str] = "highspy"
     releases_gil: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = False
     gives_certificates: ClassVar[bool] = False
@@ -57,7 +67,9 @@ class Highs(AbstractSolver):
         start: Iterates | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        rows = list(rows)
+        import highspy
+
+        rows, claims = list(rows), _claims()
         n, m, zeros = program.n, program.m, program.zeros
         Ps = by_columns(program.P, program.P_index, (n, n), rows, upper=True)
         As = by_columns(program.A, program.A_index, (m, n), rows)
@@ -84,7 +96,7 @@ class Highs(AbstractSolver):
             solver.run()
             out.seconds[i] = time.perf_counter() - began
 
-            out.claim[i] = claim = _CLAIMS.get(solver.getModelStatus(), Claim.FAILED)
+            out.claim[i] = claim = claims.get(solver.getModelStatus(), Claim.FAILED)
             info = solver.getInfo()
             out.iterations[i] = max(info.simplex_iteration_count, 0) + max(info.qp_iteration_count, 0)
             if claim == Claim.SOLVED:
@@ -93,6 +105,8 @@ class Highs(AbstractSolver):
 
     def _solver(self) -> highspy.Highs:
         """HiGHS with these options."""
+        import highspy
+
         solver = highspy.Highs()
         solver.setOptionValue("output_flag", self.verbose)
         eps = max(_EPS if self.eps is None else self.eps, _SMALLEST)

@@ -16,12 +16,11 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
-import osqp
 import scipy.sparse as sp
-from osqp.interface import OSQPException
 
 from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates, check_options
 from dcl.solvers.convert import by_columns, vectors
@@ -29,19 +28,6 @@ from dcl.solvers.interrupt import interrupted, turn
 
 _EPS = 1e-8
 _MAX_ITERS = 20_000
-
-_CLAIMS = {
-    int(osqp.SolverStatus.OSQP_SOLVED): Claim.SOLVED,
-    # the *_INACCURATE ones are reached at the iteration limit, with tolerances ten times as wide
-    int(osqp.SolverStatus.OSQP_SOLVED_INACCURATE): Claim.MAX_ITERATIONS,
-    int(osqp.SolverStatus.OSQP_PRIMAL_INFEASIBLE): Claim.PRIMAL_INFEASIBLE,
-    int(osqp.SolverStatus.OSQP_PRIMAL_INFEASIBLE_INACCURATE): Claim.PRIMAL_INFEASIBLE,
-    int(osqp.SolverStatus.OSQP_DUAL_INFEASIBLE): Claim.DUAL_INFEASIBLE,
-    int(osqp.SolverStatus.OSQP_DUAL_INFEASIBLE_INACCURATE): Claim.DUAL_INFEASIBLE,
-    int(osqp.SolverStatus.OSQP_MAX_ITER_REACHED): Claim.MAX_ITERATIONS,
-    int(osqp.SolverStatus.OSQP_TIME_LIMIT_REACHED): Claim.TIME_LIMIT,
-}
-_INTERRUPTED = int(osqp.SolverStatus.OSQP_SIGINT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +41,7 @@ class Osqp(AbstractSolver):
     polishing: bool = True
 
     name: ClassVar[str] = "OSQP"
+    package: ClassVar[str] = "osqp"
     releases_gil: ClassVar[bool] = False
     warm_starts: ClassVar[bool] = True
     gives_certificates: ClassVar[bool] = True
@@ -103,6 +90,25 @@ class Osqp(AbstractSolver):
                 _solve_one(problem, settings, out, start)
 
 
+@cache
+def _claims() -> dict[int, Claim]:
+    """What OSQP's statuses claim."""
+    from osqp import SolverStatus
+
+    found = {
+        SolverStatus.OSQP_SOLVED: Claim.SOLVED,
+        # the *_INACCURATE ones are reached at the iteration limit, with tolerances ten times as wide
+        SolverStatus.OSQP_SOLVED_INACCURATE: Claim.MAX_ITERATIONS,
+        SolverStatus.OSQP_PRIMAL_INFEASIBLE: Claim.PRIMAL_INFEASIBLE,
+        SolverStatus.OSQP_PRIMAL_INFEASIBLE_INACCURATE: Claim.PRIMAL_INFEASIBLE,
+        SolverStatus.OSQP_DUAL_INFEASIBLE: Claim.DUAL_INFEASIBLE,
+        SolverStatus.OSQP_DUAL_INFEASIBLE_INACCURATE: Claim.DUAL_INFEASIBLE,
+        SolverStatus.OSQP_MAX_ITER_REACHED: Claim.MAX_ITERATIONS,
+        SolverStatus.OSQP_TIME_LIMIT_REACHED: Claim.TIME_LIMIT,
+    }
+    return {int(status): claim for status, claim in found.items()}
+
+
 def _solve_one(
     problem: tuple[int, sp.csc_matrix, np.ndarray, sp.csc_matrix, np.ndarray, np.ndarray],
     settings: dict[str, float | int | bool],
@@ -110,6 +116,9 @@ def _solve_one(
     start: Iterates | None,
 ) -> None:
     """Solve one instance and fill its entries of `out`."""
+    import osqp
+    from osqp.interface import OSQPException
+
     i, P, q, A, lower, upper = problem
     m = A.shape[0] - 1
     solver = osqp.OSQP()
@@ -124,9 +133,9 @@ def _solve_one(
     out.seconds[i] = time.perf_counter() - began
 
     status = int(result.info.status_val)
-    if status == _INTERRUPTED:
+    if status == int(osqp.SolverStatus.OSQP_SIGINT):
         interrupted()
-    claim = _CLAIMS.get(status, Claim.FAILED)
+    claim = _claims().get(status, Claim.FAILED)
     out.claim[i] = claim
     out.iterations[i] = result.info.iter
     if claim == Claim.PRIMAL_INFEASIBLE:

@@ -15,10 +15,10 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
 import numpy as np
-import piqp
 
 from dcl.solvers.base import AbstractSolver, Claim, HostProgram, Iterates, check_options
 from dcl.solvers.convert import by_columns, dense, vectors
@@ -26,12 +26,18 @@ from dcl.solvers.convert import by_columns, dense, vectors
 _EPS = 1e-10
 _LARGEST = 1e29
 
-_CLAIMS = {
-    piqp.PIQP_SOLVED: Claim.SOLVED,
-    piqp.PIQP_PRIMAL_INFEASIBLE: Claim.PRIMAL_INFEASIBLE,
-    piqp.PIQP_DUAL_INFEASIBLE: Claim.DUAL_INFEASIBLE,
-    piqp.PIQP_MAX_ITER_REACHED: Claim.MAX_ITERATIONS,
-}
+
+@cache
+def _claims() -> dict[Any, Claim]:
+    """What PIQP's statuses claim."""
+    import piqp
+
+    return {
+        piqp.PIQP_SOLVED: Claim.SOLVED,
+        piqp.PIQP_PRIMAL_INFEASIBLE: Claim.PRIMAL_INFEASIBLE,
+        piqp.PIQP_DUAL_INFEASIBLE: Claim.DUAL_INFEASIBLE,
+        piqp.PIQP_MAX_ITER_REACHED: Claim.MAX_ITERATIONS,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,7 @@ class Piqp(AbstractSolver):
     """PIQP. eps is its tolerance on residuals and duality gap, relative and absolute."""
 
     name: ClassVar[str] = "PIQP"
+    package: ClassVar[str] = "piqp"
     releases_gil: ClassVar[bool] = False
     warm_starts: ClassVar[bool] = False
     gives_certificates: ClassVar[bool] = False
@@ -56,7 +63,9 @@ class Piqp(AbstractSolver):
         start: Iterates | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        rows = list(rows)
+        import piqp
+
+        rows, claims = list(rows), _claims()
         n, m, zeros = program.n, program.m, program.zeros
         sparse = program.A_index is not None
         if sparse:
@@ -83,7 +92,7 @@ class Piqp(AbstractSolver):
 
             began = time.perf_counter()
             solver.setup(P, q, A, b[:zeros], G, None, np.minimum(b[zeros:], _LARGEST), None, None)
-            claim = _CLAIMS.get(solver.solve(), Claim.FAILED)
+            claim = claims.get(solver.solve(), Claim.FAILED)
             out.seconds[i] = time.perf_counter() - began
 
             result = solver.result

@@ -17,10 +17,10 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
-import scs
 
 from dcl.solvers.base import ALL_CONES, AbstractSolver, Array, Claim, HostProgram, Iterates, check_options
 from dcl.solvers.convert import by_columns, lower_order, vectors, writable
@@ -29,14 +29,20 @@ from dcl.solvers.interrupt import interrupted, turn
 _EPS = 1e-9
 _MAX_ITERS = 20_000
 
-_CLAIMS = {
-    scs.SOLVED: Claim.SOLVED,
-    scs.SOLVED_INACCURATE: Claim.MAX_ITERATIONS,
-    scs.INFEASIBLE: Claim.PRIMAL_INFEASIBLE,
-    scs.INFEASIBLE_INACCURATE: Claim.PRIMAL_INFEASIBLE,
-    scs.UNBOUNDED: Claim.DUAL_INFEASIBLE,
-    scs.UNBOUNDED_INACCURATE: Claim.DUAL_INFEASIBLE,
-}
+
+@cache
+def _claims() -> dict[Any, Claim]:
+    """What SCS's statuses claim."""
+    import scs
+
+    return {
+        scs.SOLVED: Claim.SOLVED,
+        scs.SOLVED_INACCURATE: Claim.MAX_ITERATIONS,
+        scs.INFEASIBLE: Claim.PRIMAL_INFEASIBLE,
+        scs.INFEASIBLE_INACCURATE: Claim.PRIMAL_INFEASIBLE,
+        scs.UNBOUNDED: Claim.DUAL_INFEASIBLE,
+        scs.UNBOUNDED_INACCURATE: Claim.DUAL_INFEASIBLE,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +50,7 @@ class Scs(AbstractSolver):
     """SCS. eps is its eps_abs and eps_rel."""
 
     name: ClassVar[str] = "SCS"
+    package: ClassVar[str] = "scs"
     cones: ClassVar[frozenset[str]] = ALL_CONES
     releases_gil: ClassVar[bool] = False
     warm_starts: ClassVar[bool] = True
@@ -62,7 +69,9 @@ class Scs(AbstractSolver):
         start: Iterates | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        rows = list(rows)
+        import scs
+
+        rows, claims = list(rows), _claims()
         n, m = program.n, program.m
         order = lower_order(program)
         Ps = by_columns(program.P, program.P_index, (n, n), rows, upper=True)
@@ -89,7 +98,7 @@ class Scs(AbstractSolver):
             if status == scs.SIGINT:
                 interrupted()
             iterations = int(result["info"]["iter"])
-            claim = _CLAIMS.get(status, Claim.FAILED)
+            claim = claims.get(status, Claim.FAILED)
             if claim == Claim.MAX_ITERATIONS and self.time_limit is not None and iterations < settings["max_iters"]:
                 claim = Claim.TIME_LIMIT
             out.claim[i] = claim

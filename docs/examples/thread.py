@@ -57,7 +57,7 @@ def script(seed: int, *, is_stabilized: bool) -> Found:
     network = Network(seed, is_stabilized=is_stabilized)
     try:
         y = dcl.ArgminLayer(network)(torch.zeros(network.n, dtype=torch.float64))
-    except dcl.RunsOffError as error:
+    except dcl.DivergedError as error:
         return Found(None, None, str(error))
     weight = network.layers[0].weight
     slope = torch.stack([torch.autograd.grad(entry, weight, retain_graph=True)[0] for entry in y])

@@ -27,12 +27,14 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
+from scipy.sparse.linalg import LinearOperator, onenormest, splu
 
 Array = np.ndarray
 TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "tol_ktratio": 1e-12, "max_iter": 200}
 RESIDUAL = 1e-10  # relative; what is reached is 1e-15 but for programs that are degenerate
 INSIDE = 1e-9
 STEPS = 60
+DENSE = 200  # unknowns; a larger program is polished sparse, as long as its matrix is regular
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ class Cone:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """The data of the header, dense; K is the product of cones in the order of the rows."""
+    """The data of the header; K is the product of cones in the order of the rows.
 
-    P: Array
+    P and A are dense, or both sparse.
+    """
+
+    P: Any
     q: Array
-    A: Array
+    A: Any
     b: Array
     cones: tuple[Cone, ...]
 
@@ -117,12 +122,12 @@ def _three(cone: Cone, s: Array, z: Array) -> tuple[Array, Array, Array]:
     return c, c_s, c_z
 
 
-def _complementarity(cone: Cone, s: Array, z: Array) -> tuple[Array, Array, Array]:
+def _complementarity(cone: Cone, s: Array, z: Array) -> tuple[Array, Any, Any]:
     match cone.key:
         case "zero":
-            return s, np.eye(len(s)), np.zeros((len(s), len(s)))
+            return s, sp.eye_array(len(s)), sp.csc_array((len(s), len(s)))
         case "nonnegative":
-            return s * z, np.diag(z), np.diag(s)
+            return s * z, sp.diags_array(z), sp.diags_array(s)
         case "second order":
             return _arrow(s) @ z, _arrow(z), _arrow(s)
         case "semidefinite":
@@ -156,8 +161,8 @@ def _outside(cone: Cone, s: Array, z: Array) -> float:
 # Newton
 
 
-def _system(program: Program, x: Array, z: Array) -> tuple[Array, Array]:
-    """F and its Jacobian."""
+def _system(program: Program, x: Array, z: Array) -> tuple[Array, Any]:
+    """F and its Jacobian, dense or sparse as the program is."""
     P, A = program.P, program.A
     s = program.b - A @ x
     blocks = [
@@ -165,9 +170,11 @@ def _system(program: Program, x: Array, z: Array) -> tuple[Array, Array]:
         for cone, s_k, z_k in zip(program.cones, program.parts(s), program.parts(z), strict=True)
     ]
     c = np.concatenate([c for c, _, _ in blocks]) if blocks else np.zeros(0)
-    C_s, C_z = (sp.block_diag([block[k] for block in blocks]).toarray() if blocks else np.zeros((0, 0)) for k in (1, 2))
+    C_s, C_z = (sp.block_diag([block[k] for block in blocks]) if blocks else sp.csc_array((0, 0)) for k in (1, 2))
     F = np.concatenate([P @ x + program.q + A.T @ z, c])
-    return F, np.block([[P, A.T], [-C_s @ A, C_z]])
+    if sp.issparse(P):
+        return F, sp.block_array([[P, A.T], [-C_s @ A, C_z]], format="csc")
+    return F, np.block([[P, A.T], [-C_s.toarray() @ A, C_z.toarray()]])
 
 
 def _size(program: Program, x: Array, z: Array, F: Array) -> float:
@@ -178,8 +185,23 @@ def _size(program: Program, x: Array, z: Array, F: Array) -> float:
     return max(np.abs(F[:n]).max(initial=0.0) / dual, np.abs(F[n:]).max(initial=0.0) / rows)
 
 
-def _step(F: Array, J: Array, size: float) -> Array:
+def _sparse_step(F: Array, J: sp.csc_array) -> Array | None:
+    """Newton's step; None where J is nearly singular."""
+    try:
+        lu = splu(J)
+    except RuntimeError:  # exactly singular
+        return None
+    inverse = LinearOperator(J.shape, matvec=lu.solve, rmatvec=lambda r: lu.solve(r, "T"), dtype=float)
+    return lu.solve(-F) if onenormest(inverse) * sp.linalg.norm(J, 1) < 1e10 else None
+
+
+def _step(F: Array, J: Any, size: float) -> Array:
     """Newton's step; where J is nearly singular, least squares damped by |F|, which keeps the convergence quadratic."""
+    if sp.issparse(J):
+        step = _sparse_step(F, J)
+        if step is not None:
+            return step
+        J = J.toarray()
     lu, pivots, singular = lapack.dgetrf(J)
     if not singular and lapack.dgecon(lu, np.linalg.norm(J, 1))[0] > 1e-10:
         return lapack.dgetrs(lu, pivots, -F)[0]
@@ -242,25 +264,28 @@ def by_clarabel(program: Program) -> tuple[Array, Array]:
     return polish(program, np.array(found.x), np.array(found.z))
 
 
-def solve(problem: cp.Problem, gp: bool = False, **options: Any) -> None:
+def solve(
+    problem: cp.Problem, gp: bool = False, start: tuple[Array, Array] | None = None, **options: Any
+) -> tuple[Array, Array]:
     """`problem.solve(solver=CLARABEL)` with the point polished before CVXPY reads variables and duals off it.
 
-    options: of `get_problem_data`.
+    start: the (x, z) to polish instead of Clarabel's, from data close by.  options: of `get_problem_data`.
+    Returns (x, z) in CVXPY's canonical form.  Raises AssertionError if what is found is no optimum.
     """
     data, chain, inverse = problem.get_problem_data(cp.CLARABEL, gp=gp, solver_opts=TIGHT, **options)
-    found = chain.solver.solve_via_data(data, warm_start=False, verbose=False, solver_opts=TIGHT)
+    if start is None:
+        found = chain.solver.solve_via_data(data, warm_start=False, verbose=False, solver_opts=TIGHT)
+        start = np.array(found.x), np.array(found.z)
     n = len(data["c"])
-    P = np.zeros((n, n)) if data.get("P") is None else sp.csc_matrix(data["P"]).toarray()
-    upper = np.triu(P)
-    program = Program(
-        upper + upper.T - np.diag(np.diag(upper)), data["c"], data["A"].toarray(), data["b"], _cones(data["dims"])
-    )
-    x, z = polish(program, np.array(found.x), np.array(found.z))
-    value = float(0.5 * x @ program.P @ x + program.q @ x)
-    polished = SimpleNamespace(
-        status="Solved", x=x, z=z, obj_val=value, solve_time=found.solve_time, iterations=found.iterations
-    )
+    upper = sp.triu(sp.csc_array((n, n)) if data.get("P") is None else data["P"], format="csc")
+    P, A = sp.csc_array(upper + upper.T - sp.diags_array(upper.diagonal())), sp.csc_array(data["A"])
+    if n + A.shape[0] <= DENSE:
+        P, A = P.toarray(), A.toarray()
+    x, z = polish(Program(P, data["c"], A, data["b"], _cones(data["dims"])), *start)
+    value = float(0.5 * x @ (P @ x) + data["c"] @ x)
+    polished = SimpleNamespace(status="Solved", x=x, z=z, obj_val=value, solve_time=0.0, iterations=0)
     problem.unpack_results(polished, chain, inverse)
+    return x, z
 
 
 def violation(constraint: cp.Constraint) -> float:

@@ -28,7 +28,7 @@ from dcl.frontends.cvxpy.discipline import check_discipline
 from dcl.frontends.cvxpy.duals import dual_output
 from dcl.frontends.cvxpy.form import CanonicalForm, Output, RowLabels, dense_storage, output
 from dcl.frontends.cvxpy.labels import describe_constraint, row_labels
-from dcl.frontends.cvxpy.tensors import Inputs, entries, split_last_column, split_last_row, symmetric
+from dcl.frontends.cvxpy.tensors import Inputs, entries, split_last_column, split_last_row, symmetric, without_infinite
 from dcl.program import Structure
 
 _BACKENDS = ("CPP", "SCIPY", "COO")
@@ -95,6 +95,8 @@ def canonicalize(
     quadratic = symmetric(entries(reduced.program.P, (n, n)))
     linear, constant = split_last_row(entries(reduced.program.q, (n + 1, 1)))
     matrix, offset = split_last_column(entries(reduced.program.A, (m, n + 1)))
+    inequalities = sum(block.rows * block.count for block in cone.blocks if block.kind == "nonnegative")
+    matrix, offset, free = without_infinite(matrix, offset, cone.zeros, inequalities, inputs.constant, labels.describe)
     dense = dense_storage(n, m, len(np.unique(quadratic.place)) + len(np.unique(matrix.place)))
     P, map_P = inputs.on_pattern(quadratic, dense=dense)
     A, map_A = inputs.on_pattern(matrix.scaled(-1.0), dense=dense)
@@ -108,12 +110,15 @@ def canonicalize(
         domains=tuple(domain_of(parameter, strict=p in logs) for p, parameter in enumerate(parameters)),
         logs=logs,
         outputs=tuple(
-            _primal(reduced, variable, gp=gp) if variable.id in primal else dual_output(reduced, fresh, variable)
+            _primal(reduced, variable, gp=gp)
+            if variable.id in primal
+            else dual_output(reduced, fresh, variable).without(free)
             for variable in variables
         ),
         maximize=isinstance(problem.objective, cp.Maximize),
         gp=gp,
         labels=labels,
+        free=free,
     )
 
 

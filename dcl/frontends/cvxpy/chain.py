@@ -176,7 +176,7 @@ def _without_empty(program: ParamConeProg, own: set[int]) -> ParamConeProg:
     sizes = [sum(arg.size for arg in constraint.args) for constraint in program.constraints]
     m, width = sum(sizes), program.x.size + 1
     A = sp.csr_array(program.A)
-    noise = _ROUNDING * abs(A).max() if A.nnz else 0.0
+    noise = _ROUNDING * float(np.abs(A.data[np.isfinite(A.data)]).max(initial=0.0))  # a side may be the constant inf
     filled = ((abs(A) > noise).sum(axis=1) > 0).reshape(width, m).any(0)
     starts = np.cumsum([0, *sizes])
     stays = [

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dcl.frontends.cvxpy.domain import Domain
@@ -27,16 +28,20 @@ from dcl.program.pattern import DensePattern
 
 def flatten_columns(t: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(..., *shape) -> (..., size) in column-major order, as CVXPY's vec. Adjoint: `unflatten_columns`."""
+    if len(shape) == 1:
+        return t
     lead = t.ndim - len(shape)
     order = (*range(lead), *reversed(range(lead, t.ndim)))
-    return t.permute(order).reshape(*t.shape[:lead], math.prod(shape))
+    return t.permute(order).reshape((*t.shape[:lead], math.prod(shape)))
 
 
 def unflatten_columns(t: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(..., size) in column-major order -> (..., *shape). Adjoint: `flatten_columns`."""
+    if len(shape) == 1:
+        return t
     lead = t.ndim - 1
-    t = t.reshape(*t.shape[:lead], *reversed(shape))
-    return t.permute(*range(lead), *reversed(range(lead, t.ndim)))
+    t = t.reshape((*t.shape[:lead], *reversed(shape)))
+    return t.permute((*range(lead), *reversed(range(lead, t.ndim))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,20 @@ class Output:
             flat = flat * self.weights.to(flat.device)
         value = unflatten_columns(flat, self.shape)
         return value.exp() if self.exp else value
+
+    def without(self, rows: NDArray[np.bool_] | None) -> Output:
+        """The same output of z, zero where it reads one of the `rows` (m,), which bind nothing; None: there are none."""
+        if rows is None:
+            return self
+        size = math.prod(self.shape)
+        index = torch.arange(self.start, self.start + size, device="cpu") if self.index is None else self.index
+        weights = torch.ones(size, dtype=torch.float64, device="cpu") if self.weights is None else self.weights
+        return replace(self, weights=torch.where(torch.from_numpy(rows)[index], 0.0, weights))
+
+    def is_all(self, size: int) -> bool:
+        """Is it all of x, which has `size` entries, as it is?"""
+        plain = self.index is None and self.weights is None and not (self.exp or self.dual)
+        return plain and self.shape == (size,)
 
     def add_adjoint(self, g: Tensor, target: Tensor) -> None:
         """Add the adjoint of a g (B, *shape) to the target, x or z (B, ...), in place; not for `exp`."""
@@ -101,6 +120,7 @@ class CanonicalForm:
     `ConeProgram` (map_P and map_A on their patterns, flattened per instance).  domains: name, shape and declared domain
     of each parameter, in the order of `parameters`.  logs: parameters whose logarithm enters too, as further inputs of
     the maps.  outputs: what `extract` returns, in the order of `variables`.  maximize, gp: how `value` reads.
+    free: rows (m,) that bind nothing, since their side is the constant inf; None if there are none.
     """
 
     structure: Structure
@@ -115,6 +135,7 @@ class CanonicalForm:
     maximize: bool
     gp: bool
     labels: RowLabels
+    free: NDArray[np.bool_] | None = None
 
     @property
     def dense(self) -> bool:

@@ -7,7 +7,7 @@ places i c + j, row-major, the order of a dense pattern.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cvxpy as cp
@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from cvxpy.lin_ops.lin_op import CONSTANT_ID
 from numpy.typing import NDArray
 
-from dcl.errors import UnsupportedError
+from dcl.errors import InputError, UnsupportedError
 from dcl.frontends.cvxpy.attributes import reduction
 from dcl.frontends.cvxpy.chain import Reduced
 from dcl.program.affine import AffineMap, affine_map
@@ -81,6 +81,40 @@ def split_last_row(column: Entries) -> tuple[Entries, Entries]:
     return column.select(inner, column.place, (n, 1)), column.select(~inner, column.place - n, (1, 1))
 
 
+def without_infinite(
+    matrix: Entries, offset: Entries, zeros: int, inequalities: int, constant: int, describe: Callable[[int], str]
+) -> tuple[Entries, Entries, NDArray[np.bool_] | None]:
+    """A and b without sides that are the constant inf: an inequality like x <= inf becomes the row 0'x + s = 1.
+
+    Rows come as `zeros` equalities, then `inequalities`.  constant: the column of what does not depend on parameters.
+    Also returned: which rows these are, (m,); None if there are none.
+    Raises InputError that names the row of any other constant that is infinite or NaN, as in x <= -inf.
+    """
+    inert = (offset.value == np.inf) & (offset.column == constant)
+    inert &= (offset.place >= zeros) & (offset.place < zeros + inequalities)
+    odd = ~np.isfinite(offset.value) & ~inert
+    if bool(odd.any()):
+        row, value = int(offset.place[odd][0]), float(offset.value[odd][0])
+        why = ", so that no point satisfies it" if row < zeros + inequalities and not np.isnan(value) else ""
+        raise InputError(f"{describe(row)} has the constant {value:g} as its side{why}", argument="problem")
+    odd = ~np.isfinite(matrix.value)
+    if bool(odd.any()):
+        row = int(matrix.place[odd][0]) // matrix.shape[1]
+        raise InputError(f"{describe(row)} has a constant coefficient that is not finite", argument="problem")
+    if not bool(inert.any()):
+        return matrix, offset, None
+    free = np.zeros(matrix.shape[0], dtype=bool)
+    free[offset.place[inert]] = True
+    rows, own = np.flatnonzero(free), ~free[offset.place]
+    sides = Entries(
+        offset.shape,
+        np.concatenate([offset.place[own], rows]),
+        np.concatenate([offset.column[own], np.full(rows.size, constant)]),
+        np.concatenate([offset.value[own], np.ones(rows.size)]),
+    )
+    return matrix.select(~free[matrix.place // matrix.shape[1]], matrix.place, matrix.shape), sides, free
+
+
 class Inputs:
     """The inputs of the affine maps (every parameter, then the logarithms of some) against the columns k.
 
@@ -93,7 +127,7 @@ class Inputs:
         ids = [(p, p.id if p.id in reduced.logs else _last(reduced, p.id)) for p in parameters]
         ids += [(parameters[p], _last(reduced, reduced.logs[parameters[p].id][0])) for p in logs]
         self.sizes = [parameter.size for parameter, _ in ids]
-        self._constant = program.param_id_to_col[CONSTANT_ID]
+        self.constant = program.param_id_to_col[CONSTANT_ID]
         rows, cols, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
         start = 0
         for parameter, final in ids:
@@ -118,7 +152,7 @@ class Inputs:
         """The values of `part`, row-major, as a map of the inputs; only those at `places` (sorted) where given."""
         rows = part.place if places is None else np.searchsorted(places, part.place)
         size = part.shape[0] * part.shape[1] if places is None else len(places)
-        constant = part.column == self._constant
+        constant = part.column == self.constant
         offset = np.zeros(size)
         np.add.at(offset, rows[constant], part.value[constant])
         inner = ~constant
