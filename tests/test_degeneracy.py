@@ -296,3 +296,57 @@ def test_a_redundant_row_is_no_doubt_about_the_cost():
     torch.testing.assert_close(found, torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64) / 3, rtol=0.0, atol=1e-9)
     with pytest.raises(dcl.DegenerateError, match="RANK_DEFICIENT"):
         flow_layer(True)(cost, supply.requires_grad_())
+
+
+# A row that is stated twice: the multipliers are not unique, x is as smooth as with one copy
+
+
+@pytest.mark.parametrize("move", ["q", "all"])
+def test_a_row_that_is_stated_twice(move):
+    """x_0 <= 1 twice, the second time as 2 x_0 <= 2: x and its derivative in q are those of the program with one copy."""
+    G, h = torch.tensor([[1.0, 0.0], [2.0, 0.0]]).double(), torch.tensor([1.0, 2.0]).double()
+    P, q = torch.eye(2).double(), torch.tensor([-3.0, 1.0], dtype=torch.float64, requires_grad=True)
+    if move == "all":
+        G.requires_grad_(), h.requires_grad_()
+    with pytest.warns(dcl.DegenerateWarning, match="RANK_DEFICIENT") as said:
+        x = dcl.QPLayer()(P, q, G=G, h=h).x
+    assert "weakly active" not in str(said[0].message)
+    dq = torch.stack([torch.autograd.grad(t, q, retain_graph=True)[0] for t in x])
+    assert torch.equal(dq.round(decimals=12), torch.tensor([[0.0, 0.0], [0.0, -1.0]]).double())
+
+
+def twice(first, second):
+    x, q = cp.Variable(2), cp.Parameter(2)
+    return x, q, cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x) + q @ x), [x <= first, x <= second, cp.sum(x) >= -9])
+
+
+@pytest.mark.parametrize("kind", ["constant", "moving", "multiplier"])
+def test_a_constant_row_that_is_stated_twice_is_no_cause(kind):
+    """Of x in q, that is; where a copy moves by itself, x = min(u, w) has a kink, and its multiplier is one of many."""
+    u, w = (cp.Parameter(2), cp.Parameter(2)) if kind == "moving" else (1.0, np.ones(2))
+    x, q, problem = twice(u, w)
+    sides = [u, w] if kind == "moving" else []
+    outputs = [problem.constraints[0].dual_variables[0]] if kind == "multiplier" else []
+    layer = dcl.CvxpyLayer(problem, [q, *sides], [x, *outputs], on_degenerate="raise")
+    data = [torch.tensor(t, dtype=torch.float64, requires_grad=True) for t in ([-3.0, 1.0], [1.0, 5.0], [1.0, 5.0])]
+    if kind != "constant":
+        with pytest.raises(dcl.DegenerateError, match="RANK_DEFICIENT"):
+            layer(*data[: 1 + len(sides)])
+        return
+    (g,) = torch.autograd.grad(layer(data[0])[0].sum(), data[0])
+    assert g.tolist() == pytest.approx([0.0, -1.0], abs=1e-12)
+
+
+def test_a_vertex_with_one_row_too_many():
+    """The simplex with x <= 1: at e_0 the bound x_0 <= 1 follows from the others; a nearby q leaves x where it is."""
+    x, q = cp.Variable(3), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) + q @ x), [cp.sum(x) == 1, x >= 0, x <= 1])
+    layer = dcl.CvxpyLayer(problem, [q], [x], on_degenerate="raise")
+    value = torch.tensor([-6.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    (y,), solution = layer(value, return_solution=True)
+    assert int(solution.gradient_kind) == dcl.GradientKind.EXACT
+    (g,) = torch.autograd.grad(y @ torch.arange(3).double(), value)
+    assert float(g.abs().max()) < 1e-12
+    for sign in (-1e-2, 1e-2):
+        near = layer(value.detach() + sign * torch.tensor([1.0, 2.0, -3.0]).double())[0]
+        assert near.tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-12)

@@ -342,7 +342,7 @@ def test_inputs_are_not_modified():
 
 @pytest.mark.slow
 def test_sparse_above_the_limit_of_the_eigenvalue_solver(monkeypatch):
-    monkeypatch.setattr("dcl.kkt.sparse._EIGEN_LIMIT", 4)
+    monkeypatch.setattr("dcl.kkt.sparse.EIGEN_LIMIT", 4)
     for make in (duplicated_row, flat, dependent_rows):
         data = make(rng_of(0))
         S, (r1, r2) = saddles(*data), sides(N, K)

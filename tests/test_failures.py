@@ -1,6 +1,7 @@
 """Failed instances: what `on_failure` does, certificates checked in NumPy, solvers that lie, limits, Ctrl-C."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -470,3 +471,19 @@ def test_ctrl_c_in_a_long_solve(solver):
         dcl.QPLayer(solver)(L @ L.T, q, G=G, h=torch.ones(n).double() * 0.1)
     small = mixed([GOOD])
     torch.testing.assert_close(dcl.QPLayer(Clarabel())(**small).x, dcl.QPLayer(Daqp())(**small).x)
+
+
+def test_repr_tells_the_failed_instances_apart():
+    layer, A = dcl.QPLayer(on_failure="nan"), torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    b = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    _, solution = layer(torch.eye(2).double(), torch.zeros(2).double(), A, b, return_solution=True)
+    assert re.fullmatch(r"Solution\(1 OPTIMAL \(worst residual \d\.\de[-+]\d\d\), 1 PRIMAL_INFEASIBLE\)", repr(solution))
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_other_instances_are_spoken_of_where_there_are_some(good):
+    A = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    b = torch.tensor([[good, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    with pytest.raises(dcl.SolveError) as error:
+        dcl.QPLayer()(torch.eye(2).double(), torch.zeros(2).double(), A=A, b=b)
+    assert ("returns the other instances" in str(error.value)) == bool(good)

@@ -35,7 +35,7 @@ def test_rows_that_bind_nothing(kind, lane, monkeypatch):
     rows, known, multipliers = ROWS[kind]
     if lane == "torch":
         monkeypatch.setattr(core, "available", False)
-        monkeypatch.setattr("dcl.layers.base.warn_of_slow_path", lambda: None)
+        monkeypatch.setattr("dcl.layers.fast.warn_of_slow_path", lambda: None)
     layer = projection(rows)
     q = Q.clone().requires_grad_()
     x, z = layer(q)

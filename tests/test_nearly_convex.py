@@ -37,7 +37,7 @@ def lane(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(core, "available", False)
         monkeypatch.setattr("dcl.about.warn_of_slow_path", lambda: None)
-        monkeypatch.setattr("dcl.layers.base.warn_of_slow_path", lambda: None)
+        monkeypatch.setattr("dcl.layers.fast.warn_of_slow_path", lambda: None)
     elif not core.available:
         pytest.skip(f"no compiled core: {core.reason}")
     return request.param
@@ -78,7 +78,9 @@ def least_over_box(P, q, lower, upper):
         x = [low[j] if face[j] < 0 else high[j] for j in range(n)]
         if free:
             block = fmpq_mat(len(free), len(free), [P[i, j] for i in free for j in free])
-            corners = [fmpq_mat(k, k, [block[i, j] for i in range(k) for j in range(k)]) for k in range(1, len(free) + 1)]
+            corners = [
+                fmpq_mat(k, k, [block[i, j] for i in range(k) for j in range(k)]) for k in range(1, len(free) + 1)
+            ]
             if not all(corner.det() > 0 for corner in corners):
                 continue
             held = [j for j in range(n) if face[j] != 0]

@@ -86,7 +86,9 @@ def test_rounding_is_reported_where_it_hides_everything():
 
 
 def everything(point):
-    return {k: getattr(point, k) for k in ("z", "s", "Px", "Ax", "ATz", "stationarity", "feasibility", "size", "residuals")}
+    return {
+        k: getattr(point, k) for k in ("z", "s", "Px", "Ax", "ATz", "stationarity", "feasibility", "size", "residuals")
+    }
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["known", "unknown"])

@@ -20,6 +20,7 @@ sys.path.insert(0, str(FOLDER))
 import how_fast_are_qp_layers as script  # noqa: E402 -- it lies beside the package
 import qp_peers  # noqa: E402
 import qp_timing  # noqa: E402
+import where_does_the_time_go as parts  # noqa: E402
 from contest import LEAST, Effort, Programs  # noqa: E402
 from lines import Done, Line, base, ratio, table  # noqa: E402
 from machine import cores  # noqa: E402
@@ -29,6 +30,8 @@ from qp_figure import draw  # noqa: E402
 from qp_reference import Answer, central, exact  # noqa: E402
 from qp_report import ratios, speedups  # noqa: E402
 from qp_works import DATA, DENSE, MEGABYTES, PARTS, SIZES, Shape, Work, shape_of_size, works  # noqa: E402
+
+from dcl import core  # noqa: E402
 
 MU = 1e-2
 DIFFERENCE = 1e-6  # of a central difference with step 1e-5: its own error, and rounding
@@ -306,3 +309,12 @@ def test_the_short_run(tmp_path: Path) -> None:
     assert max(float(row["error_x"]) for row in rows) < DCL_ERROR
     assert max(float(row["error_gradient"] or 0.0) for row in rows) < DCL_ERROR
     assert files["--figure"].stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not core.available, reason=f"no compiled core: {core.reason}")
+def test_the_parts_of_a_call_add_up():
+    found, error = parts.timed(random_programs("qp", Shape(3, 3, 1), 2), Shape(3, 3, 1), 3, turns=2)
+    assert set(found) == set(parts.ROWS)
+    assert error <= DCL_ERROR
+    names = ("the core, solve", "the core, adjoint", "torch", "Python")
+    assert sum(found[name] for name in names) == pytest.approx(found["QPLayer"])

@@ -330,7 +330,8 @@ def names(solvers):
         (10, 15, False, True, ["DAQP", "PIQP", "CLARABEL", "OSQP"]),
         (100, 270, True, True, ["PIQP", "CLARABEL", "DAQP", "OSQP"]),
         (600, 600, True, False, ["PIQP", "CLARABEL", "DAQP", "OSQP"]),
-        (1000, 1000, False, False, ["CLARABEL", "PIQP", "OSQP"]),
+        (1000, 1000, False, False, ["PIQP", "CLARABEL", "OSQP"]),
+        (1000, 1000, False, True, ["CLARABEL", "PIQP", "OSQP"]),
     ],
 )
 def test_rule(n, m, dense, lp, expected):

@@ -9,9 +9,10 @@ _EXISTS = "x(mu), mu > 0, exists only where a point satisfies all inequalities s
 
 
 def advise(point: PointDiagnosis, mu: float | None) -> str:
-    """The sentence; mu: what to use where a barrier helps, None where x(mu) exists for no mu."""
+    """The sentence; mu: what to use where a barrier helps, None where x(mu) exists for no mu (or was not looked for: EXACT)."""
+    none = "" if mu is not None else "no barrier helps, since x(mu) was found for no mu: the constraints leave no interior"
     if mu is None:
-        smooth = "no barrier helps, since x(mu) was found for no mu: the constraints leave no interior"
+        smooth = none
     else:
         smooth = f"use mu = {mu:.0e} for the gradient of a smooth path (`dcl.compare_gradients` weighs other mu)"
     either = f"{'or ' if mu is not None else ''}{smooth}"
@@ -34,7 +35,7 @@ def advise(point: PointDiagnosis, mu: float | None) -> str:
             return (
                 f"{dependent} active rows depend on the others, so multipliers are not unique: "
                 "drop what is redundant if multipliers are used; x has one derivative as long as such rows move together"
-            ) + (f"; it is {_zero(point)}" if point.zero_in else "")
+            ) + (f"; it is {_zero(point, none)}" if point.zero_in else "")
         case GradientKind.NONUNIQUE:
             return (
                 f"a flat direction of the optimal face moves what was asked for: add a small quadratic term, {either}"
@@ -44,7 +45,7 @@ def advise(point: PointDiagnosis, mu: float | None) -> str:
     if point.on_path:
         return "the derivative of x(mu) is exact, and x(mu) is smooth in the data: nothing to do"
     if point.zero_in:
-        return f"the derivative is exact, and {_zero(point)}"
+        return f"the derivative is exact, and {_zero(point, '')}"
     if point.weakly_active:
         return f"the derivative is exact for what was asked, though {listed(point.weakly_active)} holds with multiplier zero"
     if point.margin < 1e-4:
@@ -54,7 +55,7 @@ def advise(point: PointDiagnosis, mu: float | None) -> str:
     return "the derivative is exact: nothing to do"
 
 
-def _zero(point: PointDiagnosis) -> str:
-    """What a vertex means for the arguments that it does not move with."""
+def _zero(point: PointDiagnosis, none: str) -> str:
+    """What a vertex means for the arguments that it does not move with. none: why no barrier helps, where none does."""
     it = "it" if len(point.zero_in) == 1 else "them"
-    return f"zero in {listed(point.zero_in)}: x is a vertex that does not move with {it}; {take_mu(it)}"
+    return f"zero in {listed(point.zero_in)}: x is a vertex that does not move with {it}; {none or take_mu(it)}"

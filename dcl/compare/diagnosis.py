@@ -124,7 +124,8 @@ def _advised(
     ]
     zero = zero_in(layer, tensors, batch_shape) if any(still) else []
     points = [replace(p, zero_in=zero[i]) if still[i] else p for i, p in enumerate(points)]
-    rough = [i for i, p in enumerate(points) if p.unique_x is False or p.gradient_kind in _ROUGH]
+    dependent = [p.gradient_kind == GradientKind.RANK_DEFICIENT and bool(p.zero_in) for p in points]
+    rough = [i for i, p in enumerate(points) if p.unique_x is False or p.gradient_kind in _ROUGH or dependent[i]]
     mus = nearby_mu(layer, tensors, rough, len(points)) if rough else [None] * len(points)
     return [replace(p, advice=advise(p, mu)) for p, mu in zip(points, mus, strict=True)]
 

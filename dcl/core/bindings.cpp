@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "given.hpp"
 #include "kkt.hpp"
 #include "ldl.hpp"
 
@@ -92,6 +93,28 @@ void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single,
     core::adjoint(call, handle, from, to, threads);
 }
 
+// sizes: batch, n, m, nonzeros of P and of A.  patterns: rows and columns of P, of A.  data: pairs of P, A, q, b, x, z, mu, holds.
+// out: r_x, r_z, s, residuals, value.
+void measure(const Addresses<5>& sizes, const Addresses<4>& patterns, const Addresses<16>& data, const Addresses<5>& out,
+             int threads) {
+    const auto index = [&](std::size_t k) { return static_cast<const std::int64_t*>(pointer(patterns[k])); };
+    const auto numbers = [&](std::size_t k) { return static_cast<const double*>(pointer(data[2 * k])); };
+    const auto stride = [&](std::size_t k) { return static_cast<Index>(data[2 * k + 1]); };
+    const auto output = [&](std::size_t k, Index size) {
+        return core::Strided<double>{static_cast<double*>(pointer(out[k])), size};
+    };
+    core::Given t;
+    t.batch = sizes[0], t.n = sizes[1], t.m = sizes[2];
+    t.P = {index(0), index(1), static_cast<Index>(sizes[3]), numbers(0), stride(0)};
+    t.A = {index(2), index(3), static_cast<Index>(sizes[4]), numbers(1), stride(1)};
+    t.q = {numbers(2), stride(2)}, t.b = {numbers(3), stride(3)}, t.x = {numbers(4), stride(4)}, t.z = {numbers(5), stride(5)};
+    t.mu = {numbers(6), stride(6)};
+    t.holds = {static_cast<const std::uint8_t*>(pointer(data[14])), stride(7)};
+    t.r_x = output(0, t.n), t.r_z = output(1, t.m), t.s = output(2, t.m), t.residuals = output(3, 4), t.value = output(4, 1);
+    const nb::gil_scoped_release released;
+    core::measure(t, threads);
+}
+
 // The sparse factorization; dcl/core/ldl.py says what the arguments mean.
 std::shared_ptr<core::LdlAnalysis> analyze(Index order, Index entries, std::int64_t rows, std::int64_t cols) {
     const nb::gil_scoped_release released;
@@ -138,6 +161,7 @@ NB_MODULE(CORE_MODULE, module) {
     module.def("solve", &solve);
     module.def("adjoint", &adjoint);
     module.def("solve_kkt", &solve_kkt);
+    module.def("measure", &measure);
     nb::class_<core::LdlAnalysis>(module, "LdlAnalysis")
         .def_prop_ro("fill", &core::LdlAnalysis::fill)
         .def_prop_ro("work", &core::LdlAnalysis::work);

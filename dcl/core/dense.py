@@ -68,11 +68,11 @@ class Frame:
     strides: Mapping[str, int]
     outputs: tuple[Tensor, ...]
 
-    def addresses(self, tensors: Mapping[str, Tensor], names: Sequence[str] = BLOCKS) -> list[int]:
+    def addresses(self, tensors: Mapping[str, Tensor]) -> list[int]:
         """Address and stride of each block; absent and empty ones are (0, 0). The tensors are as `frame` has seen them."""
         pairs: list[int] = []
         strides = self.strides
-        for name in names:
+        for name in BLOCKS:
             if name in tensors and name in strides:
                 pairs += (tensors[name].data_ptr(), strides[name])
             else:
@@ -86,6 +86,11 @@ class Kept(NamedTuple):
     frame: Frame
     data: Mapping[str, Tensor]
     handle: Any
+
+    @property
+    def is_regular(self) -> bool:
+        """May the careful lane differentiate at these points?"""
+        return True
 
     @property
     def left(self) -> int:

@@ -27,16 +27,18 @@ struct Elimination {
         V.leftCols(p + m) = C;
         if (bounds) V.rightCols(n).setIdentity();
         solve_lower(L, V.leftCols(p + r));
-        gram(V.leftCols(p), L_A);
+        L_A.setZero(p, p);
+        add_gram(V.leftCols(p), 1.0, L_A);
         const double size = magnitude(L_A.diagonal());
         if (!cholesky(L_A, 1e-13 * size)) return false;
         Y.resize(p, r);
-        gram(V.rightCols(r), N);
+        N.setZero(r, r);
+        add_gram(V.rightCols(r), 1.0, N);
         if (r == 0) return true;
         if (p > 0) {
             Y.noalias() = V.leftCols(p).transpose() * V.rightCols(r);
             solve_lower(L_A, Y.leftCols(r));
-            N.selfadjointView<Eigen::Lower>().rankUpdate(Y.transpose(), -1.0);
+            add_gram(Y, -1.0, N);
         }
         N.triangularView<Eigen::StrictlyUpper>() = N.transpose();
         return true;

@@ -38,16 +38,32 @@ double magnitude(const Eigen::DenseBase<Derived>& t) {
     return t.size() == 0 ? 0.0 : t.derived().array().abs().maxCoeff();
 }
 
+// What Eigen does by packing and blocking, plain loops do in half of the time where the matrices are small.
+inline constexpr Index small = 24;
+
 // Lower Cholesky factor of the lower triangle of M, in place; false where M is not positive definite.
 // floor: the smallest square of a pivot that counts as positive.
 inline bool cholesky(MatrixRef M, double floor = 0.0) {
-    if (M.rows() == 0) return true;
+    const Index n = M.rows();
+    if (n == 0) return true;
+    if (n <= small) {
+        for (Index k = 0; k < n; ++k) {
+            double* const column = M.data() + k * M.outerStride();
+            if (!(column[k] > floor)) return false;
+            column[k] = std::sqrt(column[k]);
+            const double pivot = 1.0 / column[k];
+            for (Index i = k + 1; i < n; ++i) column[i] *= pivot;
+            for (Index j = k + 1; j < n; ++j) {
+                double* const other = M.data() + j * M.outerStride();
+                const double t = column[j];
+                for (Index i = j; i < n; ++i) other[i] -= t * column[i];
+            }
+        }
+        return true;
+    }
     const Eigen::LLT<MatrixRef> llt(M);
     return llt.info() == Eigen::Success && M.diagonal().array().square().minCoeff() > floor;
 }
-
-// What Eigen does by packing and blocking, plain loops do in half of the time where the matrices are small.
-inline constexpr Index small = 24;
 
 // b <- L^-1 b and b <- L^-T b.
 template <class Factor, class Right>
@@ -84,17 +100,17 @@ inline void invert_lower(const MatrixView& L, Matrix& K) {
     }
 }
 
-// The lower triangle of V'V; the rest is zero.
+// N <- N + sign V'V, the lower triangle.
 template <class Columns>
-void gram(const Columns& V, Matrix& N) {
+void add_gram(const Columns& V, double sign, Matrix& N) {
     const Index r = V.cols();
-    N.setZero(r, r);
+    if (V.rows() == 0 || r == 0) return;
     if (V.rows() > small || r > small) {
-        N.selfadjointView<Eigen::Lower>().rankUpdate(V.transpose());
+        N.selfadjointView<Eigen::Lower>().rankUpdate(V.transpose(), sign);
         return;
     }
     for (Index j = 0; j < r; ++j) {
-        for (Index i = j; i < r; ++i) N(i, j) = V.col(i).dot(V.col(j));
+        for (Index i = j; i < r; ++i) N(i, j) += sign * V.col(i).dot(V.col(j));
     }
 }
 

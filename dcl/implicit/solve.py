@@ -24,7 +24,7 @@ from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
 from dcl.kkt import KKT
 from dcl.outcome.messages import AbstractCallContext, check_barrier, raise_failures, report_degeneracy
-from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
+from dcl.point.degeneracy import Degeneracy, Moving, Requested, classify, resolved
 from dcl.program import ConeProgram, Structure
 from dcl.program.scaling import Units
 from dcl.solve.backend import Backend
@@ -67,7 +67,7 @@ class Call:
     """One call of a layer: what `solve` needs besides tensors.
 
     choose(structure, P_is_zero): the solvers, in order.  start: made for this call, in the caller's units.
-    known: the solution, where it only is to be differentiated.  rows_move: may A or b need a gradient?
+    known: the solution, where it only is to be differentiated.  moving: the data that may need a gradient.
     """
 
     structure: Structure
@@ -80,7 +80,7 @@ class Call:
     threads: int | None = None
     start: Iterates | None = None
     known: Known | None = None
-    rows_move: bool = True
+    moving: Moving | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     def mapped(self, V: int) -> Call:
@@ -158,9 +158,7 @@ class Solve(Function):
         if call.record:
             point = resolved(point)
             outcome.kkt, at_kink = point.kkt, point.at_kink
-            outcome.degeneracy = classify(
-                point, out.residuals[:, :2].amax(-1), call.requested, rows_move=call.rows_move
-            )
+            outcome.degeneracy = classify(point, out.residuals[:, :2].amax(-1), call.requested, call.moving)
             if call.on_degenerate != "ignore":
                 outcome.has_warned = report_degeneracy(call.context, call.on_degenerate, outcome.degeneracy, out.status)
         return point.x, point.v, at_kink, report

@@ -1,11 +1,12 @@
-"""Dense batches: two Cholesky factorizations, and a pivoted last resort for the instances they cannot serve.
+"""Dense batches: two Cholesky factorizations, and a last resort for the instances they cannot serve.
 
 Adding B'G times the second row of S to the first, and scaling the second by C = I - G T (G >= 0 diagonal, G T < 1):
 
     [[M, B'C], [C B, -C T]] (a, y) = (r1 + B'G r2, C r2),      M = H + B'G B,      Q = C B M^-1 B'C + C T
 
 This is exact for every such G, and M > 0 and Q > 0 hold exactly if S is nonsingular: M fails where the solution is not
-unique, Q where active rows are dependent.  On batches of small matrices Cholesky is 3 to 50 times faster than the
+unique, Q where active rows are dependent; then all eigenvalues of S decide, or, where these take too long, `dcl.kkt.sparse`.
+On batches of small matrices Cholesky is 3 to 50 times faster than the
 pivoted LDL of LAPACK, and `torch.linalg.lu_factor` is unusable there (see docs/design.md).
 Rounding errors of the elimination are removed by iterative refinement on S itself, where S is ill-conditioned in extended
 precision (`dcl.kkt.extended`).
@@ -22,8 +23,9 @@ from torch import Tensor
 from dcl.kkt.base import AbstractFactor, Conditioning, saddle
 from dcl.kkt.eigen import EigenFactor
 from dcl.kkt.extended import residual as extended_residual
+from dcl.kkt.sparse import EIGEN_LIMIT, of_dense
 
-# Beyond this estimate of the condition the Cholesky pair is not trusted and the eigenvalues decide.
+# Beyond this estimate of the condition the Cholesky pair is not trusted and `_exact` decides.
 _SUSPICIOUS = 1e9
 # A solve is refined in extended precision where condition * (larger part of the solution / smaller part) exceeds this:
 # below, the smaller part has ten digits without.
@@ -91,10 +93,14 @@ class DenseFactor(AbstractFactor):
         self._hard = torch.nonzero(~self._refinable).squeeze(-1)
 
     @cached_property
-    def _eigen(self) -> EigenFactor:
-        """Of the instances `_hard`. It takes ten times as long as the rest, and a point that is no solution never asks."""
-        H = self._H.expand(self._B.shape[0], -1, -1)
-        return EigenFactor(H[self._hard], self._B[self._hard], self._T[self._hard].squeeze(-1))
+    def _exact(self) -> AbstractFactor:
+        """Of the instances `_hard`. It takes longer than the rest, and a point that is no solution never asks."""
+        H, B, T = (
+            self._H.expand(self._B.shape[0], -1, -1)[self._hard],
+            self._B[self._hard],
+            self._T[self._hard].squeeze(-1),
+        )
+        return EigenFactor(H, B, T) if self._n + T.shape[-1] <= EIGEN_LIMIT else of_dense(H, B, T)
 
     @property
     def conditioning(self) -> Conditioning:
@@ -102,13 +108,13 @@ class DenseFactor(AbstractFactor):
 
     @cached_property
     def _conditioning(self) -> Conditioning:
-        """Estimated, and decided by the eigenvalues for the instances `_hard`."""
+        """Estimated, and decided by `_exact` for the instances `_hard`."""
         condition = self._estimated.clone()
         null_a, null_y = torch.zeros_like(condition), torch.zeros_like(condition)
         spread = condition.new_zeros((condition.shape[0], self._n))
         dependence = condition.new_zeros((condition.shape[0], self._B.shape[1]))
         if self._hard.numel():
-            exact = self._eigen.conditioning
+            exact = self._exact.conditioning
             condition[self._hard], spread[self._hard] = exact.condition, exact.spread
             dependence[self._hard] = exact.dependence
             null_a[self._hard], null_y[self._hard] = exact.null_a, exact.null_y
@@ -116,7 +122,7 @@ class DenseFactor(AbstractFactor):
 
     def flat_directions(self, i: int, toward: Tensor) -> Tensor:
         place = torch.nonzero(self._hard == i).flatten().tolist()
-        return self._eigen.flat_directions(place[0], toward) if place else self._H.new_zeros(self._n, 0)
+        return self._exact.flat_directions(place[0], toward) if place else self._H.new_zeros(self._n, 0)
 
     def _multiply(self, x: Tensor) -> Tensor:
         """S x for x (B, n + k, c)."""
@@ -191,7 +197,7 @@ class DenseFactor(AbstractFactor):
         x = x.permute(2, 0, 1).reshape(*lead, size)
         a, y, accuracy = x[..., : self._n], x[..., self._n :], accuracy.mT.reshape(lead)
         if self._hard.numel():
-            exact = self._eigen.solve(r1[..., self._hard, :], r2[..., self._hard, :])
+            exact = self._exact.solve(r1[..., self._hard, :], r2[..., self._hard, :])
             a, y = (t.index_copy(-2, self._hard, part) for t, part in zip((a, y), exact[:2], strict=True))
             accuracy = accuracy.index_copy(-1, self._hard, exact[2])
         return a, y, accuracy

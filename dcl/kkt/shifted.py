@@ -58,8 +58,8 @@ class Shifted:
         """S^ x."""
         return self.saddle.ldl.multiply(self.values, x)
 
-    def solve(self, r: Array) -> Array:
-        """An x with S^ x = r but for the part of r in N, which also leaves a part in x."""
+    def solve(self, r: Array, enough: float = 0.0) -> Array:
+        """An x with S^ x = r for r in the range. Where that is slow, residuals up to `enough` of |r| stay."""
         x = self.F(r)
         rest = r - self.multiply(x)
         size, scale = norms(rest), norms(r)
@@ -76,11 +76,8 @@ class Shifted:
             size = np.minimum(size, size_new)
             if (slow | (size <= rounding)).all():
                 break
-        left = size > 100.0 * rounding
-        if left.any():
-            left &= norms(self.multiply(rest)) > RANK_TOLERANCE * size  # else it is in N
-            for i, c in np.argwhere(left[:, 0]):
-                x[i, :, c] += self._sought(int(i), rest[i, :, c])[0]
+        for i, c in np.argwhere((size > 100.0 * rounding + enough * scale)[:, 0]):
+            x[i, :, c] += self._sought(int(i), rest[i, :, c])[0]
         return x
 
     def null_part(self, y: Array, none: float = _PURE) -> tuple[Array, NDArray[np.bool_]]:

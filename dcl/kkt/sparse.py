@@ -26,12 +26,12 @@ from torch import Tensor
 
 from dcl.kkt.base import AbstractFactor, Conditioning
 from dcl.kkt.eigen import EigenFactor
-from dcl.kkt.saddle import Saddle
+from dcl.kkt.saddle import Places, Saddle
 from dcl.kkt.shifted import Shifted, norms
 
 Array = NDArray[np.float64]
 # Up to this order the eigenvalues decide where S is singular or nearly so: they take a millisecond.
-_EIGEN_LIMIT = 100
+EIGEN_LIMIT = 100
 # Above these estimates of the condition, the solves that they come from are refined, and S counts as nearly singular.
 _ROUGH, _SUSPICIOUS = 1e5, 1e9
 # A vector of size one is solved for if its residual is below this.
@@ -41,6 +41,8 @@ _PROBES, _STEPS = 2, 8
 _NOTHING = 1e-4
 # A residual of a singular system below this, relative, is none.
 _CONSISTENT = 1e-12
+# What a projection onto the null space leaves there, with much to spare.
+_PROJECTED, _ANY = 1e-8, 1e30
 # Squared: of a normal vector, the least part in a null space that has a dimension.
 _PART = 1e-6
 # Conjugate gradients stop when their residual has fallen by this.
@@ -135,13 +137,15 @@ class SparseFactor(AbstractFactor):
     def _solve(self, r: Array) -> tuple[Array, Array]:
         """x = S^+ r for r (B, N, c), zero where not `_held`, and r - S x without the part of r that is not in the range."""
         E = self._E[..., None]
-        x = E * self._scaled.solve(E * r)
+        singular = bool(self._null[1].any())
+        # what is left of a right-hand side that is not in the range is seen, and taken out, below
+        x = E * self._scaled.solve(E * r, enough=_ANY if singular else 0.0)
         rest = r - self._product(x)
-        if not self._null[1].any():
+        if not singular:
             return x, rest
         if (norms(rest) > _CONSISTENT * norms(r)).any():
             r = r - self._null_component(r)
-            x = E * self._scaled.solve(E * r)
+            x = E * self._scaled.solve(E * r, enough=_PROJECTED)
             rest = r - self._product(x)
         return x - self._null_component(x), rest
 
@@ -171,7 +175,7 @@ class SparseFactor(AbstractFactor):
             return np.ones(len(self._E))
         _, singular, unknown = self._null
         condition = np.where(unknown, np.inf, self._estimate())
-        if self._E.shape[1] <= _EIGEN_LIMIT:
+        if self._E.shape[1] <= EIGEN_LIMIT:
             for i in np.flatnonzero(singular | self._free.any(1) | ~(condition < _SUSPICIOUS)):
                 self._eigen[int(i)] = self._spectrum(int(i))
         return condition
@@ -234,7 +238,7 @@ class SparseFactor(AbstractFactor):
         count = math.prod(lead[:-1])
         r = torch.cat([r1, r2], -1).detach().cpu().numpy().reshape(count, lead[-1], self._E.shape[1]).transpose(1, 2, 0)
         full, r = r, np.where(self._held, r, 0.0)
-        if self._E.shape[1] <= _EIGEN_LIMIT:
+        if self._E.shape[1] <= EIGEN_LIMIT:
             self._condition  # noqa: B018  # finds the instances of `_eigen`
         x, rest = self._solve(r)
         accuracy = (norms(rest) / _safe(norms(r)))[:, 0]
@@ -246,3 +250,17 @@ class SparseFactor(AbstractFactor):
             accuracy[i] = residual[:, 0].numpy()
         out = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))).to(r1.device).reshape(*lead, -1)
         return out[..., :n], out[..., n:], torch.from_numpy(accuracy.T.copy()).to(r1.device).reshape(lead)
+
+
+def of_dense(H: Tensor, B: Tensor, T: Tensor) -> SparseFactor:
+    """The factor of dense H (B, n, n), B (B, k, n), T (B, k), on the places where any instance has a nonzero."""
+    Hs, Bs, Ts = (t.detach().cpu().numpy() for t in (H, B, T))
+    at_H, at_B = _places(Hs), _places(Bs)
+    saddle = Saddle(Hs.shape[-1], Bs.shape[-2], at_H, at_B)
+    live = (Bs != 0.0).any(-1) | (Ts < 1.0)
+    return SparseFactor(saddle, Hs[:, at_H[0], at_H[1]], Bs[:, at_B[0], at_B[1]], Ts, live, T.device)
+
+
+def _places(M: Array) -> Places:
+    i, j = np.nonzero((M != 0.0).any(0))
+    return i.astype(np.int64), j.astype(np.int64)

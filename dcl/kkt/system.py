@@ -29,10 +29,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcl.cones.base import AbstractDerivative, Barrier
+from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
 from dcl.kkt.base import AbstractFactor, Conditioning
 from dcl.kkt.dense import DenseFactor
-from dcl.kkt.saddle import block_rows, saddle_of
+from dcl.kkt.saddle import Saddle, block_rows, saddle_of
 from dcl.kkt.sparse import SparseFactor
 from dcl.program import ConeProgram, Structure
 from dcl.program.pattern import SparsePattern
@@ -136,26 +136,30 @@ def _sparse(program: ConeProgram, D: AbstractDerivative, shift: Tensor | None) -
     saddle = saddle_of(structure, rotated=not D.diagonal)
     P, A = (t.detach().flatten(1).cpu().numpy() for t in (program.P, program.A))
     if not D.diagonal:
-        A = _rotated(structure, A, D)
+        A = _rotated(structure, saddle, A, D)
     B, T = np.sqrt(d)[:, saddle.B[0]] * A, 1.0 - d
     shifts = 0.0 if shift is None else shift.detach().cpu().numpy()
     return SparseFactor(saddle, P, B, T + shifts * d, d != 0.0, D.d.device, shift=shifts, regular=shift is not None)
 
 
-def _rotated(structure: Structure, values: Array, D: AbstractDerivative) -> Array:
-    """Q'A of each instance, on the pattern of `saddle_of`. Column j of all blocks of Q' comes out of one product."""
+def _rotated(structure: Structure, saddle: Saddle, values: Array, D: AbstractDerivative) -> Array:
+    """Q'A of each instance, on the pattern of the saddle."""
+    places = saddle.B[0] * structure.n + saddle.B[1]
+    out = np.zeros((len(D.d), len(places)))
+    for i, Qt in enumerate(_rotations(structure.cone, D)):
+        A = sp.csr_array((values[i if len(values) > 1 else 0], structure.A.coordinates()), shape=structure.A.shape)
+        product = sp.coo_array(Qt @ A)  # without what happens to be zero
+        out[i, np.searchsorted(places, product.row.astype(np.int64) * structure.n + product.col)] = product.data
+    return out
+
+
+def _rotations(cone: AbstractCone, D: AbstractDerivative) -> list[sp.csr_array]:
+    """Q' of each instance: block diagonal, so that column j of all blocks comes out of one product with Q'."""
     batch, m = D.d.shape
-    first, size = block_rows(structure.cone)
+    first, size = block_rows(cone)
     local = np.arange(m) - first
     largest = int(size.max(initial=0))
     columns = torch.from_numpy((np.arange(largest)[:, None] == local).astype(np.float64)).to(D.d)
-    Q = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
-    row, place = np.nonzero(np.arange(largest) < size[:, None])
-    out = []
-    for i in range(batch):
-        Qt = sp.csr_array((Q[place, i, row], (row, first[row] + place)), shape=(m, m))
-        A = sp.csr_array((values[i if len(values) > 1 else 0], structure.A.coordinates()), shape=structure.A.shape)
-        product = sp.csr_array(Qt @ A)
-        product.sort_indices()
-        out.append(product.data)
-    return np.stack(out)
+    values = D.to_eigen(columns.unsqueeze(1).expand(-1, batch, -1)).detach().cpu().numpy()
+    place, row = np.nonzero(np.arange(largest)[:, None] < size)
+    return [sp.csr_array((values[place, i, row], (row, first[row] + place)), shape=(m, m)) for i in range(batch)]

@@ -20,10 +20,10 @@ from dcl.frontends.batching import Batching
 from dcl.implicit import Known
 from dcl.layers import compiled, fast
 from dcl.layers.engine import Engine, LayerPoint, barrier_tensor
-from dcl.layers.lane import AbstractMap
+from dcl.layers.lane import AbstractWay
 from dcl.outcome.messages import AbstractCallContext, Members
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Requested
+from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
 from dcl.torch_modes import uncompiled
 
@@ -59,6 +59,7 @@ class AbstractLayer(nn.Module):
 
     _engine: Engine
     _requested: Requested | None = None
+    _moving: Moving | None = None
 
     @abstractmethod
     def _cores(self) -> Mapping[str, int]:
@@ -77,8 +78,8 @@ class AbstractLayer(nn.Module):
         """The outputs (B, ...), of the shapes in the plan."""
 
     @abstractmethod
-    def _map(self, arguments: Arguments) -> AbstractMap | None:
-        """How arguments of these shapes go through the compiled core; None where they do not."""
+    def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
+        """How arguments of these shapes go through the compiled core; None where they do not. exact: at mu = 0 for certain?"""
 
     def _value(self, stated: Stated, point: LayerPoint) -> Tensor:
         """The optimal value (B,)."""
@@ -152,7 +153,9 @@ class AbstractLayer(nn.Module):
 
     def _answered(self, stated: Stated, plan: Plan, **options: Any) -> tuple[tuple[Tensor, ...], LayerPoint]:
         """The outputs, (*batch, ...) each, and the point of a call that has been stated."""
-        point = self._engine.solve(stated.program, stated.given, stated.context, requested=self._requested, **options)
+        point = self._engine.solve(
+            stated.program, stated.given, stated.context, requested=self._requested, moving=self._moving, **options
+        )
         return tuple(self._engine.finish(point, t, plan.batch) for t in self._outputs(stated, plan, point)), point
 
     # what `dcl.layers.compiled` asks for

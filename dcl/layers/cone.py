@@ -12,7 +12,7 @@ from dcl.cones.named import describe
 from dcl.frontends import cone
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
-from dcl.layers.lane import AbstractMap
+from dcl.layers.lane import AbstractWay
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
@@ -132,7 +132,7 @@ class ConeLayer(AbstractLayer):
         m = self._cones.cone.dim
         return Plan(batch, ((n,), (m,), (m,)), n, m)
 
-    def _map(self, arguments: Arguments) -> AbstractMap | None:
+    def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
         return None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:

@@ -16,13 +16,15 @@ from dcl.frontends.batching import batching
 from dcl.frontends.constants import as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
-from dcl.layers.cvxpy_lane import cvxpy_map
+from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
-from dcl.layers.lane import AbstractMap
+from dcl.layers.lane import AbstractWay, direct
+from dcl.layers.reduced_lane import Reductions, reduced_way
 from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Requested
+from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
+from dcl.program.pattern import AbstractPattern
 from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
@@ -59,7 +61,7 @@ class _Context(AbstractCallContext):
 
 
 def _requested(form: CanonicalForm, with_value: bool) -> Requested:
-    """Which entries of x (n,) and z (m,) the outputs read; the value by its slopes, x x' in P, x in q, z x' in A, z in b."""
+    """Which entries of x and z the outputs read; the value by its slopes, x x' in P, x in q, z x' in A, z in b."""
     x, z = (torch.zeros(size, dtype=torch.bool, device="cpu") for size in (form.structure.n, form.structure.m))
     for output in form.outputs:
         place = slice(output.start, output.start + math.prod(output.shape)) if output.index is None else output.index
@@ -71,7 +73,19 @@ def _requested(form: CanonicalForm, with_value: bool) -> Requested:
         for entries, pattern, rows in ((form.map_P.varying, structure.P, x), (form.map_A.varying, structure.A, z)):
             i, j = (torch.from_numpy(place)[entries] for place in pattern.coordinates())
             rows[i], x[j] = True, True
-    return x, z
+    return Requested(x, z)
+
+
+def _moving(form: CanonicalForm) -> Moving:
+    """The data that depend on parameters."""
+
+    def entries(varying: Tensor, pattern: AbstractPattern) -> tuple[Tensor, Tensor]:
+        i, j = (torch.from_numpy(place)[varying] for place in pattern.coordinates())
+        return i, j
+
+    structure = form.structure
+    P, A = entries(form.map_P.varying, structure.P), entries(form.map_A.varying, structure.A)
+    return Moving(P, form.map_q.varying, A, form.map_b.varying)
 
 
 def _as_a_list(leaf: object, letter: str) -> str:
@@ -105,6 +119,8 @@ class CvxpyLayer(AbstractLayer):
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
         straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
             function that is returned.
+        reduce: let the compiled core solve a smaller program with the same solutions where that pays
+            (`dcl.program.reduction`); every answer is checked on the program as given.
 
     Raises:
         DppError: the problem is not DPP; the message shows where.  UnsupportedError: a cone or attribute that dcl does
@@ -134,6 +150,7 @@ class CvxpyLayer(AbstractLayer):
         on_failure: str = "raise",
         on_degenerate: str = "warn",
         straight_through: bool = False,
+        reduce: bool = True,
     ) -> None:
         super().__init__()
         if not isinstance(variables, Sequence) or isinstance(variables, str) or not variables:
@@ -149,6 +166,8 @@ class CvxpyLayer(AbstractLayer):
 
         self._form = canonicalize(problem, parameters, others, gp=gp, canon_backend=canon_backend)
         self._requested = _requested(self._form, bool(self._values))
+        self._moving = _moving(self._form)
+        self._reductions = Reductions(self._form, self._requested) if reduce else None
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
         self._engine.check_cones(self._form.structure.cone)
@@ -227,8 +246,13 @@ class CvxpyLayer(AbstractLayer):
         parameters = ", ".join(f"{domain.name} {domain.shape}" for domain in self._form.domains)
         return (
             f"parameters=[{parameters}], outputs=[{', '.join(outputs)}], n={structure.n}, m={structure.m}, "
-            f"cones=[{describe(structure.cone.blocks)}], {self._engine.settings.describe()}"
+            f"cones=[{describe(structure.cone.blocks)}], {self._reduced()}{self._engine.settings.describe()}"
         )
+
+    def _reduced(self) -> str:
+        """As in "reduced=[n=10, m=1, bounds=10], ", the size of what the core solves at mu = 0; "" where that is the same."""
+        found = None if self._reductions is None or not is_quadratic(self._form) else self._reductions.exact
+        return "" if found is None else "reduced=[n={}, m={}, bounds={}], ".format(*found.after)
 
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
@@ -249,11 +273,16 @@ class CvxpyLayer(AbstractLayer):
             shapes.insert(place, ())
         return Plan(batch, tuple(shapes), form.structure.n, form.structure.m)
 
-    def _map(self, arguments: Arguments) -> AbstractMap | None:
+    def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
         pairs = zip(arguments.values(), self._form.domains, strict=True)
         shared = tuple(math.prod(t.shape[: t.ndim - len(domain.shape)]) == 1 for t, domain in pairs)
         dtype = next(iter(arguments.values())).dtype
-        return cvxpy_map(self._form, self._values, shared, dtype)
+        if self._reductions is not None:
+            way = reduced_way(self._reductions, exact, self._values, shared, dtype)
+            if way is not None:
+                return way
+        found = cvxpy_map(self._form, self._values, shared, dtype)
+        return None if found is None else direct(found, plan.m)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

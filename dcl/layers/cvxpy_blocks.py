@@ -42,7 +42,7 @@ class AbstractBlock(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Whole(AbstractBlock):
-    """factor * parameter. shape: that of the block; lead: how many dimensions the parameter has."""
+    """factor * parameter. shape, parameter_shape: those of the block and of the parameter."""
 
     parameter: int
     factor: float

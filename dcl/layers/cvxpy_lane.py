@@ -39,12 +39,7 @@ class CvxpyMap(AbstractMap):
     bounded: tuple[int, ...]
 
     def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
-        for p in self.checked:
-            self.form.check_domain(given[p], p)
-        for p in self.bounded:
-            if not _is_finite(given[p]):
-                name = self.form.domains[p].name
-                raise InputError(f"{name} is not finite", argument=name)
+        check(self.form, self.checked, self.bounded, given)
         return {name: block(given) for name, block in self.blocks.items()}
 
     def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -112,6 +107,21 @@ class CvxpyMap(AbstractMap):
         return [None if g is None else g.to(self.dtype) for g in total]
 
 
+def check(form: CanonicalForm, checked: Sequence[int], bounded: Sequence[int], given: Sequence[Tensor]) -> None:
+    """Raise InputError where a parameter of `checked` is outside of its domain, or one of `bounded` is not finite."""
+    for p in checked:
+        form.check_domain(given[p], p)
+    for p in bounded:
+        if not _is_finite(given[p]):
+            name = form.domains[p].name
+            raise InputError(f"{name} is not finite", argument=name)
+
+
+def is_quadratic(form: CanonicalForm) -> bool:
+    """Are all of its programs quadratic or linear, and its outputs entries of x and z?"""
+    return form.structure.cone.is_orthant and not (form.gp or form.logs or any(output.exp for output in form.outputs))
+
+
 def _is_finite(t: Tensor) -> bool:
     # a finite sum, which is one operation instead of five, has finite terms; finite terms may have an infinite sum
     return math.isfinite(float(t.sum())) or bool(torch.isfinite(t).all())
@@ -121,9 +131,7 @@ def cvxpy_map(
     form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...], dtype: torch.dtype
 ) -> CvxpyMap | None:
     """The way of a form through the core, None where the core does not take it."""
-    if not (form.dense and form.structure.cone.is_orthant) or form.gp or form.logs:
-        return None
-    if any(output.exp for output in form.outputs):
+    if not (form.dense and is_quadratic(form)):
         return None
     blocks = blocks_of(form)
     P = blocks.get("P")

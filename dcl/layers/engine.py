@@ -19,7 +19,7 @@ from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS,
 from dcl.implicit.solve import Outcome
 from dcl.outcome.messages import AbstractCallContext, check_barrier
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Degeneracy, Requested
+from dcl.point.degeneracy import Degeneracy, Moving, Requested
 from dcl.program import ConeProgram, Structure
 from dcl.program.rows import Rows
 from dcl.program.scaling import scaled
@@ -107,6 +107,11 @@ class Engine:
         """May the compiled core answer? Not where the caller named a solver or gave it options: then that is what runs."""
         return self.settings.solver is None and not self.settings.solver_args
 
+    def is_exact(self, mu: float | Tensor | None) -> bool:
+        """Is a call with this mu, that of the layer for None, at mu = 0 for certain? A tensor is not looked at."""
+        mu = self.settings.mu if mu is None else mu
+        return isinstance(mu, (int, float)) and mu == 0
+
     def path(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> tuple[Tensor | None] | None:
         """For the core: (None,) at mu = 0, (mu (B or 1,),) on the central path; None where the careful lane has to judge mu."""
         mu = self.settings.mu if mu is None else mu
@@ -159,12 +164,14 @@ class Engine:
         mu: float | Tensor | None = None,
         warm_start: Solution | bool | None = None,
         requested: Requested | None = None,
+        moving: Moving | None = None,
         record: bool | None = None,
         known: Known | None = None,
     ) -> LayerPoint:
         """The answer for the instances of `program`, made from the caller's tensors `given` (B or 1, ...).
 
-        requested: entries of x (n,) and z (m,) whose derivative matters, None for all.  record: will a derivative be asked
+        requested: what the derivative is asked for, None for all of x and z.  moving: data that may need a
+        gradient, None for all.  record: will a derivative be asked
         for? None: look at the tensors.  known: the solution, if it only is to be differentiated.
         Errors and warnings as the settings say.
         """
@@ -186,7 +193,9 @@ class Engine:
             on_degenerate=self.on_degenerate,
             record=is_recorded(data) if record is None else record,
             # an operator of a compiled graph says that something is recorded, not what
-            rows_move=record is not None or is_recorded(data[2:]),
+            moving=moving
+            if record is not None or moving is None
+            else moving.restricted(*(is_recorded([t]) for t in data)),
             known=known,
             requested=requested,
             threads=choice.threads,

@@ -1,6 +1,6 @@
 """A call of a layer through the compiled core: is it one for the core, and the careful lane for what that does not certify.
 
-the core takes      plain tensors of one dtype on the CPU, up to _MOST_ROWS rows; everything else is the careful lane's
+the core takes      plain tensors of one dtype on the CPU; everything else is the careful lane's
 of its answers      the certified ones stay, the rows of others are replaced by those of the careful lane
 """
 
@@ -16,10 +16,9 @@ from torch import Tensor
 
 from dcl import core
 from dcl.about import warn_of_slow_path
-from dcl.core.dense import Kept
 from dcl.errors import InputError
 from dcl.layers.known import known_of
-from dcl.layers.lane import Fast, FastCall, Lane, lane_of, mu_in, started
+from dcl.layers.lane import AbstractKept, Fast, FastCall, Lane, lane_of, mu_in, started
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_ordinary, is_plain
@@ -31,8 +30,6 @@ Arguments = Mapping[str, Tensor]
 # Ways through the core, for each layer by the shapes of its arguments, at most _LANES of them: no call changes a layer.
 _lanes: WeakKeyDictionary[AbstractLayer, dict[Any, Lane | None]] = WeakKeyDictionary()
 _LANES = 64
-# The core's work and memory grow with the square of the rows: above, DAQP is faster.
-_MOST_ROWS = 1500
 
 
 def through_core(
@@ -51,19 +48,23 @@ def through_core(
     tensors = tuple(arguments.values())
     if not (is_plain() and all(map(is_ordinary, tensors))):
         return None
-    key = tuple([(name, t.shape, t.dtype, t.device) for name, t in arguments.items()])
+    exact = layer._engine.is_exact(mu)
+    key = (exact, *[(name, t.shape, t.dtype, t.device) for name, t in arguments.items()])
     ways = _lanes.setdefault(layer, {})
     if key not in ways:
         if len(ways) >= _LANES:
             ways.clear()
-        ways[key] = plan_lane(layer, arguments)
+        ways[key] = plan_lane(layer, arguments, exact)
     lane = ways[key]
     if lane is None or (return_solution and tensors[0].dtype != torch.float64):
         return None  # a Solution tells the point in double precision
     given = layer._engine.path(mu, lane.batch.shape)
     if given is None:
         return None
-    recorded = torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
+    needed = [t.requires_grad for t in tensors]
+    recorded = torch.is_grad_enabled() and any(needed)
+    if recorded and not lane.way.serves(needed):
+        return None
     if recorded and any([t.is_inference() for t in tensors]):
         return None  # torch saves none of these for a backward pass
     start = None
@@ -79,6 +80,8 @@ def through_core(
     except InputError:
         return None  # the careful lane names the place in the caller's batch
     assert call.kept is not None
+    if return_solution and not call.kept.is_regular:
+        return None
     if call.kept.left == 0:
         return outputs, _told(layer, arguments, outputs, call) if return_solution else None
     completed = None if return_solution else _completed(layer, arguments, outputs, call)
@@ -100,14 +103,14 @@ def _told(layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...
         return layer._engine.solution(point, outputs, value, plan.batch)
 
 
-def plan_lane(layer: AbstractLayer, arguments: Arguments) -> Lane | None:
+def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane | None:
     """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
     plan = layer._plan(arguments)
     first = next(iter(arguments.values()))
     alike = all(t.dtype == first.dtype and t.device.type == "cpu" for t in arguments.values())
-    if not alike or first.dtype not in (torch.float32, torch.float64) or plan.batch.size == 0 or plan.m > _MOST_ROWS:
+    if not alike or first.dtype not in (torch.float32, torch.float64) or plan.batch.size == 0:
         return None
-    way = layer._map(arguments)
+    way = layer._way(arguments, plan, exact)
     cores = layer._cores()
     tensors, dims = tuple(arguments.values()), tuple(cores[name] for name in arguments)
     return None if way is None else lane_of(way, plan.batch, tensors, dims)
@@ -142,12 +145,12 @@ def _differentiable(
     names: tuple[str, ...],
     mu: Tensor | None,
     tensors: Sequence[Tensor],
-    kept: Kept,
+    kept: AbstractKept,
 ) -> tuple[Tensor, ...]:
-    """The outputs by the careful lane, at the point of the core. mu: (B or 1,)."""
+    """The outputs by the careful lane, at the point of the core if that is regular. mu: (B or 1,)."""
     arguments = dict(zip(names, tensors, strict=True))
     plan = layer._plan(arguments)
     stated = layer._state(arguments, plan)
     with torch.no_grad():
-        known = known_of(kept, stated.program, mu)
+        known = known_of(kept, stated.program, mu) if kept.is_regular else None
     return layer._answered(stated, plan, mu=mu_in(mu, plan.batch), known=known)[0]

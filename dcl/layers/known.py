@@ -7,12 +7,13 @@ from torch import Tensor
 
 from dcl.core import dense
 from dcl.implicit import GAP, ITERATIONS, PRIMAL, SECONDS, STATUS, Known
+from dcl.layers.lane import AbstractKept
 from dcl.program import ConeProgram
 from dcl.program.scaling import scaled
 from dcl.status import Status
 
 
-def known_of(kept: dense.Kept, program: ConeProgram, mu: Tensor | None, seconds: float = 0.0) -> Known:
+def known_of(kept: AbstractKept, program: ConeProgram, mu: Tensor | None, seconds: float = 0.0) -> Known:
     """x, v = z - s in the units of `dcl.program.scaling`, and a report; instances that are not certified have no derivative.
 
     program: as the careful lane states it, rows [A; G; -I (lb); I (ub)].  A multiplier that is zero in the core is exactly so.

@@ -9,7 +9,8 @@ derivatives in reverse mode is asked for, the careful lane differentiates at the
 What takes a microsecond a tensor (reshape, to, a view) is left out where it would change nothing: at n = 10 all of the core's
 work takes 30, and torch's own bookkeeping 90.
 
-A layer says with an `AbstractMap` how its tensors become a program of the core, and how the core's answer becomes its outputs.
+A layer says with an `AbstractWay` how its tensors go through the core and back: `Direct`, by an `AbstractMap` that makes them a
+program of the core and the core's answer its outputs, or by a reduced program (`dcl.layers.reduced_lane`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_ordinary, is_plain
 
 Grads = Sequence[Tensor | None]
+# The core's work and memory grow with the square of the rows: above, DAQP is faster.
+_MOST_ROWS = 1500
 
 
 class AbstractMap(ABC):
@@ -64,19 +67,104 @@ class AbstractMap(ABC):
         """Adjoint of `data` (and of what `outputs` reads of the tensors directly), of as many numbers as the tensors have."""
 
 
+class AbstractKept(Protocol):
+    """What a call leaves, for the program as the careful lane states it; `dcl.core.dense.Kept` is one."""
+
+    @property
+    def left(self) -> int:
+        """How many instances are not certified."""
+
+    @property
+    def status(self) -> Tensor:
+        """`dcl.core.dense.Code` (B,) int8."""
+
+    @property
+    def iterations(self) -> Tensor:
+        """Those of the solver (B,)."""
+
+    @property
+    def residuals(self) -> Tensor:
+        """Primal, dual, gap (B, 3)."""
+
+    @property
+    def is_regular(self) -> bool:
+        """May the careful lane differentiate at these points?"""
+
+    def point(self) -> tuple[Tensor, Tensor]:
+        """x (B, n) and z (B, rows), float64; the caller's to change."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """What is asked of the core.
+
+    batch: dimensions.  mu (B or 1,), None for the exact points.  start: x (B, n) and z (B, m) to start from.  keep: for a
+    derivative or a `Solution`?
+    """
+
+    batch: tuple[int, ...]
+    mu: Tensor | None
+    start: tuple[Tensor, Tensor] | None
+    threads: int
+    keep: bool
+
+
+class AbstractWay(ABC):
+    """From the caller's tensors, as an `AbstractMap` takes them, through the core to the outputs, and back."""
+
+    @abstractmethod
+    def serves(self, needed: Sequence[bool]) -> bool:
+        """Does `pull` give the gradients of the tensors that are `needed`?"""
+
+    @abstractmethod
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
+        """The layer's outputs, (*batch, ...), in the caller's dtype. Raises InputError for what the core does not look at."""
+
+    @abstractmethod
+    def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
+        """Adjoint of `ask` at what it kept, of as many numbers as the tensors have; None where not needed or zero."""
+
+
 @dataclass(eq=False)
+class Direct(AbstractWay):
+    """The program as it is. frame: that of the core, from the first call on."""
+
+    map: AbstractMap
+    frame: dense.Frame | None = None
+
+    def serves(self, needed: Sequence[bool]) -> bool:
+        return True
+
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
+        data = self.map.data(given)
+        start = None if ask.start is None else _start(data, *ask.start)
+        if self.frame is None:
+            self.frame = dense.frame(data, ask.batch)
+        answer = dense.solve_framed(self.frame, data, mu=ask.mu, start=start, threads=ask.threads, keep=ask.keep)
+        return self.map.outputs(answer, given), answer.kept
+
+    def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
+        assert isinstance(kept, dense.Kept)
+        blocks = kept.adjoint(self.map.cotangents(grads), self.map.wanted(needed), threads=threads)
+        return self.map.gradients(blocks, grads, needed)
+
+
+def direct(map: AbstractMap, rows: int) -> Direct | None:
+    """The way by the map of a program with so many rows, None where these are too many."""
+    return Direct(map) if rows <= _MOST_ROWS else None
+
+
+@dataclass(frozen=True, eq=False)
 class Lane:
     """One layer's way through the core for arguments of given shapes.
 
     cores: dimensions of each that are no batch dimensions.  spread: must it be repeated along some batch dimensions?
-    frame: that of the core, from the first call on.
     """
 
-    map: AbstractMap
+    way: AbstractWay
     batch: Batching
     cores: tuple[int, ...]
     spread: tuple[bool, ...]
-    frame: dense.Frame | None = None
 
     def merged(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors, detached, as an `AbstractMap` takes them."""
@@ -97,7 +185,7 @@ class Lane:
         return g.reshape((*self.batch.shape, *t.shape[t.ndim - core :])).sum_to_size(t.shape)
 
 
-def lane_of(way: AbstractMap, batch: Batching, tensors: Sequence[Tensor], cores: tuple[int, ...]) -> Lane:
+def lane_of(way: AbstractWay, batch: Batching, tensors: Sequence[Tensor], cores: tuple[int, ...]) -> Lane:
     """The lane for tensors of such shapes."""
     leads = [tuple(t.shape[: t.ndim - core]) for t, core in zip(tensors, cores, strict=True)]
     return Lane(way, batch, cores, tuple(math.prod(lead) != 1 and lead != batch.shape for lead in leads))
@@ -115,25 +203,21 @@ class FastCall:
     lane: Lane
     mu: Tensor | None
     threads: int
-    differentiable: Callable[[Sequence[Tensor], dense.Kept], tuple[Tensor, ...]]
+    differentiable: Callable[[Sequence[Tensor], AbstractKept], tuple[Tensor, ...]]
     keep: bool
     start: tuple[Tensor, Tensor] | None = None
-    kept: dense.Kept | None = None
+    kept: AbstractKept | None = None
     seconds: float = 0.0
 
     def outputs(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Ask the core."""
         lane = self.lane
         given = lane.merged(tensors)
-        data = lane.map.data(given)
         began = time.perf_counter()
-        start = None if self.start is None else _start(data, *self.start)
-        if lane.frame is None:
-            lane.frame = dense.frame(data, lane.batch.shape)
-        answer = dense.solve_framed(lane.frame, data, mu=self.mu, start=start, threads=self.threads, keep=self.keep)
+        ask = Ask(lane.batch.shape, self.mu, self.start, self.threads, self.keep)
+        outputs, self.kept = lane.way.ask(given, ask)
         self.seconds = time.perf_counter() - began
-        self.kept = answer.kept
-        return lane.map.outputs(answer, given)
+        return outputs
 
 
 def started(warm_start: object, batch: Batching) -> tuple[Tensor, Tensor] | None:
@@ -185,9 +269,7 @@ class Fast(Function):
             return None, *_carefully(call, tensors, grads, needed)
         lane, kept = call.lane, call.kept
         assert kept is not None
-        way = lane.map
-        blocks = kept.adjoint(way.cotangents(grads), way.wanted(needed), threads=call.threads)
-        found = way.gradients(blocks, grads, needed)
+        found = lane.way.pull(kept, grads, needed, call.threads)
         return None, *[
             g if g is None or g.shape == t.shape else lane.restored(g, t, core)
             for g, t, core in zip(found, tensors, lane.cores, strict=True)

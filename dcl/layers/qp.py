@@ -14,7 +14,7 @@ from dcl.frontends import matrix
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
-from dcl.layers.lane import AbstractMap, Grads
+from dcl.layers.lane import AbstractMap, AbstractWay, Grads, direct
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 from dcl.torch_modes import uncompiled
@@ -165,8 +165,8 @@ class QPLayer(AbstractLayer):
         outputs = ((n,), (blocks.A,), (blocks.G,), (blocks.lb,), (blocks.ub,), ())
         return Plan(batch, outputs, n, m, blocks)
 
-    def _map(self, arguments: Arguments) -> AbstractMap | None:
-        return _Map(tuple(arguments))
+    def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
+        return direct(_Map(tuple(arguments)), plan.m)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = matrix.assemble(arguments, plan.detail, plan.batch)

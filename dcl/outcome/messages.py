@@ -210,7 +210,7 @@ def raise_failures(
             found += _negative(context, smallest, those)
         lines.append(f"{_subject(context, kind.name, those, failed)}: {kind.message}{found}")
     raise SolveError(
-        "no optimal solution" + _whom(context, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(context),
+        "no optimal solution" + _whom(context, " for ", failed) + ".\n  " + "\n  ".join(lines) + others(context, len(failed)),
         indices=[context.index(i) for i in failed],
         statuses=statuses,
         certificates=[None if certificate is None else _certificate(certificate[i]) for i in failed],
@@ -230,9 +230,9 @@ def _negative(context: AbstractCallContext, smallest: Tensor, those: list[int]) 
     )
 
 
-def others(context: AbstractCallContext) -> str:
-    """What an error about instances ends with, where there are several."""
-    return '\n  (on_failure="nan" or "last" returns the other instances)' if context.batch_shape else ""
+def others(context: AbstractCallContext, failed: int) -> str:
+    """What an error about `failed` instances ends with, where there are others."""
+    return '\n  (on_failure="nan" or "last" returns the other instances)' if failed < context.count else ""
 
 
 def _certificate(row: Tensor) -> Tensor | None:
@@ -259,7 +259,7 @@ def report_degeneracy(context: AbstractCallContext, how: str, degeneracy: Degene
         line = f"{_subject(context, kind.name, those, doubtful)}: {kind.message}"
         if kind == GradientKind.WEAKLY_ACTIVE:
             line += f"; weakly active: {_weakest(context, degeneracy, those)}"
-        tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE]
+        tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE and int(degeneracy.weakest[i]) >= 0]
         if kind == GradientKind.RANK_DEFICIENT and tied:
             line += f"; weakly active besides, so that x may have one-sided derivatives: {_weakest(context, degeneracy, tied)}"
         if kind == GradientKind.ILL_CONDITIONED:

@@ -12,7 +12,7 @@ from torch.utils import _pytree
 
 from dcl.cones.base import Barrier
 from dcl.errors import UnsupportedError
-from dcl.point import Point
+from dcl.point import Point, worst
 from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.program import ConeProgram
 from dcl.program.pattern import DensePattern
@@ -71,8 +71,9 @@ class Solution:
         x = self.x.reshape(-1, self.x.shape[-1])
         program, v, mu = self._in_one_batch()
         residual = torch.maximum(self.primal_residual, self.dual_residual).reshape(-1)
-        requested = self.requested and tuple(mask.reshape(-1, mask.shape[-1])[0] for mask in self.requested)
-        return classify(resolved(Point(program, x, v, mu)), residual, requested)  # type: ignore[arg-type]
+        masks = self.requested
+        requested = masks and Requested(*(mask.reshape(-1, mask.shape[-1])[0] for mask in masks))
+        return classify(resolved(Point(program, x, v, mu)), residual, requested)
 
     def _in_one_batch(self) -> tuple[ConeProgram, Tensor, Barrier]:
         """program, v and mu with one batch dimension; torch.func.vmap has put others in front."""
@@ -110,11 +111,15 @@ class Solution:
     def __repr__(self) -> str:
         if not is_readable(self.v):
             return "Solution(of one instance inside of torch.func.vmap)"
-        counts = {s.name: int((self.status == s).sum()) for s in Status}
-        shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        worst = torch.stack([self.primal_residual, self.dual_residual, self.gap])
-        residual = f", worst residual {float(worst.max()):.1e}" if worst.numel() else ""
-        return f"Solution({shown or 'empty batch'}{residual})"
+        residual = worst(torch.stack([self.primal_residual, self.dual_residual, self.gap], -1))
+        groups = []
+        for status in Status:
+            those = residual[self.status == int(status)]
+            if those.numel():
+                size = float(those.max())
+                reached = f" (worst residual {size:.1e})" if size < torch.inf else ""
+                groups.append(f"{those.numel()} {status.name}{reached}")
+        return f"Solution({', '.join(groups) or 'empty batch'})"
 
 
 _PLAIN = (

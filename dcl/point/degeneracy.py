@@ -7,10 +7,14 @@
                active set is not known (q of 1e-10 beside a singular P of size one) -> WEAKLY_ACTIVE
     rank       the equilibrated S has relative singular values below 1e-10: minimum-norm derivative
                -> RANK_DEFICIENT (dependent active rows, multipliers not unique), NONUNIQUE (flat optimal face)
-               Dependent rows leave dx unique where S (dx, w) = (a, R b) is consistent: for every change of P and q (b = 0),
-               and for changes of A, b with y'R (db - dA x) = 0 for each y with S (0, y) = 0.  So where x alone is asked
-               for, and only P and q need a gradient, linear and quadratic programs are EXACT; of a curved cone D, and with
-               it dx, depends on the multipliers found.
+               Null vectors of S count only where they meet what is asked.  Dependent rows leave dx unique where
+               S (dx, w) = (a, R b) is consistent: for every change of P and q (b = 0), and for changes of A, b with
+               y'R (db - dA x) = 0 for each y with S (0, y) = 0, as where y is zero in the rows that change.  So where x alone
+               is asked for, and these rows are constant, linear and quadratic programs are EXACT; of a curved cone D, and
+               with it dx, depends on the multipliers found.  A flat direction counts in the entries of x that are asked for,
+               and in those that data with a gradient multiply: q_j, P_ij, and A_ij in active rows.
+               A tie whose row depends on those of positive multipliers (a row stated twice) is dependent, no kink of x: it
+               stays active as long as they do.  It shows by K (0, dv) = (A_i, e_i) for some dv.
     condition  of S above 1e10, or so large that with the residual reached x may be off by 1e-6 -> ILL_CONDITIONED
 
 The tolerances are stated in `dcl.point.ties`, `dcl.kkt.RANK_TOLERANCE` and CONDITION_LIMIT.
@@ -19,6 +23,7 @@ The tolerances are stated in `dcl.point.ties`, `dcl.kkt.RANK_TOLERANCE` and COND
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +39,8 @@ CONDITION_LIMIT = 1e10
 ERROR_LIMIT = 1e-6
 # A change of the requested entries below this, relative to all entries, is none.
 _MOVES = 1e-9
+# Entries of the right-hand sides that are solved for together.
+_AT_ONCE = 1_000_000
 # Newton's next step may change v_i by this factor.
 _SETTLED = 0.5
 # Above this residual it is always asked, else only where |v_i| is below the width of a tie.
@@ -46,7 +53,7 @@ class Degeneracy:
 
     kind: `dcl.GradientKind` as an integer.  margin: strict-complementarity margin min_i |v_i|, in the units of
     `dcl.program.scaling`, inf without inequalities.  weakest: the row of A where that minimum is, of a cone that is no orthant
-    the first, -1 without inequalities.
+    the first, -1 without inequalities, and where all ties depend on other active rows.
     condition: 2-norm condition of the KKT matrix S (of its nonzero part where singular), estimated.
     """
 
@@ -71,18 +78,51 @@ def resolved(point: Point) -> Point:
     return point if halves else replace(point, ties=ties, near=None)
 
 
-Requested = tuple[Tensor, Tensor]
+class Requested(NamedTuple):
+    """Boolean masks: entries of x (n,) and z (m,) that the caller asked for."""
+
+    x: Tensor
+    z: Tensor
+
+
+Entries = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Moving:
+    """The data that need a gradient: entries (i, j) of P and A, entries of q (n,) and of b (m,) by masks."""
+
+    P: Entries
+    q: Tensor
+    A: Entries
+    b: Tensor
+
+    def restricted(self, P: bool, q: bool, A: bool, b: bool) -> Moving:
+        """Only those of P, q, A, b that are true."""
+        none = self.P[0].new_zeros(0), self.P[0].new_zeros(0)
+        return Moving(self.P if P else none, self.q & q, self.A if A else none, self.b & b)
+
+    def rows(self) -> Tensor:
+        """The rows (m,) of A and b that change."""
+        return self.b.index_fill(0, self.A[0], True)
+
+    def columns(self, active: Tensor) -> Tensor:
+        """The entries (B, n) of x that these data multiply, where the rows `active` (B, m) hold."""
+        fixed = self.q.index_fill(0, self.P[0], True).index_fill(0, self.P[1], True)
+        in_A = active[:, self.A[0].to(active.device)].to(torch.float64)
+        count = in_A.new_zeros(len(active), len(fixed)).index_add(1, self.A[1].to(active.device), in_A)
+        return fixed.to(active.device) | (count > 0.0)
 
 
 def classify(
-    point: Point, residual: Tensor, requested: Requested | None = None, *, rows_move: bool = True
+    point: Point, residual: Tensor, requested: Requested | None = None, moving: Moving | None = None
 ) -> Degeneracy:
     """The kind of derivative at a point, its ties resolved.
 
-    residual (B,): the larger of the primal and dual residual at the point.  requested: which entries of x (n,) and z (m,)
+    residual (B,): the larger of the primal and dual residual at the point.  requested: what of x and z
     the caller asked for, None for all.  A tie or a flat direction that moves none of them is no cause: the epigraph
     variables that CVXPY adds are often not unique where x is.
-    rows_move: does A or b need a gradient?  If not, and no multiplier was asked for, dependent linear rows are no cause.
+    moving: the data that need a gradient, None for all.
     """
     program, v, at_kink, kkt = point.program, point.v, point.at_kink, point.kkt
     batch = v.shape[0]
@@ -94,17 +134,21 @@ def classify(
         weakest = torch.full((batch,), -1, dtype=torch.int64, device=v.device)
     conditioning = kkt.conditioning
     condition = conditioning.condition
-    doubtful = ~torch.isnan(at_kink) | _unsettled(point, residual)
-    tied, flat = doubtful.any(-1), conditioning.null_a > 0
-    if requested is not None:
-        if bool(flat.any()):
-            flat = flat & (conditioning.spread[:, requested[0]] > _MOVES).any(-1)
-        if bool(tied.any()) and kkt.D.diagonal:
-            effect = _effect_of_ties(point, doubtful, requested)
-            tied, weakest = effect.amax(-1) > _MOVES, torch.where(tied, effect.argmax(-1), weakest)
-    dependent = conditioning.null_y > 0
-    if requested is not None and not rows_move and program.structure.cone.is_orthant and not bool(requested[1].any()):
-        dependent = torch.zeros_like(dependent)
+    suspects = ~torch.isnan(at_kink) | _unsettled(point, residual)
+    tied, flat, dependent = suspects.any(-1), conditioning.null_a > 0, conditioning.null_y > 0
+    if requested is not None and moving is not None and program.structure.cone.is_orthant and bool(dependent.any()):
+        dependent = ((kkt.dependence > _MOVES) & (requested.z | moving.rows().to(v.device))).any(-1)
+    if bool(tied.any()) and kkt.D.diagonal:
+        effect, repeats, doubtful = _effect_of_ties(point, suspects, requested, moving)
+        determined = (conditioning.null_a == 0).unsqueeze(-1)
+        effect = torch.where(repeats & determined, 0.0, effect)
+        moved = effect.amax(-1) > _MOVES
+        only = (repeats & determined).any(-1) & ~moved
+        weakest = torch.where(moved, effect.argmax(-1), torch.where(only, -1, weakest))
+        dependent, tied = dependent | (only & (doubtful & determined).any(-1)), moved
+    if requested is not None and bool(flat.any()):
+        asked = requested.x if moving is None else requested.x | moving.columns(kkt.D.d > 0.0)
+        flat = ((conditioning.spread > _MOVES) & asked).any(-1)
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
     # the later cause is the graver one
     for cause, holds in (
@@ -141,21 +185,32 @@ def _unsettled(point: Point, residual: Tensor) -> Tensor:
     return dv.abs() >= _SETTLED * distance
 
 
-def _effect_of_ties(point: Point, tied: Tensor, requested: Requested) -> Tensor:
-    """How much D at each of the rows `tied` changes the requested entries' derivative, relative, (B, m); zero elsewhere.
+def _effect_of_ties(
+    point: Point, tied: Tensor, requested: Requested | None, moving: Moving | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How much D at the rows `tied` changes the requested entries' derivative, relative; does it leave x alone; is it doubtful?
+
+    (B, m) each.  Doubtful: a multiplier was asked for, or a row moves, of those that are dependent, A'(dz - e_i) = 0.
 
     Another value of D_i adds a multiple of c = (A_i', e_i) e_i' to K, so a linear function E of the solution keeps its
     derivative E K^-1 if and only if E K^-1 c = 0; if that holds for each tie it holds for all values of D at all of them.
+    Zero and false for rows without a tie.
     """
-    kkt = point.kkt
+    kkt, (batch, m) = point.kkt, point.v.shape
     count = int(tied.sum(-1).max())
     rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
-    effect = torch.zeros_like(point.v)
-    for column in rows.T:
-        e = torch.zeros_like(point.v).scatter(-1, column.unsqueeze(-1), 1.0)
+    effect, repeats, doubtful = torch.zeros_like(point.v), torch.zeros_like(tied), torch.zeros_like(tied)
+    for columns in rows.T.split(max(1, _AT_ONCE // (batch * (m + point.x.shape[-1])))):
+        e = effect.new_zeros(len(columns), batch, m).scatter(-1, columns.unsqueeze(-1), 1.0)
         dx, dv, _ = kkt.tangent(point.program.ATz(e), e)
         dz = kkt.D.apply(dv)
-        moved = torch.cat([dx[:, requested[0]], dz[:, requested[1]]], -1)
-        share = magnitude(moved) / torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny)
-        effect = effect.scatter(-1, column.unsqueeze(-1), share.unsqueeze(-1))
-    return torch.where(tied, effect, 0.0)
+        moved = torch.cat([dx, dz] if requested is None else [dx[..., requested.x], dz[..., requested.z]], -1)
+        size = torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny)
+        repeat = magnitude(dx) <= _MOVES * size
+        part = dz - e
+        if requested is not None and moving is not None:
+            part = part[..., requested.z | moving.rows().to(part.device)]
+        effect = effect.scatter(-1, columns.T, (magnitude(moved) / size).T)
+        repeats = repeats.scatter(-1, columns.T, repeat.T)
+        doubtful = doubtful.scatter(-1, columns.T, (repeat & (magnitude(part) > _MOVES * size)).T)
+    return torch.where(tied, effect, 0.0), repeats & tied, doubtful & tied

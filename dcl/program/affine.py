@@ -118,7 +118,7 @@ def affine_map(offset: NDArray[np.float64], linear: sp.sparray, sizes: Sequence[
     # columns of the parameters that are touched move together, the constants follow
     starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     owner = np.searchsorted(starts, cols, side="right") - 1
-    touching = np.unique(owner)
+    touching = np.flatnonzero(np.bincount(owner, minlength=len(sizes)))
     widths = np.asarray(sizes, dtype=np.int64)[touching]
     moved = np.zeros(len(starts), np.int64)
     moved[touching] = np.cumsum(widths) - widths - starts[touching]

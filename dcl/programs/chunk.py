@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,18 @@ from torch import Tensor
 from dcl import core
 from dcl.core import dense
 from dcl.layers.fast import plan_lane
-from dcl.layers.lane import Fast, FastCall
+from dcl.layers.lane import AbstractKept, Fast, FastCall
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
 from dcl.point.ties import tie_width
+from dcl.program import magnitude
 from dcl.programs import derivatives
 from dcl.programs.instances import instance, repeated
 from dcl.programs.model import Model
 from dcl.programs.names import Array
 from dcl.status import GradientKind, Status
+
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,8 @@ class Work:
                 whole[good] = part[good]
             residual[good] = kept.residuals[good].amax(-1)
             x, z = kept.point()
-            active[good] = z[good][:, zeros:] > 0.0
+            # exactly zero where a row does not bind, or up to rounding where the core has solved a reduced program
+            active[good] = z[good][:, zeros:] > _ROUNDING * magnitude(z[good]).unsqueeze(-1)
             if good.numel():
                 last = Start(x[good[-1]], z[good[-1]])
         if left.numel():
@@ -111,7 +115,8 @@ class Work:
             residual[left] = torch.stack([part.primal_residual, part.dual_residual, part.gap]).amax(0)
             if self.cotangents:
                 requested = self.model.requested(*self._differentiated)
-                kinds = replace(part, requested=requested, known_degeneracy=None).gradient_kind
+                chosen = [t[left] if swept else t for t, swept in zip(tensors, self.swept, strict=True)]
+                kinds = derivatives.degeneracy_of(self.model, chosen, part, requested)[0].kind
                 kind[left] = torch.where(part.ok, kinds, int(GradientKind.EXACT))
             strong = part.v > tie_width(part.program, part.v)
             active[left] = strong[:, zeros:] & part.ok.unsqueeze(-1)
@@ -141,7 +146,7 @@ class Work:
 
     def _by_core(
         self, tensors: Sequence[Tensor], count: int, start: Start | None
-    ) -> tuple[dense.Kept, Sequence[Tensor], Sequence[Tensor]] | None:
+    ) -> tuple[AbstractKept, Sequence[Tensor], Sequence[Tensor]] | None:
         """What the core found, outputs and gradients; None where the core does not take the program."""
         layer = self.model.layer
         if not (core.available and layer._engine.is_free):
@@ -152,9 +157,9 @@ class Work:
             for p, (t, entry) in enumerate(zip(tensors, self.model.parameters, strict=True))
         ]
         arguments = {str(p): t for p, t in enumerate(given)}
-        lane = plan_lane(layer, arguments) if count else None
+        lane = plan_lane(layer, arguments, layer._engine.is_exact(None)) if count else None
         path = layer._engine.path(None, (count,))
-        if lane is None or path is None:
+        if lane is None or path is None or not lane.way.serves([t.requires_grad for t in given]):
             return None
         begin = None if start is None else (start.x.expand(count, -1), start.z.expand(count, -1))
         call = FastCall(lane, path[0], torch.get_num_threads(), _not_again, True, begin)

@@ -25,9 +25,10 @@ from torch import Tensor
 from dcl.cones.base import Barrier
 from dcl.implicit import Known
 from dcl.implicit.solve import DUAL, GAP, PRIMAL, STATUS
+from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
 from dcl.point import Point
-from dcl.point.degeneracy import resolved
+from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.program import ConeProgram
 from dcl.program.scaling import scaled
 from dcl.programs.model import Model
@@ -42,6 +43,16 @@ def point_of(program: ConeProgram, solution: Solution, mu: Barrier) -> Point:
     x, z, s = (t.reshape(solution.status.numel(), t.shape[-1]) for t in (solution.x, solution.z, solution.s))
     v = units.scaled_dual(z) - s * units.E
     return resolved(Point(scaled_program.expanded(x.shape[0]), x, v, units.barrier(mu)))
+
+
+def degeneracy_of(
+    model: Model, tensors: Sequence[Tensor], solution: Solution, requested: Requested
+) -> tuple[Degeneracy, AbstractCallContext]:
+    """What the derivative of the requested entries in the parameters is worth, and who names the rows."""
+    stated, plan = model.stated(tensors)
+    point = point_of(stated.program, solution, model.layer._engine.barrier(None, plan.batch.shape))
+    residual = torch.maximum(solution.primal_residual, solution.dual_residual).reshape(-1)
+    return classify(point, residual, requested, model.layer._moving), stated.context
 
 
 def outputs_of(model: Model, tensors: Sequence[Tensor], solution: Solution) -> Callable[..., tuple[Tensor, ...]]:

@@ -72,7 +72,7 @@ class Model:
             whole = slice(output.start, output.start + math.prod(output.shape))
             entries = whole if output.index is None else output.index
             (z if output.dual else x)[entries] = True
-        return x, z
+        return Requested(x, z)
 
     def duals_of(self, constraint: object) -> tuple[int, ...]:
         """Places among `duals` of a constraint: the CVXPY object, its position in the problem, or its label.

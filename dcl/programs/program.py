@@ -39,6 +39,7 @@ class ParametricProgram:
         gp: the problem is a geometric program.
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN), "last" (the last point that a solver left).
         on_degenerate: "warn", "raise" or "ignore" where a derivative that is asked for is not EXACT.
+        reduce: let the compiled core solve a smaller program with the same solutions; see `dcl.CvxpyLayer`.
 
     Raises:
         DppError, UnsupportedError, InputError, OptionError: as `dcl.CvxpyLayer`.
@@ -65,6 +66,7 @@ class ParametricProgram:
         gp: bool = False,
         on_failure: str = "raise",
         on_degenerate: str = "warn",
+        reduce: bool = True,
     ) -> None:
         self._model = model_of(
             problem,
@@ -74,6 +76,7 @@ class ParametricProgram:
             mu=mu,
             on_failure=on_failure,
             on_degenerate=on_degenerate,
+            reduce=reduce,
         )
         self._leaves: list[Any] = problem.parameters()
 

@@ -215,20 +215,16 @@ class ProgramSolution:
     @property
     def gradient_kind(self) -> Any:
         """`dcl.GradientKind` of the variables' derivative in all parameters; integers (*batch) for a batch."""
-        kinds = self._kinds(self.model.requested(range(len(self.model.variables))))
-        return kinds.numpy() if self.batch else GradientKind(int(kinds))
-
-    def _kinds(self, requested: Requested) -> Tensor:
-        return replace(self.known, requested=requested, known_degeneracy=None).gradient_kind
+        requested = self.model.requested(range(len(self.model.variables)))
+        kinds = derivatives.degeneracy_of(self.model, self._tensors, self.known, requested)[0].kind
+        return kinds.reshape(self.batch).numpy() if self.batch else GradientKind(int(kinds))
 
     def _doubt(self, requested: Requested) -> None:
         """Warn, or raise DegenerateError, where the derivative of what is requested is not EXACT."""
         how = self.model.layer._engine.settings.on_degenerate
-        if how == "ignore":
-            return
-        known = replace(self.known, requested=requested, known_degeneracy=None)
-        stated, _ = self.model.stated(self._tensors)
-        report_degeneracy(stated.context, how, known._degeneracy, known.status.reshape(-1))
+        if how != "ignore":
+            found, context = derivatives.degeneracy_of(self.model, self._tensors, self.known, requested)
+            report_degeneracy(context, how, found, self.known.status.reshape(-1))
 
     @cached_property
     def _tensors(self) -> list[Tensor]:

@@ -58,7 +58,7 @@ def raise_failures(context: AbstractCallContext, facts: Facts, x: Tensor, start:
     error = _ERRORS.get(kinds[0], NoMinimumError) if len(kinds) == 1 else NoMinimumError
     what = "argmin" if sign > 0.0 else "argmax"
     raise error(
-        f"no {what} was found.\n  " + "\n  ".join(lines) + others(context),
+        f"no {what} was found.\n  " + "\n  ".join(lines) + others(context, len(failed)),
         indices=[context.index(i) for i in failed],
         statuses=statuses,
         certificates=[None] * len(failed),

@@ -25,6 +25,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 from torch import Tensor
 
 from dcl.cones import AbstractCone
@@ -53,51 +54,66 @@ def checked(
     What fails is a NUMERICAL_ERROR, and so is a claim that a program is unbounded if P itself rises along the direction; what
     was INACCURATE by no more than the rounding and serves is OPTIMAL.
     """
-    n = point.x.shape[-1]
+    n, program = point.x.shape[-1], point.program
     tolerance = max(PSD_TOLERANCE, 8.0 * n * rounding)
     status, smallest = status.clone(), torch.full_like(point.x[:, 0], torch.nan)
     lifted = lift.flatten(1).any(-1).expand(status.shape[0])
+    P = program.structure.P.dense(program.P) - lift
+    data = (P, program.q, program.structure.A.dense(program.A), program.b, lift, point.x, point.z, point.stationarity)
+    arrays = [t.detach().cpu().numpy() for t in data]
+    mu = np.zeros(1) if not isinstance(point.mu, Tensor) else point.mu.cpu().numpy()[:, 0]
     for i in torch.nonzero(lifted).flatten().tolist():
-        E = lift[i if lift.shape[0] > 1 else 0].unsqueeze(0)
-        one = point.rows(torch.tensor([i], device=point.x.device))
-        P = one.program.P - E
+        one, mu_i = [a[i % len(a)] for a in arrays], float(mu[i % len(mu)])  # what is shared is there once
         if status[i] == Status.OPTIMAL or (status[i] == Status.INACCURATE and float(residuals[i].max()) <= tolerance):
-            status[i] = int(Status.OPTIMAL if serves(one, E, tolerance) else Status.NUMERICAL_ERROR)
+            good = serves(program.structure.cone, *one, mu=mu_i, rounding=min(tolerance, _LARGEST_ROUNDING))
+            status[i] = int(Status.OPTIMAL if good else Status.NUMERICAL_ERROR)
         elif status[i] == Status.DUAL_INFEASIBLE and certificate is not None:
-            d = certificate[i, :n]
-            if float(d @ P[0] @ d) > 10.0 * n * _EPSILON * float(P.abs().max() * (d @ d)):
+            d, given = certificate[i, :n].cpu().numpy(), one[0]
+            if d @ given @ d > 10.0 * n * _EPSILON * np.abs(given).max() * (d @ d):
                 status[i] = int(Status.NUMERICAL_ERROR)
         if status[i] != Status.OPTIMAL:
-            smallest[i] = torch.linalg.eigvalsh(P[0])[0]
+            smallest[i] = float(np.linalg.eigvalsh(one[0])[0])
     return status, smallest
 
 
-def serves(point: Point, E: Tensor, rounding: float) -> bool:
-    """Does the one point, of a program with P + E, E (1, n, n), serve P? rounding: relative, of the caller's P.
+def serves(
+    cone: AbstractCone,
+    P: Array,
+    q: Array,
+    A: Array,
+    b: Array,
+    E: Array,
+    x: Array,
+    z: Array,
+    stationarity: Array,
+    *,
+    mu: float,
+    rounding: float,
+) -> bool:
+    """Does the point x (n,), z (m,) of the program with P + E serve P? Matrices and vectors of one instance.
 
+    stationarity (n,): (P + E) x + q + A'z.  rounding: relative, of the caller's P.
     Law: True implies that no feasible point of the header's ranges has a value below that of x by more than
     2 rounding (1 + |x'Px| + |q'x| + |b'z|).
     """
-    program, structure = point.program, point.program.structure
-    A, x, z = (t[0].detach().cpu().numpy() for t in (structure.A.dense(program.A), point.x, point.z))
-    P, q, b = (t[0].detach().cpu().numpy() for t in (structure.P.dense(program.P), program.q, program.b))
-    excess, n, rounding = E[0].cpu().numpy(), x.size, min(rounding, _LARGEST_ROUNDING)
+    n = x.size
     error = rounding * (1.0 + abs(x @ P @ x) + abs(q @ x) + abs(b @ z))
-    r = point.stationarity[0].detach().cpu().numpy() - excess @ x
+    r = stationarity - E @ x
     terms = 1.0 + max(np.abs(t).max() for t in (P @ x, q, A.T @ z))
     if np.abs(r).max() > max(rounding, OPTIMAL_TOLERANCE) * terms:
         return False
-    low, high = _intervals(A, b, structure.cone)
+    low, high = _intervals(A, b, cone)
     size = 1.0 + np.abs(x).max()
-    rows, side, weight = _slacks(A, b, z, structure.cone)
+    rows, side, weight = _slacks(A, b, z, cone)
     ranges = side - np.minimum(_times(rows, low), _times(rows, high)).sum(1)
     ranges = np.where(np.isfinite(ranges), ranges, BEYOND * size).clip(_SHORTEST)
     width = np.where(np.isfinite(high - low), high - low, FAR * size).clip(_SHORTEST)
-    Z = null_space(unit_rows(A[: structure.cone.zeros]))
+    zeros = cone.zeros
+    Z = null_space(unit_rows(A[:zeros])) if zeros else np.eye(n)
     if not Z.shape[1]:
         return True
-    if isinstance(point.mu, Tensor):
-        rho = float(point.mu) / ranges**2
+    if mu > 0.0:
+        rho = mu / ranges**2
     else:
         change = np.zeros_like(weight)
         strong = weight > 0.0
@@ -105,13 +121,14 @@ def serves(point: Point, E: Tensor, rounding: float) -> bool:
             change[strong] = np.linalg.lstsq(Z.T @ rows[strong].T, -Z.T @ r, rcond=None)[0]
         change = np.maximum(change, -weight)
         r, rho = r + rows.T @ change, 2.0 * (weight + change) / ranges
-    H = P - excess + rows.T @ (rho[:, None] * rows) + np.diag(2.0 * error / (n * width**2))
-    H, r = Z.T @ H @ Z, Z.T @ r
-    values, U = np.linalg.eigh(H)
-    values += 10.0 * n * _EPSILON * np.abs(values).max()
-    if values[0] <= 0.0:
+    H = P + rows.T @ (rho[:, None] * rows) + np.diag(2.0 * error / (n * width**2))
+    H = Z.T @ H @ Z
+    try:
+        L = np.linalg.cholesky(H + np.eye(len(H)) * (10.0 * n * _EPSILON * np.abs(H).max()))
+    except np.linalg.LinAlgError:
         return False
-    return bool(0.5 * ((U.T @ r) ** 2 / values).sum() <= error)
+    w = solve_triangular(L, Z.T @ r, lower=True)
+    return bool(0.5 * (w @ w) <= error)
 
 
 def _slacks(A: Array, b: Array, z: Array, cone: AbstractCone) -> tuple[Array, Array, Array]:

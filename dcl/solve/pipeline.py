@@ -33,6 +33,9 @@ from dcl.status import Status
 
 _LIMITS = {int(Claim.MAX_ITERATIONS): Status.MAX_ITERATIONS, int(Claim.TIME_LIMIT): Status.TIME_LIMIT}
 
+# The part of a null vector of the multipliers in a row, squared, that is one.
+_PART = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -142,16 +145,25 @@ def answer(
 
 
 def _basic(point: Point) -> Point:
-    """The same points with basic multipliers where the active rows are dependent (`dcl.point.basis`)."""
+    """The same points with basic multipliers where active inequalities depend on other active rows (`dcl.point.basis`)."""
     program, zeros = point.program, point.program.structure.cone.zeros
-    for i in torch.nonzero(point.kkt.conditioning.null_y > 0).flatten().tolist():
-        index = torch.tensor([i], device=point.x.device)
-        one = point.rows(index)
-        v = basic_multipliers(program.rows(index), one.x[0], one.v[0], zeros)
-        reduced = polish(Point(one.program, one.x, v.unsqueeze(0)))
-        if float(worst(reduced.residuals)) <= max(OPTIMAL_TOLERANCE, float(worst(one.residuals))):
-            point = point.with_rows(index, reduced)
-    return point
+    if not bool((point.kkt.conditioning.null_y > 0).any()):
+        return point
+    # multipliers of equalities alone are of either sign: they have no basis to be chosen
+    index = torch.nonzero((point.kkt.dependence[:, zeros:] > _PART).any(-1)).flatten()
+    if not index.numel():
+        return point
+    some = point.rows(index)
+    v = torch.stack(
+        [basic_multipliers(program.rows(index[[k]]), some.x[k], some.v[k], zeros) for k in range(index.numel())]
+    )
+    changed = torch.nonzero((v != some.v).any(-1)).flatten()
+    if not changed.numel():
+        return point
+    index, some = index[changed], some.rows(changed)
+    reduced = polish(Point(some.program, some.x, v[changed]))
+    good = worst(reduced.residuals) <= worst(some.residuals).clamp(min=OPTIMAL_TOLERANCE)
+    return point.with_rows(index, reduced.where(good, some))
 
 
 def _one(program: ConeProgram, i: int) -> ConeProgram:

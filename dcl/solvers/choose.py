@@ -13,10 +13,11 @@ tolerances; "sparse": a few nonzeros a row):
 
     QP, n + m <= 1000 dense or 700 sparse, LP, n + m <= 200:   DAQP, PIQP, Clarabel, OSQP
     dense and larger:                                          PIQP, Clarabel, DAQP, OSQP
-    sparse and larger:                                         Clarabel, PIQP, OSQP
+    sparse and larger, QP:                                     PIQP, Clarabel, OSQP
+    sparse and larger, LP:                                     Clarabel, PIQP, OSQP
     a cone that is no orthant:                                 Clarabel, SCS
 
-Above, PIQP and Clarabel are about equal on sparse programs; Clarabel gives certificates and lets other threads run.
+Above, on a chain (MPC) with 900 / 30,000 / 100,000 variables, PIQP takes 1.8 / 76 / 265 ms and Clarabel 5.9 / 261 / 968.
 OSQP reached 1e-8 on few of the LPs: it comes last.  A chosen solver goes first and the rest of the rule follows; of the
 options only time_limit and verbose go on to the others (and a solver that has no time limit is then left out).
 A solver that is not installed (DAQP and PIQP need not be) is left out too, unless it was named: that is an error.
@@ -247,4 +248,6 @@ def _rule_of_all(structure: Structure, P_is_zero: bool) -> tuple[type[AbstractSo
     small = _LP if P_is_zero else _QP_DENSE if dense else _QP_SPARSE
     if structure.n + structure.m <= small:
         return Daqp, Piqp, Clarabel, Osqp
-    return (Piqp, Clarabel, Daqp, Osqp) if dense else (Clarabel, Piqp, Osqp)
+    if dense:
+        return Piqp, Clarabel, Daqp, Osqp
+    return (Clarabel, Piqp, Osqp) if P_is_zero else (Piqp, Clarabel, Osqp)

@@ -6,7 +6,8 @@
 PIQP holds the GIL while it solves, has no time limit (so `time_limit` is refused) and gives no certificates: on its
 claims of infeasibility nothing is kept.  It raises nothing that was found [run]: a P that is not convex, or NaN, ends
 at the iteration limit.  h_u from 1e30 on is infinite for it, with a line on the terminal; it is cut to 1e29.
-Dense matrices must be Fortran-ordered.
+Dense matrices must be Fortran-ordered.  Its `update` of an instance with the same pattern would save a quarter of the time, but
+the point then depends on the instances before, in the last digits [run]: every instance is set up anew.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def canonicalize(
     matrix, offset = split_last_column(entries(reduced.program.A, (m, n + 1)))
     inequalities = sum(block.rows * block.count for block in cone.blocks if block.kind == "nonnegative")
     matrix, offset, free = without_infinite(matrix, offset, cone.zeros, inequalities, inputs.constant, labels.describe)
-    dense = dense_storage(n, m, len(np.unique(quadratic.place)) + len(np.unique(matrix.place)))
+    dense = dense_storage(n, m, len(quadratic.places) + len(matrix.places))
     P, map_P = inputs.on_pattern(quadratic, dense=dense)
     A, map_A = inputs.on_pattern(matrix.scaled(-1.0), dense=dense)
     return CanonicalForm(

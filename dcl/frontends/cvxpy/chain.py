@@ -175,9 +175,11 @@ def _without_empty(program: ParamConeProg, own: set[int]) -> ParamConeProg:
     """
     sizes = [sum(arg.size for arg in constraint.args) for constraint in program.constraints]
     m, width = sum(sizes), program.x.size + 1
-    A = sp.csr_array(program.A)
-    noise = _ROUNDING * float(np.abs(A.data[np.isfinite(A.data)]).max(initial=0.0))  # a side may be the constant inf
-    filled = ((abs(A) > noise).sum(axis=1) > 0).reshape(width, m).any(0)
+    A = sp.coo_array(program.A)
+    row, column = A.row.astype(np.int64) % max(m, 1), A.row.astype(np.int64) // max(m, 1)
+    filled = np.zeros(m, dtype=bool)
+    size = np.abs(A.data)
+    filled[row[size > _ROUNDING * size[np.isfinite(size)].max(initial=0.0)]] = True  # a side may be the constant inf
     starts = np.cumsum([0, *sizes])
     stays = [
         type(constraint) is not Zero or constraint.id in own or bool(filled[start : start + size].any())
@@ -186,7 +188,12 @@ def _without_empty(program: ParamConeProg, own: set[int]) -> ParamConeProg:
     if all(stays):
         return program
     kept = copy.copy(program)
-    rows = np.flatnonzero(np.repeat(stays, sizes))
-    kept.A = A[(rows + m * np.arange(width)[:, None]).reshape(-1)]
+    keep = np.repeat(stays, sizes)
+    # by entries: A has a row for each place of the matrix, m (n + 1) of them
+    place = np.cumsum(keep) - 1
+    entry = keep[row]
+    rows = place[row[entry]] + int(keep.sum()) * column[entry]
+    shape = (int(keep.sum()) * width, A.shape[1])
+    kept.A = sp.csc_array((A.data[entry], (rows, A.col[entry])), shape=shape)
     kept.constraints = [constraint for constraint, stay in zip(program.constraints, stays, strict=True) if stay]
     return kept

@@ -1,0 +1,178 @@
+"""A reduction at work: one call of the compiled core for the reduced program, and the solution of the program as given.
+
+    theta -> blocks, E, P', A' -> core -> back to x, z -> measured on the program as given, refined there
+    cotangents of x, z -> the adjoint system, by the core's factor of the reduced one, refined on the program as given
+
+The core decides what is certified; here an instance loses that where its point misses the same measure on the program as given.
+Vectors are in the order of the partition (`dcl.program.reduction.elimination`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from dcl.core import dense
+from dcl.layers.reduced_core import AbstractSystem, dualized, primal
+from dcl.program.reduction.elimination import Eliminated
+from dcl.program.reduction.matrices import Full
+from dcl.program.reduction.measure import Measured, given
+from dcl.program.reduction.plan import Reduction
+
+# Residuals above the first (`Measured.worst`) are refined, and then not certified; the condition as in dcl/core/certify.hpp.
+_ACCURATE, _CONDITIONED = 1e-12, 1e9
+# Above this bound of the condition of the reduced system, what its matrices have lost is won back on the program as given.
+_CONDITION = 1e5
+_MOST_STEPS = 3
+# Multipliers of rows that define a variable are sums of others: below zero by rounding only.
+_NEGATIVE = 1e-11
+
+
+@dataclass(frozen=True, eq=False)
+class Factored:
+    """The core's factor of the reduced system, for right-hand sides of the one as given."""
+
+    reduction: Reduction
+    t: Eliminated
+    system: AbstractSystem
+
+    def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """u (B, n), w (B, m):  P u + A'w = g,  A u - T w = h on the rows that hold, w = 0 on the others; T = s / z."""
+        right, sides, e = self.t.right_side(g, h)
+        cuts = self.reduction.cuts
+        if cuts is None:
+            return self.t.back(*self.system.solve(right, sides), e, g)
+        # rows at their cap hold, by their t: then w_t follows from g_t
+        fixed = torch.zeros_like(sides)
+        fixed[:, cuts.rows] = torch.where(self.system.at_cap, g[:, cuts.pivots] / cuts.alpha, 0.0)
+        u, w = self.system.solve(right - _transposed(self.t, fixed), sides)
+        return self.completed(u, w + fixed, sides, e, g)
+
+    def completed(self, u: Tensor, w: Tensor, sides: Tensor, e: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """The way back, where a row at its cap says what its t is. u (B, |R|), w (B, |K|)."""
+        x, z = self.t.back(u, w, e, g)
+        cuts, at_cap = self.reduction.cuts, self.system.at_cap
+        if cuts is not None:
+            left = (sides - Full(self.t.A).times(u))[:, cuts.rows] / cuts.alpha
+            x[:, cuts.pivots] += torch.where(at_cap, left, 0.0)
+            z[:, cuts.pivots] = torch.where(at_cap, 0.0, z[:, cuts.pivots])
+        return x, z
+
+    def strong(self, z: Tensor) -> Tensor:
+        """Rows that hold with equality at mu = 0: those that define a variable, equalities, and those with a multiplier."""
+        strong = self.reduction.equations | (z != 0.0)
+        cuts = self.reduction.cuts
+        if cuts is not None:
+            strong[:, cuts.pivots] = ~self.system.at_cap
+        return strong
+
+
+def _transposed(t: Eliminated, w: Tensor) -> Tensor:
+    """A''w of the reduced rows."""
+    return Full(t.A).transposed(w)
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A call's points of the program as given: x (B, n), z (B, m), and the rows that hold with equality, (B or 1, m).
+
+    status (B,) int8 as in `dcl.core.dense.Code`; mu: (B or 1,), None for the exact point.  is_delicate: may digits be lost?
+    """
+
+    factored: Factored
+    x: Tensor
+    z: Tensor
+    measured: Measured
+    strong: Tensor
+    status: Tensor
+    mu: Tensor | None
+    is_delicate: bool
+
+    @property
+    def is_at_tie(self) -> bool:
+        """Does an inequality row that defines a variable have no multiplier? Its variable could as well be elsewhere."""
+        tight = self.factored.reduction.tight & self.strong
+        return bool((tight & (self.z.abs() <= _NEGATIVE * (1.0 + self.z.abs().amax(-1, keepdim=True)))).any())
+
+    def adjoint(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The system of `Factored.solve`, refined on the program as given where digits may have been lost."""
+        u, w = self.factored.solve(g, h)
+        if not self.is_delicate:
+            return u, w
+        T = 0.0 if self.mu is None else torch.where(self.strong, 0.0, self.measured.s / self.z)
+        rows = self.strong if self.mu is None else torch.ones_like(self.strong)
+        size = u.new_full((u.shape[0], 1), torch.inf)
+        new_u, new_w = u, w
+        for _ in range(_MOST_STEPS):
+            Pu, ATw, Au = self.factored.t.products(new_u, new_w)
+            r_x, r_z = g - Pu - ATw, torch.where(rows, h - Au + T * new_w, 0.0)
+            now = torch.sqrt((r_x * r_x).sum(-1, keepdim=True) + (r_z * r_z).sum(-1, keepdim=True))
+            falls = now < size
+            u, w, size = torch.where(falls, new_u, u), torch.where(falls, new_w, w), torch.where(falls, now, size)
+            if not bool((falls & (now > 0.0)).any()):
+                break
+            du, dw = self.factored.solve(r_x, r_z)
+            new_u, new_w = u + du, w + dw
+        return u, w
+
+
+def solve(
+    reduction: Reduction,
+    thetas: Sequence[Tensor],
+    batch: int,
+    *,
+    mu: Tensor | None,
+    start: tuple[Tensor, Tensor] | None,
+    threads: int,
+) -> Solved:
+    """Solve the programs for thetas[p] (B or 1, size_p). start: x (B, n) and z (B, m) in the order of the partition."""
+    elimination = reduction.elimination
+    t, sides = elimination.at(thetas), elimination.vectors(thetas)
+    g, h = sides.split([elimination.n, sides.shape[-1] - elimination.n], -1)
+    first, right, e = t.right_side(g, h)
+    cuts = reduction.cuts
+    if cuts is None or mu is not None:
+        system: AbstractSystem = primal(reduction, t, first, right, batch, mu=mu, start=start, threads=threads)
+    else:
+        cap = g[:, cuts.pivots] / cuts.alpha
+        system = dualized(reduction, t, cuts, cap, first, right, batch, threads=threads)
+    answer, factored = system.answer, Factored(reduction, t, system)
+    x, z = factored.completed(system.x, system.w, right, e, g)
+    strong = factored.strong(z) if mu is None else reduction.equations.unsqueeze(0)
+    programs = given(reduction.P, reduction.A, thetas, g, h)
+    found = programs.measure(x, z, strong, mu, threads)
+    certified = answer.status == 0
+    is_delicate = bool((certified & (system.condition > _CONDITION)).any())
+    if is_delicate or bool((certified & (found.worst > _ACCURATE)).any()):
+        for _ in range(_MOST_STEPS):
+            dx, dz = factored.solve(found.r_x, found.r_z)
+            after = programs.measure(x + dx, z + dz, strong, mu, threads)
+            falls = after.worst < found.worst
+            if not bool(falls[certified].any()):
+                break
+            x, z = _either(falls, x + dx, x), _either(falls, z + dz, z)
+            found = Measured(
+                *(_either(falls, getattr(after, f.name), getattr(found, f.name)) for f in fields(Measured))
+            )
+            if not bool((certified & (found.worst > _ACCURATE)).any()):
+                break
+    good = (found.worst <= _ACCURATE) & (system.condition <= _CONDITIONED)
+    if reduction.has_tight:
+        good &= _signs_hold(reduction, z)
+    status = answer.status
+    if not bool(good.all()):
+        status = torch.where(certified & ~good, int(dense.Code.RESIDUAL), status).to(torch.int8)
+    return Solved(factored, x, z, found, strong, status, mu, is_delicate)
+
+
+def _either(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(mask.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+
+
+def _signs_hold(reduction: Reduction, z: Tensor) -> Tensor:
+    """Are the multipliers of inequality rows that define a variable positive, (B,)?"""
+    size = 1.0 + z.abs().amax(-1)
+    return (torch.where(reduction.tight, z, 0.0) >= -_NEGATIVE * size.unsqueeze(-1)).all(-1)

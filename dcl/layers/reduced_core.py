@@ -1,0 +1,207 @@
+"""The reduced program in the compiled core: as it is, or, where rows are soft, its dual.
+
+    minimize 1/2 x'Px + q'x   subject to   Ax + s = b       with multipliers w of the rows, and for P > 0
+
+    minimize 1/2 w'N w + (b - a)'w   subject to   0 <= w <= cap (inequalities; cap infinite where a row is not soft)
+    N = A P^-1 A',   a = -A P^-1 q,   x = -P^-1 (q + A'w),   b - a + N w = s
+
+In both the core's factor serves  P u + A'w = g,  A u - T w = h  on the rows that hold, w = 0 on the others (T = s / z).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dcl.core import dense
+from dcl.program.reduction.elimination import Eliminated
+from dcl.program.reduction.plan import Cuts, Reduction
+
+
+class AbstractSystem(ABC):
+    """The answer of the core, and its factor.
+
+    x (B, |R|), w (B, |K|): the solution.  at_cap: soft rows whose multiplier is the cap, (B, soft rows).
+    condition (B,): an estimate for what is solved with.
+    """
+
+    answer: dense.Answer
+    x: Tensor
+    w: Tensor
+    at_cap: Tensor
+    condition: Tensor
+
+    @abstractmethod
+    def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """(u, w) of the header for g (B, |R|), h (B, |K|); a row at its cap does not hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Primal(AbstractSystem):
+    """The program as it is."""
+
+    reduction: Reduction
+    answer: dense.Answer
+    x: Tensor
+    w: Tensor
+    at_cap: Tensor
+    condition: Tensor
+    threads: int
+
+    def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        cotangents = {"x": g.contiguous()} | of_rows(self.reduction, h, g.shape[-1])
+        wanted = ["q", *(name for name in ("b", "h", "lb", "ub") if name in self.answer.kept.data)]
+        found = self.answer.kept.adjoint(cotangents, wanted, threads=self.threads)
+        signs = {"b": 1.0, "h": 1.0, "lb": -1.0, "ub": 1.0}
+        y, z, z_lb, z_ub = (signs[name] * found[name] if name in found else None for name in signs)
+        return -found["q"], to_rows(self.reduction, y, z, z_lb, z_ub, g)
+
+
+@dataclass(frozen=True, eq=False)
+class Dualized(AbstractSystem):
+    """Its dual. holds: rows whose multiplier is at no bound, (B, |K|)."""
+
+    t: Eliminated
+    answer: dense.Answer
+    x: Tensor
+    w: Tensor
+    at_cap: Tensor
+    condition: Tensor
+    holds: Tensor
+    threads: int
+
+    def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        right = _times(g, self.t.dual.V) - h
+        found = self.answer.kept.adjoint({"x": right.contiguous()}, ["q"], threads=self.threads)
+        w = torch.where(self.holds, -found["q"], 0.0)
+        return _primal(self.t, g, w), w
+
+
+def primal(
+    reduction: Reduction,
+    t: Eliminated,
+    g: Tensor,
+    h: Tensor,
+    batch: int,
+    *,
+    mu: Tensor | None,
+    start: tuple[Tensor, Tensor] | None,
+    threads: int,
+) -> Primal:
+    """Solve for q = -g (B or 1, |R|), b = h (B or 1, |K|). start: x and z to start from, in the order of the partition."""
+    data = blocks(reduction, t, g, h, batch)
+    answer = dense.solve(data, batch, mu=mu, start=_start(reduction, data, start), threads=threads)
+    w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, answer.x)
+    none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
+    return Primal(reduction, answer, answer.x, w, none, answer.kept.condition, threads)
+
+
+def dualized(
+    reduction: Reduction, t: Eliminated, cuts: Cuts, cap: Tensor, g: Tensor, h: Tensor, batch: int, *, threads: int
+) -> Dualized:
+    """The same with soft rows, at mu = 0. cap: (B or 1, soft rows)."""
+    dual, equalities = t.dual, reduction.sizes[0]
+    q = (h - _times(g, dual.V)).expand(batch, -1).contiguous()
+    lower = torch.zeros_like(q)
+    lower[:, :equalities] = -torch.inf
+    upper = torch.full_like(q, torch.inf).index_copy_(1, cuts.rows, cap.expand(batch, -1))
+    data = {"P": dual.N.contiguous(), "q": q, "lb": lower, "ub": upper}
+    answer = dense.solve(data, batch, threads=threads)
+    at_cap, at_zero = answer.z_ub > 0.0, answer.z_lb > 0.0
+    w = torch.where(at_zero, 0.0, torch.where(at_cap, upper, answer.x))
+    found = Dualized(
+        t,
+        answer,
+        _primal(t, g, w),
+        w,
+        at_cap.index_select(1, cuts.rows),
+        torch.maximum(answer.kept.condition, dual.condition),
+        ~(at_cap | at_zero),
+        threads,
+    )
+    # x is a difference: one step for the rows that hold, some of which say that it is zero
+    dx, dw = found.solve(torch.zeros_like(found.x), torch.where(found.holds, h - _times_rows(t, found.x), 0.0))
+    return replace(found, x=found.x + dx, w=w + dw)
+
+
+def _times_rows(t: Eliminated, x: Tensor) -> Tensor:
+    """A x of the reduced rows."""
+    return x @ t.A[0].mT if t.A.shape[0] == 1 else (t.A @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def _times(g: Tensor, M: Tensor) -> Tensor:
+    """M'g for matrices (B or 1, r, k)."""
+    return g @ M[0] if M.shape[0] == 1 else (g.unsqueeze(-2) @ M).squeeze(-2)
+
+
+def _primal(t: Eliminated, g: Tensor, w: Tensor) -> Tensor:
+    """P^-1 (g - A'w)."""
+    right = g - _times(w, t.A)
+    L = t.dual.L
+    if L.shape[0] == 1:
+        return torch.cholesky_solve(right.mT, L[0]).mT
+    return torch.cholesky_solve(right.unsqueeze(-1), L).squeeze(-1)
+
+
+def of_rows(reduction: Reduction, sides: Tensor, n: int) -> dict[str, Tensor]:
+    """Right-hand sides (B, |K|) of the rows of K, as cotangents for the core's multipliers."""
+    lower, upper = reduction.lower, reduction.upper
+    y, z, low, high = sides.split(reduction.sizes, -1)
+    found = {"y": y.contiguous(), "z": z.contiguous()}
+    if low.shape[-1]:
+        found["z_lb"] = lower.of_rows(low, n)
+    if high.shape[-1]:
+        found["z_ub"] = upper.of_rows(high, n)
+    return found
+
+
+def to_rows(
+    reduction: Reduction, y: Tensor | None, z: Tensor | None, z_lb: Tensor | None, z_ub: Tensor | None, like: Tensor
+) -> Tensor:
+    """The multipliers (B, |K|) of the rows of K for those of the core's blocks; None: there is none."""
+    parts = [t for t in (y, z) if t is not None]
+    if z_lb is not None and z_lb.shape[-1]:
+        parts.append(reduction.lower.to_rows(z_lb))
+    if z_ub is not None and z_ub.shape[-1]:
+        parts.append(reduction.upper.to_rows(z_ub))
+    return torch.cat(parts, -1) if parts else like.new_zeros(like.shape[0], 0)
+
+
+def blocks(reduction: Reduction, t: Eliminated, first: Tensor, sides: Tensor, batch: int) -> dict[str, Tensor]:
+    """The blocks of `dcl.core.dense.solve` for the right-hand sides (-q', b'); vectors are never shared: see `Factored`."""
+    n = first.shape[-1]
+    data = {"q": (-first).expand(batch, -1).contiguous()}
+    if not (t.blocks.P_JJ.is_zero and t.blocks.P_JR.is_zero and t.blocks.P_RR.is_zero):
+        data["P"] = t.P.contiguous()
+    b, h, low, high = sides.expand(batch, -1).split(reduction.sizes, -1)
+    p = b.shape[-1]
+    if p:
+        data |= {"A": t.A[:, :p].contiguous(), "b": b.contiguous()}
+    if h.shape[-1]:
+        data |= {"G": t.A[:, p:].contiguous(), "h": h.contiguous()}
+    if low.shape[-1]:
+        data["lb"] = reduction.lower.bound(low, n, -torch.inf)
+    if high.shape[-1]:
+        data["ub"] = reduction.upper.bound(high, n, torch.inf)
+    return data
+
+
+def _start(
+    reduction: Reduction, data: Mapping[str, Tensor], start: tuple[Tensor, Tensor] | None
+) -> dict[str, Tensor] | None:
+    """The start in the blocks of the core."""
+    if start is None:
+        return None
+    x, z = start
+    taken, n = len(reduction.elimination.partition.J), data["q"].shape[-1]
+    rows = z[:, taken : taken + sum(reduction.sizes)]
+    parts = rows.split(reduction.sizes, -1)
+    found = of_rows(reduction, rows, n) | {"x": x[:, taken:].contiguous()}
+    for name, side, part in (("z_lb", reduction.lower, 2), ("z_ub", reduction.upper, 3)):
+        if name in found:
+            found[name] = side.of_multipliers(parts[part], n)
+    return {name: t for name, t in found.items() if name != "y" and t.numel()}

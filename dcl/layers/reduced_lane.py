@@ -1,0 +1,224 @@
+"""A CVXPY problem's way through the core by its reduced program (`dcl.program.reduction`).
+
+forward     theta -> reduced program -> core -> x, z of the program as given, measured there -> variables and duals
+backward    cotangents of x, z, value -> u, w of the adjoint system -> gradients on the entries that a parameter touches
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dcl.errors import InputError
+from dcl.frontends.cvxpy import CanonicalForm
+from dcl.frontends.cvxpy.form import flatten_columns, unflatten_columns
+from dcl.layers import reduced
+from dcl.layers.cvxpy_lane import check, is_quadratic
+from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
+from dcl.point.degeneracy import Requested
+from dcl.program.affine import take
+from dcl.program.reduction.blocks import Source, matrix_source, source
+from dcl.program.reduction.pivots import Shape
+from dcl.program.reduction.plan import Reduction, plan
+from dcl.program.reduction.pullback import Pullback, pullback
+
+# A bound of the condition of P' at drawn parameters; above, it is singular for all.
+_DEFINITE = 1e10
+
+
+@dataclass(frozen=True, eq=False)
+class Reductions:
+    """The reductions of a form, made when they are first asked for. requested: entries of x and z that the outputs read."""
+
+    form: CanonicalForm
+    requested: Requested
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The program for all values of its parameters."""
+        form, structure = self.form, self.form.structure
+        sizes = [math.prod(domain.shape) for domain in form.domains]
+        return Shape(
+            P=matrix_source(form.map_P, structure.P, sizes),
+            q=source(form.map_q, sizes),
+            A=matrix_source(form.map_A, structure.A, sizes),
+            b=source(form.map_b, sizes),
+            zeros=structure.cone.zeros,
+        )
+
+    @cached_property
+    def constant(self) -> Source:
+        """Of the objective."""
+        return source(self.form.map_d, self.shape.b.sizes)
+
+    @cached_property
+    def exact(self) -> Reduction | None:
+        """For mu = 0."""
+        return self._plan(on_path=False)
+
+    @cached_property
+    def on_path(self) -> Reduction | None:
+        """For mu > 0, and right for mu = 0 too."""
+        return self._plan(on_path=True)
+
+    # made once, and used ever after, also where the first call is under inference_mode
+    @torch.inference_mode(False)
+    def _plan(self, *, on_path: bool) -> Reduction | None:
+        x, z = self.requested
+        dense = self.form.dense
+        if not on_path:
+            found = plan(self.shape, dense=dense, on_path=False, cuts=True, wanted_x=x, wanted_z=z)
+            if found is not None and (found.cuts is None or self._is_definite(found)):
+                return found
+        return plan(self.shape, dense=dense, on_path=on_path, cuts=False, wanted_x=x, wanted_z=z)
+
+    def _is_definite(self, reduction: Reduction) -> bool:
+        """Is P' definite at some parameters? Then it is nearly everywhere."""
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        thetas = []
+        for domain in self.form.domains:
+            t = torch.randn(1, *domain.shape, generator=generator, dtype=torch.float64, device="cpu")
+            t = domain.sign * (t @ t.mT) if domain.sign else t
+            t = t if domain.lower is None else t.maximum(domain.lower + 1.0)
+            t = t if domain.upper is None else t.minimum(domain.upper)
+            thetas.append(flatten_columns(t, domain.shape))
+        return bool(reduction.elimination.at(thetas).dual.condition <= _DEFINITE)
+
+
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """What a call leaves; see `dcl.layers.lane.AbstractKept`. x (B, n), z (B, m): the point of the program as given."""
+
+    solved: reduced.Solved
+    x: Tensor
+    z: Tensor
+
+    @property
+    def left(self) -> int:
+        """How many instances are not certified."""
+        return int(torch.count_nonzero(self.solved.status))
+
+    @property
+    def status(self) -> Tensor:
+        """`dcl.core.dense.Code` (B,) int8."""
+        return self.solved.status
+
+    @property
+    def iterations(self) -> Tensor:
+        """Those of the solver (B,)."""
+        return self.solved.factored.system.answer.iterations
+
+    @property
+    def residuals(self) -> Tensor:
+        """Primal, dual, gap (B, 3)."""
+        return self.solved.measured.residuals[:, :3]
+
+    @property
+    def is_regular(self) -> bool:
+        """May the careful lane differentiate at these points?"""
+        return not (self.solved.factored.reduction.has_tight and self.solved.is_at_tie)
+
+    def point(self) -> tuple[Tensor, Tensor]:
+        """x (B, n) and z (B, m), copies."""
+        return self.x.clone(), self.z.clone()
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedWay(AbstractWay):
+    """values: places of the optimal value among the outputs.  shared: is the parameter shared by the batch?
+
+    dtype: the caller's.  checked: parameters whose domain is looked at.
+    """
+
+    reductions: Reductions
+    reduction: Reduction
+    values: tuple[int, ...]
+    shared: tuple[bool, ...]
+    dtype: torch.dtype
+    checked: tuple[int, ...]
+
+    def serves(self, needed: Sequence[bool]) -> bool:
+        return not any(needed[p] for p in self.reduction.moving)
+
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
+        form, partition = self.reductions.form, self.reduction.elimination.partition
+        check(form, self.checked, range(len(given)), given)
+        thetas = [form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)]
+        start = None if ask.start is None else self._started(*ask.start)
+        batch = math.prod(ask.batch)
+        solved = reduced.solve(self.reduction, thetas, batch, mu=ask.mu, start=start, threads=ask.threads)
+        x, z = take(solved.x, partition.variables), take(solved.z, partition.rows)
+        outputs = list(form.extract(x, z))
+        if self.values:
+            value = solved.measured.value + form.map_d(thetas).squeeze(-1)
+            for place in self.values:
+                outputs.insert(place, -value if form.maximize else value)
+        # copies: the caller may change his outputs in place
+        shaped = tuple([t.reshape((*ask.batch, *t.shape[1:])).to(self.dtype, copy=True) for t in outputs])
+        return shaped, Lifted(solved, x, z)
+
+    def _started(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        n, m = self.reduction.before
+        if x.shape[-1] != n or z.shape[-1] != m:
+            raise InputError("warm_start has other sizes", argument="warm_start")
+        partition = self.reduction.elimination.partition
+        return take(x, partition.variable_order), take(z, partition.row_order)
+
+    def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
+        assert isinstance(kept, Lifted)
+        solved = kept.solved
+        form, partition = self.reductions.form, self.reduction.elimination.partition
+        x, z = torch.zeros_like(solved.x), torch.zeros_like(solved.z)
+        form.extract_adjoint([g for i, g in enumerate(grads) if i not in self.values], x, z)
+        given = [g for i in self.values if (g := grads[i]) is not None]
+        value = None
+        if given:
+            total = torch.stack(given).sum(0).to(torch.float64).reshape(-1)
+            value = -total if form.maximize else total
+        g, h = take(x, partition.variable_order), take(z, partition.row_order)
+        if value is not None and solved.mu is not None:
+            h = h - value.unsqueeze(-1) * solved.measured.s
+        u, w = solved.adjoint(g, h)
+        gradients = self._pullback(tuple(needed))
+        found = {} if gradients is None else gradients(solved.x, solved.z, u, w, value)
+        certified = (solved.status == 0).unsqueeze(-1)
+        out: list[Tensor | None] = []
+        for p, domain in enumerate(form.domains):
+            if p not in found:
+                out.append(None)
+                continue
+            t = torch.where(certified, found[p], 0.0)
+            t = t.sum(0, keepdim=True) if self.shared[p] and t.shape[0] > 1 else t
+            out.append(unflatten_columns(t, domain.shape).to(self.dtype))
+        return out
+
+    def _pullback(self, needed: tuple[bool, ...]) -> Pullback | None:
+        kept, partition = self.reduction.kept, self.reduction.elimination.partition
+        if needed not in kept:
+            shape, constant = self.reductions.shape, self.reductions.constant
+            kept[needed] = pullback(shape, constant, needed, partition.variables, partition.rows)
+        return kept[needed]
+
+
+def reduced_way(
+    reductions: Reductions, exact: bool, values: tuple[int, ...], shared: tuple[bool, ...], dtype: torch.dtype
+) -> ReducedWay | None:
+    """The way of a form by its reduced program, None where there is none. exact: for mu = 0."""
+    form = reductions.form
+    if not is_quadratic(form):
+        return None
+    reduction = reductions.exact if exact else reductions.on_path
+    if reduction is None:
+        return None
+    # what is not PSD may be so where variables are taken out: nothing but the domain tells
+    checked = [
+        p
+        for p, d in enumerate(form.domains)
+        if d.sign or d.lower is not None or d.upper is not None or d.strict or d.free is not None
+    ]
+    return ReducedWay(reductions, reduction, values, shared, dtype, tuple(checked))

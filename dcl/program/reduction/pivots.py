@@ -1,0 +1,195 @@
+"""Which rows define which variables: the rules of the reduction, for all values of the parameters.
+
+1. An equality row with a constant entry at a free variable defines it.  Variables of one equality row only come first (the
+   residuals of sum_squares, epigraphs): taking them out changes no other row.  Then Markowitz's order: (r - 1)(c - 1), for r
+   entries in the row and c in the column, is the fill.
+2. A variable without a cost that only inequality rows see, with one sign in all of them but one: Fourier-Motzkin combines
+   that row with each of the others, which adds no row.  That is to take it for an equality: its multiplier is the sum of the
+   others' (|u| <= 1, which CVXPY writes u <= t, -u <= t, t <= 1, becomes a box).
+3. A variable with a linear cost and one inequality row: that row holds with equality, its multiplier is the cost.
+4. A variable t with a linear cost and two inequality rows of one sign, min t: t >= f_1, t >= f_2 (abs, max, pos, norm1, hinge):
+
+       min c t  =  c f_1 + c max(f_2 - f_1, 0)
+
+   row 1 defines t, and row 2 becomes soft: f_2 - f_1 <= 0 with its multiplier between 0 and c.
+
+Rules 2 to 4 change the log-barrier, and hold at mu = 0 only.
+
+A variable is free if no row bounds it alone; else its bound would become a row.  Chains whose map grows are cut: where a
+constant coefficient of a definition would be above `_GROWTH`, its variable stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dcl.program.reduction.blocks import Bools, Ints, MatrixSource, Source
+from dcl.program.reduction.working import Working, working
+
+# x_j = sum of coefficients times what is left: larger ones lose digits.
+_GROWTH = 100.0
+# A pivot is at least this, relative to the largest constant entry of its row.
+_PIVOT = 1e-2
+# Entries of the dense working matrix.
+_MOST_WORK = 500_000
+
+
+@dataclass(frozen=True, eq=False)
+class Soft:
+    """Rule 4: inequality `row` of the program is soft, and its t is variable number `pivot` of the pivots."""
+
+    row: int
+    pivot: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pivots:
+    """Row rows[k] defines variable columns[k].  soft: see `Soft`."""
+
+    rows: Ints
+    columns: Ints
+    soft: tuple[Soft, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A program for all values of its parameters; its first `zeros` rows are equalities."""
+
+    P: MatrixSource
+    q: Source
+    A: MatrixSource
+    b: Source
+    zeros: int
+
+    @property
+    def costly(self) -> Bools:
+        """Variables with a cost."""
+        costly: Bools = (self.q.offset != 0.0) | self.q.varying
+        costly[self.P.rows] = True
+        costly[self.P.cols] = True
+        return costly
+
+    @property
+    def bounded(self) -> Bools:
+        """Variables that an inequality row bounds alone."""
+        A = self.A
+        alone = np.bincount(A.rows, minlength=A.shape[0])[A.rows] == 1
+        bounded = np.zeros(A.shape[1], dtype=bool)
+        bounded[A.cols[alone & (A.rows >= self.zeros)]] = True
+        return bounded
+
+
+def private(shape: Shape) -> tuple[Ints, Ints]:
+    """Rule 1 for variables that one equality row alone has: rows and columns."""
+    A = shape.A
+    n_rows = np.bincount(A.cols, minlength=A.shape[1])
+    largest = np.zeros(A.shape[0])
+    fixed = np.where(A.varying, 0.0, np.abs(A.values))
+    np.maximum.at(largest, A.rows, fixed)
+    good = (n_rows[A.cols] == 1) & (A.rows < shape.zeros) & (fixed > 0.0) & (fixed >= _PIVOT * largest[A.rows])
+    entries = np.nonzero(good)[0]
+    entries = entries[np.lexsort((-fixed[entries], A.rows[entries]))]
+    _, first = np.unique(A.rows[entries], return_index=True)
+    entries = entries[first]
+    return A.rows[entries], A.cols[entries]
+
+
+class Search:
+    """The pivots found so far, and the rows that are left."""
+
+    def __init__(self, shape: Shape, private_rows: Ints, private_columns: Ints) -> None:
+        self.shape = shape
+        m, n = shape.A.shape
+        self.rows, self.columns = list(private_rows), list(private_columns)
+        self.soft: list[Soft] = []
+        costly = shape.costly
+        owner, touched = np.zeros(m, dtype=bool), np.zeros(n, dtype=bool)
+        owner[private_rows[costly[private_columns]]] = True
+        touched[shape.A.cols[owner[shape.A.rows]]] = True
+        left_rows = np.setdiff1d(np.arange(m), private_rows)
+        left_columns = np.setdiff1d(np.arange(n), private_columns)
+        self.work: Working = working(shape.A, shape.zeros, left_rows, left_columns, costly | touched, touched)
+        self._bounded = shape.bounded[left_columns]
+        self._n_rows = np.bincount(shape.A.cols, minlength=n)
+        varying = shape.A.varying
+        self._varying_rows, self._varying_cols = shape.A.rows[varying], shape.A.cols[varying]
+
+    def _stays_constant(self, row: int, column: int) -> bool:
+        """Is A constant on the rows and columns of the pivots with this one?"""
+        of_row = self._varying_cols[self._varying_rows == row]
+        of_column = self._varying_rows[self._varying_cols == column]
+        return not (np.isin(of_row, [*self.columns, column]).any() or np.isin(of_column, [*self.rows, row]).any())
+
+    def _take(self, i: int, j: int) -> bool:
+        """Row i defines column j (places in the working matrix), if it may."""
+        work = self.work
+        row, column = int(work.rows[i]), int(work.columns[j])
+        if work.growth(i, j) > _GROWTH or not self._stays_constant(row, column):
+            return False
+        work.eliminate(i, j)
+        self.rows.append(row)
+        self.columns.append(column)
+        return True
+
+    def equalities(self) -> None:
+        """Rule 1."""
+        work = self.work
+        rows = np.arange(work.zeros)
+        allowed = np.repeat(~self._bounded[None, :], work.zeros, axis=0)
+        while True:
+            there = work.present[rows]
+            fixed = np.where(work.V[rows] | ~there, 0.0, np.abs(work.W[rows]))
+            good = allowed & (fixed > 0.0) & (fixed >= _PIVOT * fixed.max(1, initial=0.0, keepdims=True))
+            i, j = np.nonzero(good)
+            if len(i) == 0:
+                return
+            fill = (there.sum(1)[i] - 1) * (work.present.sum(0)[j] - 1)
+            best = int(np.argmin(fill))
+            if not self._take(int(i[best]), int(j[best])):
+                allowed[i[best], j[best]] = False
+
+    def inequalities(self, *, cuts: bool, wanted: Bools) -> None:
+        """Rules 2 to 4."""
+        work, shape = self.work, self.shape
+        in_P = np.zeros(shape.A.shape[1], dtype=bool)
+        in_P[shape.P.rows] = True
+        in_q = (shape.q.offset != 0.0) | shape.q.varying
+        for j, column in enumerate(work.columns):
+            if work.gone[j] or in_P[column] or work.touched[j]:
+                continue
+            rows = np.nonzero(work.present[:, j])[0]
+            if len(rows) == 0 or rows[0] < work.zeros or work.V[rows, j].any():
+                continue
+            up = rows[work.W[rows, j] > 0.0]
+            down = rows[work.W[rows, j] < 0.0]
+            one, others = (up, down) if len(up) == 1 else (down, up)
+            if not in_q[column]:
+                # its value is one of many: nobody may ask for it
+                if len(one) == 1 and len(others) > 0 and not wanted[column]:
+                    self._take(int(one[0]), j)
+            elif len(rows) == 1:
+                self._take(int(rows[0]), j)
+            elif cuts and len(rows) == 2 and 0 in (len(up), len(down)) and self._n_rows[column] == 2:
+                first, second = sorted(rows, key=lambda row: int(work.present[row].sum()))
+                if self._take(int(first), j):
+                    self.soft.append(Soft(int(work.rows[second]), len(self.rows) - 1))
+                    work.touch(work.present[second])
+
+
+def choose(shape: Shape, *, on_path: bool, cuts: bool, wanted: Bools) -> tuple[Pivots, Working] | None:
+    """The pivots, and the rows that are left; None where nothing is found.
+
+    on_path: the rules that hold at mu > 0 only.  cuts: may rows become soft?  wanted: variables (n,) that are asked for.
+    """
+    rows, columns = private(shape)
+    m, n = shape.A.shape
+    if (m - len(rows)) * (n - len(columns)) > _MOST_WORK or len(columns) == n:
+        return None
+    search = Search(shape, rows, columns)
+    search.equalities()
+    if not on_path:
+        search.inequalities(cuts=cuts, wanted=wanted)
+    found = Pivots(np.array(search.rows, dtype=np.int64), np.array(search.columns, dtype=np.int64), tuple(search.soft))
+    return found, search.work

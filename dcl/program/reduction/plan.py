@@ -1,0 +1,234 @@
+"""The plan of a reduction: who defines whom, which rows are bounds, and whether all of it is worth its cost.
+
+The cost of a program of the core, in operations an instance, for n variables, g general rows (p of them equalities) and as many
+bounds as there are:
+
+    dense(n, g, r) = n^3 + n^2 g + n r^2,   r = g + n if there are bounds       measured: 10^9 of these take 0.16 s
+    sparse         = 5 10^4 (n + m)                              (the careful lane on a sparse program: 8 us a row or column)
+
+and the reduction has its own: products k r^2 to form P' (k variables taken out, r left) where E varies, k^2 r to form E where
+A_IJ is not diagonal.  It is made where it saves a third of the operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from dcl.program.affine import AffineMap, affine_map, take
+from dcl.program.reduction.blocks import Floats, Ints
+from dcl.program.reduction.elimination import Elimination, Partition, inverse
+from dcl.program.reduction.matrices import Diagonal
+from dcl.program.reduction.measure import Nonzeros, nonzeros
+from dcl.program.reduction.pivots import Pivots, Shape, choose
+from dcl.program.reduction.pullback import Pullback
+from dcl.program.reduction.redundant import moving, of_program, redundant
+from dcl.program.reduction.working import Working
+
+_SAVES = 0.7
+_MOST_GENERAL, _MOST_VARIABLES = 1500, 700
+# Numbers in all blocks of one instance.
+_MOST_STORED = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Bounds on one side: rows coefficient[k] x[variable[k]] <= b_k of the reduced program; a variable at most once.
+
+    Between rows and bounds, multipliers and right-hand sides of a KKT system alike: times or over |coefficient|.
+    """
+
+    variable: Tensor
+    coefficient: Tensor
+
+    def bound(self, b: Tensor, n: int, absent: float) -> Tensor:
+        """The bounds (B, n) for b (B, k)."""
+        return b.new_full((b.shape[0], n), absent).index_copy_(1, self.variable, b / self.coefficient)
+
+    def of_rows(self, h: Tensor, n: int) -> Tensor:
+        """(B, k) of rows |coefficient| (+-x) <= h  ->  (B, n) of the bounds +-x; zero where there is none."""
+        return h.new_zeros(h.shape[0], n).index_copy_(1, self.variable, h / self.coefficient.abs())
+
+    def of_multipliers(self, z: Tensor, n: int) -> Tensor:
+        """Multipliers (B, k) of the rows -> (B, n) of the bounds. Inverse of `to_rows`."""
+        return z.new_zeros(z.shape[0], n).index_copy_(1, self.variable, z * self.coefficient.abs())
+
+    def to_rows(self, z: Tensor) -> Tensor:
+        """Multipliers (B, n) of the bounds -> (B, k) of the rows. Adjoint of `of_rows`."""
+        return take(z, self.variable) / self.coefficient.abs()
+
+
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """Soft rows: row `rows[k]` of K is  alpha t + a'x <= b,  and t is variable, and row, number `pivots[k]` of [J, R] and [I, K].
+
+    Its multiplier is between 0 and the cap -q_t / alpha.  Where it is the cap, row and pivot change places: t is what the
+    soft row says, and the pivot's row is slack.
+    """
+
+    rows: Tensor
+    pivots: Tensor
+    alpha: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """An elimination with the rows K in the order [equalities, inequalities, lower bounds, upper bounds], `sizes` of each.
+
+    P, A: nonzeros of the program as given, in the order of the partition.
+    tight: inequality rows that define a variable, in the order of the partition, (m,).  equations: these and the equalities.
+    moving: parameters in whose gradient redundant rows make a derivative that does not exist (redundant.py).
+    before: variables and rows.  after: variables, general rows, bounds.
+    """
+
+    elimination: Elimination
+    P: Nonzeros
+    A: Nonzeros
+    sizes: tuple[int, int, int, int]
+    lower: Side
+    upper: Side
+    cuts: Cuts | None
+    tight: Tensor
+    equations: Tensor
+    moving: frozenset[int]
+    before: tuple[int, int]
+    after: tuple[int, int, int]
+
+    @cached_property
+    def kept(self) -> dict[tuple[bool, ...], Pullback | None]:
+        """The ways back made so far, by the parameters that need a gradient."""
+        return {}
+
+    @cached_property
+    def has_tight(self) -> bool:
+        """Does an inequality row define a variable?"""
+        return bool(self.tight.any())
+
+
+@dataclass(frozen=True, eq=False)
+class _Bounds:
+    rows: Ints
+    variable: Ints
+    coefficient: Floats
+
+
+_NO_BOUNDS = _Bounds(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
+def _bounds(work: Working) -> tuple[_Bounds, _Bounds]:
+    """Inequality rows that are left with one constant entry; of two on the same side of a variable the first."""
+    there = work.present
+    alone = (there.sum(1) == 1) & ~(work.V & there).any(1)
+    alone[: work.zeros] = False
+    places = np.nonzero(alone)[0]
+    variable = there[places].argmax(1) if len(places) else np.zeros(0, dtype=np.int64)
+    coefficient = work.W[places, variable]
+    sides = []
+    for sign in (-1.0, 1.0):
+        of_side = np.nonzero(sign * coefficient > 0.0)[0]
+        _, first = np.unique(variable[of_side], return_index=True)
+        pick = of_side[first]
+        sides.append(_Bounds(places[pick], variable[pick], coefficient[pick]))
+    return sides[0], sides[1]
+
+
+def _dense(n: int, general: int, bounds: int) -> float:
+    return float(n) ** 3 + float(n) ** 2 * general + float(n) * (general + (n if bounds else 0)) ** 2
+
+
+def plan(
+    shape: Shape, *, dense: bool, on_path: bool, cuts: bool, wanted_x: Tensor, wanted_z: Tensor
+) -> Reduction | None:
+    """The reduction of a program, None where none pays.
+
+    dense: could the core take the program as it is?  on_path: for mu > 0.  cuts: may rows become soft?
+    wanted_x, wanted_z: variables (n,) and multipliers (m,) that are asked for.
+    """
+    m, n = shape.A.shape
+    found = choose(shape, on_path=on_path, cuts=cuts, wanted=wanted_x.numpy())
+    if found is None:
+        return None
+    pivots, work = found
+    circle = redundant(work)
+    # where rows are soft, all rows are those of the dual program
+    lower, upper = (_NO_BOUNDS, _NO_BOUNDS) if pivots.soft else _bounds(work)
+    left = ~work.used
+    left[circle.dropped] = left[lower.rows] = left[upper.rows] = False
+    general = np.nonzero(left)[0]
+    equalities = int((general < work.zeros).sum())
+    R = work.columns[~work.gone]
+    if len(R) == 0 or len(R) > _MOST_VARIABLES or len(general) > _MOST_GENERAL:
+        return None
+    if pivots.soft and len(general) > len(R):
+        return None  # the dual's matrix is singular
+    K = work.rows[np.concatenate([general, lower.rows, upper.rows])]
+    partition = Partition(J=pivots.columns, R=R, I=pivots.rows, K=K, D=work.rows[circle.dropped])
+    blocks = {
+        f"P_{a}{b}": shape.P.block(getattr(partition, a), getattr(partition, b)) for a, b in ("JJ", "JR", "RR")
+    } | {
+        f"A_{a}{b}": shape.A.block(getattr(partition, a), getattr(partition, b))
+        for a, b in ("IJ", "IR", "KJ", "KR", "DJ", "DR")
+    }
+    if sum(block.stored for block in blocks.values()) > _MOST_STORED:
+        return None
+    M = inverse(blocks["A_IJ"].at(()))
+    k, r = len(partition.J), len(R)
+    bounds = len(lower.rows) + len(upper.rows)
+    g = len(general)
+    cost = float(r) ** 3 + 2.0 * float(r) * g * (r + g) + _dense(g, 0, g) if pivots.soft else _dense(r, g, bounds)
+    if not blocks["A_IR"].constant:
+        cost += float(k) * r * r + (0.0 if isinstance(M, Diagonal) else float(k) * k * r)
+    before = _dense(n, m, 0) if dense and m <= _MOST_GENERAL else 5e4 * (n + m)
+    if cost > _SAVES * before and not (len(circle.dropped) and cost <= before):
+        return None
+    inside = np.cumsum(~work.gone) - 1
+
+    def side(t: _Bounds) -> Side:
+        return Side(torch.from_numpy(inside[t.variable]), torch.from_numpy(t.coefficient))
+
+    in_circles = of_program(shape, work.rows[circle.circles], partition.I, partition.J)
+    if bool(wanted_z[torch.from_numpy(in_circles)].any()):
+        return None
+    order = np.concatenate([partition.I, partition.K, partition.D])
+    columns = np.concatenate([partition.J, partition.R])
+    inequality = order >= shape.zeros
+    taken = np.arange(m) < k
+    return Reduction(
+        Elimination(partition, blocks, M, len(general), _vectors(shape, partition)),
+        nonzeros(shape.P, columns, columns),
+        nonzeros(shape.A, order, columns),
+        (equalities, len(general) - equalities, len(lower.rows), len(upper.rows)),
+        side(lower),
+        side(upper),
+        _cuts(shape, pivots, K) if pivots.soft else None,
+        tight=torch.from_numpy(inequality & taken),
+        equations=torch.from_numpy(~inequality | taken),
+        moving=moving(shape, in_circles),
+        before=(n, m),
+        after=(r, len(general), bounds),
+    )
+
+
+def _cuts(shape: Shape, pivots: Pivots, K: Ints) -> Cuts:
+    """The soft rows."""
+    alpha = {(int(i), int(j)): float(a) for i, j, a in zip(shape.A.rows, shape.A.cols, shape.A.values, strict=True)}
+    place = {int(row): k for k, row in enumerate(K)}
+    return Cuts(
+        torch.tensor([place[s.row] for s in pivots.soft]),
+        torch.tensor([s.pivot for s in pivots.soft]),
+        torch.tensor([alpha[s.row, int(pivots.columns[s.pivot])] for s in pivots.soft], dtype=torch.float64),
+    )
+
+
+def _vectors(shape: Shape, partition: Partition) -> AffineMap:
+    """theta -> (-q, b) in the order of the partition."""
+    variables = np.concatenate([partition.J, partition.R])
+    rows = np.concatenate([partition.I, partition.K, partition.D])
+    offset = np.concatenate([-shape.q.offset[variables], shape.b.offset[rows]])
+    linear = sp.vstack([-shape.q.linear[variables], shape.b.linear[rows]], format="csr")
+    return affine_map(offset, linear, shape.q.sizes)
