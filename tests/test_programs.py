@@ -396,3 +396,39 @@ def test_xarray_has_labels() -> None:
     assert found["w"].dims == ("instance", "w_0")
     assert float(found["w"].sel(instance="tue", w_0="c")) == solution["w"][1, 2]
     assert found["value"].sel(instance="mon") == solution.value[0]
+
+
+def test_a_kink_of_the_value_is_said() -> None:
+    """The value min(a, b) has a kink where a = b; that of the square of x - t with x >= 0 is smooth at t = 0."""
+    x, a, b, t = cp.Variable(name="x"), cp.Parameter(name="a"), cp.Parameter(name="b"), cp.Parameter(name="t")
+    program = dcl.ParametricProgram(cp.Problem(cp.Maximize(x), [x <= a, x <= b]))
+    assert program.solve(a=1.0, b=2.0).value_gradient()["a"] == pytest.approx(1.0)
+    with pytest.warns(dcl.DegenerateWarning, match="RANK_DEFICIENT"):
+        slopes = program.solve(a=1.0, b=1.0).value_gradient()
+    assert float(slopes["a"] + slopes["b"]) == pytest.approx(1.0)
+    with pytest.warns(dcl.DegenerateWarning, match=r"RANK_DEFICIENT in 1 of 3 rows \(1\)"):
+        sweep = program.sweep({a: np.array([0.5, 1.0, 1.5]), b: 1.0}, progress=False, gradient="value")
+    np.testing.assert_allclose(sweep.gradient["a"][[0, 2]], [1.0, 0.0], atol=1e-12)
+    smooth = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.square(x - t)), [x >= 0]))
+    assert smooth.solve(t=0.0).value_gradient()["t"] == pytest.approx(0.0, abs=1e-12)
+    assert smooth.sweep({t: np.zeros(2)}, progress=False, gradient="value").gradient_kind.tolist() == [0, 0]
+
+
+def test_elastic_net_path_is_that_of_scikit_learn() -> None:
+    """1 / 2m |y - Xw|^2 + alpha (r |w|_1 + (1 - r) / 2 |w|^2), a path of 40 penalties on the diabetes data."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    X, y = datasets.load_diabetes(return_X_y=True)
+    X, y, ratio = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std(), 0.6
+    w, alpha = cp.Variable(X.shape[1], name="w"), cp.Parameter(nonneg=True, name="alpha")
+    penalty = ratio * cp.norm1(w) + 0.5 * (1.0 - ratio) * cp.sum_squares(w)
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.sum_squares(X @ w - y) / (2 * len(y)) + alpha * penalty)))
+    alphas = np.geomspace(1e-3, 1.0, 40)
+    sweep = program.sweep({alpha: alphas}, progress=False, gradient="value")
+    for row in range(40):
+        known = linear_model.ElasticNet(
+            alphas[row], l1_ratio=ratio, fit_intercept=False, tol=1e-12, max_iter=100_000
+        ).fit(X, y)
+        np.testing.assert_allclose(sweep["w"][row], known.coef_, atol=1e-6)
+        slope = ratio * np.abs(known.coef_).sum() + 0.5 * (1.0 - ratio) * known.coef_ @ known.coef_
+        assert float(sweep.gradient["alpha"][row]) == pytest.approx(slope, abs=1e-6)

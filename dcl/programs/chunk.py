@@ -114,10 +114,7 @@ class Work:
             status[left] = part.status
             residual[left] = torch.stack([part.primal_residual, part.dual_residual, part.gap]).amax(0)
             if self.cotangents:
-                requested = self.model.requested(*self._differentiated)
-                chosen = [t[left] if swept else t for t, swept in zip(tensors, self.swept, strict=True)]
-                kinds = derivatives.degeneracy_of(self.model, chosen, part, requested)[0].kind
-                kind[left] = torch.where(part.ok, kinds, int(GradientKind.EXACT))
+                kind[left] = torch.where(part.ok, self._kinds(tensors, left, part), int(GradientKind.EXACT))
             strong = part.v > tie_width(part.program, part.v)
             active[left] = strong[:, zeros:] & part.ok.unsqueeze(-1)
             good = torch.nonzero(part.ok).flatten()
@@ -133,13 +130,15 @@ class Work:
         )  # fmt: skip
         return chunk, last if last is not None else start
 
-    @property
-    def _differentiated(self) -> tuple[list[int], list[int]]:
-        """Places of the variables and of the multipliers that the gradient depends on; that of the value on all."""
-        variables, duals = len(self.model.variables), len(self.model.duals)
-        if variables + duals in self.cotangents:
-            return list(range(variables)), list(range(duals))
-        return list(self.cotangents), []
+    def _kinds(self, tensors: Sequence[Tensor], places: Tensor, solution: Solution) -> Tensor:
+        """What the gradient is worth at the instances at `places`, `GradientKind` as integers."""
+        chosen = [t[places] if swept else t for t, swept in zip(tensors, self.swept, strict=True)]
+        value = len(self.model.variables) + len(self.model.duals)
+        if list(self.cotangents) == [value] and not isinstance(solution.mu, Tensor):
+            return derivatives.value_degeneracy_of(self.model, chosen, solution)[0].kind
+        variables = [place for place in self.cotangents if place != value]
+        requested = self.model.requested(variables or range(len(self.model.variables)))
+        return derivatives.degeneracy_of(self.model, chosen, solution, requested)[0].kind
 
     def _shapes(self) -> list[tuple[int, ...]]:
         return [*(entry.shape for entry in (*self.model.variables, *self.model.duals)), ()]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
@@ -32,6 +33,7 @@ from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
 from dcl.program import ConeProgram
 from dcl.program.scaling import scaled
 from dcl.programs.model import Model
+from dcl.status import GradientKind
 
 # Right-hand sides that are solved together: their number times n + m times the batch.
 _ENTRIES = 1 << 24
@@ -53,6 +55,21 @@ def degeneracy_of(
     point = point_of(stated.program, solution, model.layer._engine.barrier(None, plan.batch.shape))
     residual = torch.maximum(solution.primal_residual, solution.dual_residual).reshape(-1)
     return classify(point, residual, requested, model.layer._moving), stated.context
+
+
+def value_degeneracy_of(
+    model: Model, tensors: Sequence[Tensor], solution: Solution
+) -> tuple[Degeneracy, AbstractCallContext]:
+    """What the gradient of the optimal value is worth: that of the Lagrangian is unique where x and z are.
+
+    Only entries that multiply data which move count.  A tie is no cause, since the value is smooth there.
+    """
+    moving = model.layer._moving
+    assert moving is not None
+    x = moving.q.index_fill(0, torch.cat([*moving.P, moving.A[1]]), True)
+    found, context = degeneracy_of(model, tensors, solution, Requested(x, moving.rows()))
+    unique = (found.kind != GradientKind.RANK_DEFICIENT) & (found.kind != GradientKind.NONUNIQUE)
+    return replace(found, kind=torch.where(unique, int(GradientKind.EXACT), found.kind)), context
 
 
 def outputs_of(model: Model, tensors: Sequence[Tensor], solution: Solution) -> Callable[..., tuple[Tensor, ...]]:

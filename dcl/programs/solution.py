@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dcl.errors import InputError
-from dcl.outcome.messages import report_degeneracy
+from dcl.outcome.messages import AbstractCallContext, report_degeneracy
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Requested
+from dcl.point.degeneracy import Degeneracy, Requested
 from dcl.programs import derivatives
 from dcl.programs.active import active_range, binding, conflicts
 from dcl.programs.instances import instance
@@ -175,6 +175,7 @@ class ProgramSolution:
         """{parameter: gradient} of the optimal value, one for each instance; wrt: the parameters, None for all.
 
         From the multipliers, without a solve (envelope theorem); at mu > 0, of the value at x(mu), by `adjoint`'s way.
+        Where multipliers or solution are not unique the value has a kink, and `dcl.DegenerateWarning` says so.
         """
         model, wanted = self.model, self._wanted(wrt)
         if isinstance(self.known.mu, Tensor):
@@ -183,6 +184,7 @@ class ProgramSolution:
             found = derivatives.pulled(model, self._tensors, self.known, one, wanted)
         else:
             found = derivatives.value_gradient(model, self._tensors, self.known, wanted)
+            self._report(*derivatives.value_degeneracy_of(model, self._tensors, self.known))
         ok = self.known.ok
         zeroed = [torch.where(ok.reshape((*self.batch, *[1] * (t.ndim - ok.ndim))), t, 0.0) for t in found]
         return Values("parameter", [model.parameters[p] for p in wanted], [_numpy(t) for t in zeroed])
@@ -221,9 +223,12 @@ class ProgramSolution:
 
     def _doubt(self, requested: Requested) -> None:
         """Warn, or raise DegenerateError, where the derivative of what is requested is not EXACT."""
+        if self.model.layer._engine.settings.on_degenerate != "ignore":
+            self._report(*derivatives.degeneracy_of(self.model, self._tensors, self.known, requested))
+
+    def _report(self, found: Degeneracy, context: AbstractCallContext) -> None:
         how = self.model.layer._engine.settings.on_degenerate
         if how != "ignore":
-            found, context = derivatives.degeneracy_of(self.model, self._tensors, self.known, requested)
             report_degeneracy(context, how, found, self.known.status.reshape(-1))
 
     @cached_property
