@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 import traceback
 import zipfile
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class _UserCode:
 
 
 def _python(path: Path) -> Any:
+    sys.path.insert(0, str(path.resolve().parent))  # its own modules, as `python FILE` finds them
     with _UserCode(path):
         defined = runpy.run_path(str(path))
     if "problem" not in defined:
