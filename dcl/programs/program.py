@@ -133,8 +133,8 @@ class ParametricProgram:
             wrt: the parameters of the gradient, None for all.
             progress: show a bar where stderr is a terminal.
             path: a folder for finished chunks. A sweep that was killed goes on from there; another one's folder is an error.
-            backend: None for this process, or a backend of joblib, "loky", "threading", "dask" (with a Client) or "ray" (registered), for many. A worker
-                that dies loses nothing but time.
+            backend: None for this process, or a backend of joblib for many: "loky", "threading", "dask" (with a Client) or
+                "ray" (registered). A worker that dies loses nothing but time.
             workers: how many, None for all that the backend has.
 
         Raises:
