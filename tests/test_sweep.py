@@ -14,6 +14,7 @@ import cvxpy as cp
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import dcl
 from dcl.programs.store import Store, gaps
@@ -339,3 +340,24 @@ def test_a_doubtful_gradient_is_said() -> None:
     plain = dcl.ParametricProgram(problem).sweep(values, progress=False)  # nobody asked for one
     with pytest.raises(dcl.InputError, match="no gradient was asked for"):
         _ = plain.gradient_kind
+
+
+def test_two_processes_in_one_folder(tmp_path: Path) -> None:
+    """Chunks of other sizes that overlap: no row counts twice."""
+    program = frontier()
+    known = program.sweep({"target": TARGETS}, progress=False, path=tmp_path)
+    (file,) = tmp_path.glob("rows_*.npz")
+    (whole,) = Store(tmp_path).load().values()
+    (tmp_path / "rows_000000005_000000065.npz").write_bytes(file.read_bytes())
+    assert whole.count == 60
+    again = program.sweep({"target": TARGETS}, progress=False, path=tmp_path)
+    assert len(again) == 60
+    np.testing.assert_array_equal(known["w"], again["w"])
+
+
+def test_the_caller_keeps_his_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    frontier().sweep({"target": TARGETS}, progress=False, backend="threading", workers=2)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)

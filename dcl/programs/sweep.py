@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def run(job: Job, *, progress: bool, path: str | Path | None, backend: str | Non
     done: dict[int, Chunk] = {}
     if store is not None:
         store.claim(job.fingerprint, job.rows)
-        done = store.load()
+        done = _apart(store.load())
     missing = gaps([(start, start + chunk.count) for start, chunk in done.items()], job.rows)
     solve = _in_turn(job, missing) if backend is None else _by_joblib(job, missing, backend, workers)
     with _bar(job.rows, job.rows - sum(stop - start for start, stop in missing), progress) as advance:
@@ -152,6 +153,16 @@ def run(job: Job, *, progress: bool, path: str | Path | None, backend: str | Non
     if not done:  # no rows
         return job.work.run(job.tensors(0, 0))[0]
     return joined([done[start] for start in sorted(done)])
+
+
+def _apart(found: Mapping[int, Chunk]) -> dict[int, Chunk]:
+    """Without chunks that overlap others: two processes may have worked on one folder at the same time."""
+    kept: dict[int, Chunk] = {}
+    at = 0
+    for start in sorted(found):
+        if start >= at:
+            kept[start], at = found[start], start + found[start].count
+    return kept
 
 
 def _in_turn(job: Job, missing: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Chunk]]:
@@ -169,7 +180,9 @@ def _in_turn(job: Job, missing: Sequence[tuple[int, int]]) -> Iterator[tuple[int
 
 
 def _alone(work: Work, tensors: list[Tensor]) -> Chunk:
-    """A chunk in a worker, whose other threads would wait for those of its neighbors."""
+    """A chunk in a worker. In a process of its own: on one thread, since others would wait for those of its neighbors."""
+    if parent_process() is None:
+        return work.run(tensors)[0]
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateWarning)
