@@ -77,9 +77,9 @@ def _make_dcl(mu: float) -> Callable[[Work], Layer]:
 
         layer = dcl.QPLayer(mu=mu)
         if work.family == "qp":
-            return lambda P, q, A, b, G, h: layer(P, q, A, b, G, h).x
+            return lambda P, q, A, b, G, h: layer(P, q, A=A, b=b, G=G, h=h).x
         if work.family == "lp":
-            return lambda q, A, b, G, h: layer(None, q, A, b, G, h).x
+            return lambda q, A, b, G, h: layer(None, q, A=A, b=b, G=G, h=h).x
         return lambda P, q, lb, ub: layer(P, q, lb=lb, ub=ub).x
 
     return make

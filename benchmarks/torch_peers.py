@@ -85,7 +85,7 @@ class DclQP(Net):
         self.layer = dcl.QPLayer()
 
     def solve(self, q: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor) -> Tensor:
-        return self.layer(self.P(q), q, A, b, G, h).x
+        return self.layer(self.P(q), q, A=A, b=b, G=G, h=h).x
 
 
 class DclCone(Net):

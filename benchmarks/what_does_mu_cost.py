@@ -28,7 +28,8 @@ MUS = (0.0, 1e-1, 1e-2, 1e-4, 1e-6, 1e-8)
 def turn(layer: dcl.QPLayer, data: list[torch.Tensor], w: torch.Tensor, mu: float) -> tuple[float, float, dcl.QPResult]:
     """Seconds of forward and backward, and the answer."""
     start = time.perf_counter()
-    result = layer(*data, mu=mu)
+    P, q, *rest = data
+    result = layer(P, q, **dict(zip(("A", "b", "G", "h"), rest, strict=True)), mu=mu)
     middle = time.perf_counter()
     torch.autograd.grad((result.x @ w).sum(), data)
     return middle - start, time.perf_counter() - middle, result

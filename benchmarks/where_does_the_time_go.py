@@ -80,7 +80,7 @@ def layers(shape: Shape, batch: int) -> dict[str, Callable[..., Tensor]]:
     qp, cvxpy = dcl.QPLayer(), dcl.CvxpyLayer(problem, parameters, [x])
     return {
         "torch": lambda *data: Empty.apply(*data)[0],  # type: ignore[no-untyped-call,no-any-return]
-        "QPLayer": lambda *data: qp(*data).x,
+        "QPLayer": lambda P, q, A, b, G, h: qp(P, q, A=A, b=b, G=G, h=h).x,
         "CvxpyLayer": lambda *data: cvxpy(*data)[0],
     }
 

@@ -5,38 +5,60 @@ instance, and differentiated exactly through its KKT conditions.
 """
 
 import warnings
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from dcl import solvers
-from dcl.about import Info, info
-from dcl.compare import Comparison, Diagnosis, PointDiagnosis, compare_gradients, diagnose
-from dcl.errors import (
-    CompatibilityWarning,
-    DclError,
-    DegenerateError,
-    DegenerateWarning,
-    DivergedError,
-    DppError,
-    DtypeError,
-    FlatError,
-    InputError,
-    LocallyInfeasibleError,
-    NoMinimumError,
-    NotStationaryError,
-    OptionError,
-    SaddleError,
-    SlowWarning,
-    SolveError,
-    UnsupportedError,
-)
-from dcl.layers.argmin import ArgminLayer, argmin
-from dcl.layers.cone import ConeLayer, ConeResult
-from dcl.layers.cvxpy import CvxpyLayer
-from dcl.layers.qp import QPLayer, QPResult, solve_qp
-from dcl.outcome.solution import Solution
-from dcl.status import GradientKind, Status
+if TYPE_CHECKING:
+    from dcl import solvers
+    from dcl.about import Info, info
+    from dcl.compare import Comparison, Diagnosis, PointDiagnosis, compare_gradients, diagnose
+    from dcl.errors import (
+        CompatibilityWarning,
+        DclError,
+        DegenerateError,
+        DegenerateWarning,
+        DivergedError,
+        DppError,
+        DtypeError,
+        FlatError,
+        InputError,
+        LocallyInfeasibleError,
+        NoMinimumError,
+        NotStationaryError,
+        OptionError,
+        SaddleError,
+        SlowWarning,
+        SolveError,
+        UnsupportedError,
+    )
+    from dcl.layers.argmin import ArgminLayer, argmin
+    from dcl.layers.cone import ConeLayer, ConeResult
+    from dcl.layers.cvxpy import CvxpyLayer
+    from dcl.layers.qp import QPLayer, QPResult, solve_qp
+    from dcl.outcome.solution import Solution
+    from dcl.programs import ParametricProgram, ProgramSolution, Sensitivity, Sweep
+    from dcl.status import GradientKind, Status
 
 __version__ = "0.1.0"
+
+# Where each public name lives: its module, and with it torch, CVXPY and solvers, is imported when the name is first used.
+_MODULES = {
+    "dcl.about": ("Info", "info"),
+    "dcl.compare": ("Comparison", "Diagnosis", "PointDiagnosis", "compare_gradients", "diagnose"),
+    "dcl.errors": (
+        "CompatibilityWarning", "DclError", "DegenerateError", "DegenerateWarning", "DivergedError", "DppError", "DtypeError",
+        "FlatError", "InputError", "LocallyInfeasibleError", "NoMinimumError", "NotStationaryError", "OptionError",
+        "SaddleError", "SlowWarning", "SolveError", "UnsupportedError",
+    ),
+    "dcl.layers.argmin": ("ArgminLayer", "argmin"),
+    "dcl.layers.cone": ("ConeLayer", "ConeResult"),
+    "dcl.layers.cvxpy": ("CvxpyLayer",),
+    "dcl.layers.qp": ("QPLayer", "QPResult", "solve_qp"),
+    "dcl.outcome.solution": ("Solution",),
+    "dcl.programs": ("ParametricProgram", "ProgramSolution", "Sensitivity", "Sweep"),
+    "dcl.status": ("GradientKind", "Status"),
+}  # fmt: skip
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ArgminLayer",
@@ -60,14 +82,18 @@ __all__ = [
     "NoMinimumError",
     "NotStationaryError",
     "OptionError",
+    "ParametricProgram",
     "PointDiagnosis",
+    "ProgramSolution",
     "QPLayer",
     "QPResult",
     "SaddleError",
+    "Sensitivity",
     "SlowWarning",
     "Solution",
     "SolveError",
     "Status",
+    "Sweep",
     "UnsupportedError",
     "argmin",
     "compare_gradients",
@@ -77,11 +103,25 @@ __all__ = [
     "solvers",
 ]
 
-if not TYPE_CHECKING:  # type checkers would take every misspelled name to be there
 
-    def __getattr__(name: str) -> object:
-        """Names that were replaced: each stays for one minor version."""
-        if name == "RunsOffError":
-            warnings.warn("dcl.RunsOffError is dcl.DivergedError now", DeprecationWarning, stacklevel=2)
-            return DivergedError
+def _look_up(name: str) -> Any:
+    """The public name, from its module. Raises AttributeError."""
+    if name == "solvers":
+        return import_module("dcl.solvers")
+    if name == "RunsOffError":  # names that were replaced: each stays for one minor version
+        warnings.warn("dcl.RunsOffError is dcl.DivergedError now", DeprecationWarning, stacklevel=3)
+        name = "DivergedError"
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value  # from now on an ordinary attribute
+    return value
+
+
+if not TYPE_CHECKING:  # type checkers would take every misspelled name to be there
+    __getattr__ = _look_up
+
+
+def __dir__() -> list[str]:
+    """The public names, and not the modules behind them."""
+    return sorted([*__all__, "__version__"])

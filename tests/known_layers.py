@@ -103,9 +103,20 @@ def _exact_ball(P: Tensor, q: Tensor, A: Tensor, b: Tensor) -> Tensor:
     return r * (c - q) / torch.linalg.vector_norm(c - q, dim=-1, keepdim=True) - c
 
 
+class QPByPosition(dcl.QPLayer):
+    """A QPLayer that takes its tensors in the order of `exact_qp`, as the other layers and transforms of torch do."""
+
+    def forward(self, P, q, A=None, b=None, G=None, h=None, **options):
+        return super().forward(P, q, A=A, b=b, G=G, h=h, **options)
+
+    def solve(self, P, q, A=None, b=None, G=None, h=None, **options):
+        """As `forward`, without gradients."""
+        return super().solve(P, q, A=A, b=b, G=G, h=h, **options)
+
+
 KNOWN = {
     "CvxpyLayer": Known(make_cvxpy, _qp_as_cvxpy, _exact_cvxpy, (0, 1, 2, 3, 4), 0),
-    "QPLayer": Known(dcl.QPLayer, _quadratic, exact_qp, (0, 1, 2, 3, 4, 5), 1),
+    "QPLayer": Known(QPByPosition, _quadratic, exact_qp, (0, 1, 2, 3, 4, 5), 1),
     "ConeLayer": Known(make_cone, _ball, _exact_ball, (1, 3), 1),
 }
 

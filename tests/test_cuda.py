@@ -10,7 +10,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from known_layers import KNOWN
+from known_layers import KNOWN, QPByPosition
 from simulated_device import DEVICE, SimulatedDevice, fetch, send
 from test_layer_cvxpy import FAMILIES, build, chain
 
@@ -98,7 +98,7 @@ def qp_data(*batch, seed=0, n=5, p=1, m=4):
 @pytest.mark.parametrize("mu", MU)
 @pytest.mark.parametrize("place", PLACES)
 def test_qp(place, mu):
-    agrees(place, dcl.QPLayer(mu=mu), qp_data(3))
+    agrees(place, QPByPosition(mu=mu), qp_data(3))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -113,10 +113,10 @@ def test_bounds_some_of_them_infinite(place):
 @pytest.mark.parametrize("place", PLACES)
 def test_mu_is_a_tensor_there_or_here(place):
     data, mu = qp_data(3), torch.tensor([0.3, 0.1, 0.02]).double()
-    expected = dcl.QPLayer(mu=mu)(*data).x
+    expected = QPByPosition(mu=mu)(*data).x
     with place.world():
         there = [place.send(t) for t in data]
-        from_here, from_there = dcl.QPLayer(mu=mu)(*there).x, dcl.QPLayer()(*there, mu=place.send(mu)).x
+        from_here, from_there = QPByPosition(mu=mu)(*there).x, QPByPosition()(*there, mu=place.send(mu)).x
     for x in (from_here, from_there):
         torch.testing.assert_close(place.fetch(x), expected, rtol=place.rtol, atol=place.rtol)
 
@@ -139,14 +139,14 @@ def test_weakly_active_rows(place):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_dependent_equalities(place):
-    layer = dcl.QPLayer(on_degenerate="ignore")
+    layer = QPByPosition(on_degenerate="ignore")
     A, b = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0]]).double(), torch.tensor([1.0, 2.0]).double()
     agrees(place, layer, [torch.eye(3).double(), torch.tensor([[1.0, -1.0, 2.0]] * 2).double(), A, b])
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_ill_conditioned(place):
-    layer = dcl.QPLayer(on_degenerate="ignore")
+    layer = QPByPosition(on_degenerate="ignore")
     data = qp_data(2, n=4)
     data[0] = torch.diag(torch.tensor([1.0, 1e-4, 1e-8, 1.0]).double())
     ub = torch.full((2, 4), 10.0).double()
@@ -181,7 +181,7 @@ def test_errors_and_their_certificates(place):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_solution_is_there_too_and_warm_starts(place):
-    layer, data = dcl.QPLayer(), qp_data(3)
+    layer, data = QPByPosition(), qp_data(3)
     expected = layer.solve(*data)
     with place.world():
         there = [place.send(t) for t in data]
@@ -201,7 +201,7 @@ def test_the_solution_is_there_too_and_warm_starts(place):
 def test_empty_batch_and_single_precision(place):
     with place.world():
         data = [place.send(t.float(), True) for t in qp_data(0)]
-        x = dcl.QPLayer()(*data).x
+        x = QPByPosition()(*data).x
         x.sum().backward()
         assert x.shape == (0, 5)
         assert x.dtype == torch.float32
@@ -273,7 +273,7 @@ def test_cones(place, program, mu):
 @pytest.mark.parametrize("place", PLACES)
 def test_second_derivatives(place):
     data = qp_data()
-    layer = dcl.QPLayer()
+    layer = QPByPosition()
 
     def second(leaves, given):
         first = torch.autograd.grad((layer(*leaves).x ** 2).sum(), leaves, create_graph=True)
@@ -322,7 +322,7 @@ def test_all_but_the_solver_runs_there():
     for batch in (2, 50):
         with SimulatedDevice() as device:
             leaves = [send(t, True) for t in qp_data(batch)]
-            dcl.QPLayer()(*leaves).x.sum().backward()
+            QPByPosition()(*leaves).x.sum().backward()
         travels.append(device.to_host)
         assert device.there["linalg_cholesky_ex"] >= 2
         assert device.there["linalg_solve_triangular"] >= 4

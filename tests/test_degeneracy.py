@@ -154,7 +154,7 @@ def test_dependent_equalities_leave_x_alone():
     A = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0]], dtype=torch.float64)
     layer = dcl.QPLayer()
     (dq, db), message = jacobians(
-        lambda q, b: layer(torch.eye(3, dtype=torch.float64), q, A, b).x, [0.3, -1.0, 2.0], [1.0, 2.0]
+        lambda q, b: layer(torch.eye(3, dtype=torch.float64), q, A=A, b=b).x, [0.3, -1.0, 2.0], [1.0, 2.0]
     )
     assert "RANK_DEFICIENT" in message
     assert "the derivative of x is not affected: it is exact for every change of the objective" in message
@@ -188,7 +188,7 @@ def test_dependent_rows_beside_a_tie():
     A = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     layer, b = dcl.QPLayer(), torch.ones(2, dtype=torch.float64)
     zero = torch.tensor([-torch.inf, 0.0], dtype=torch.float64)
-    (dq,), message = jacobians(lambda q: layer(torch.eye(2).double(), q, A, b, lb=zero).x, [1.0, 0.0])
+    (dq,), message = jacobians(lambda q: layer(torch.eye(2).double(), q, A=A, b=b, lb=zero).x, [1.0, 0.0])
     assert "RANK_DEFICIENT" in message
     assert "weakly active besides, so that x may have one-sided derivatives: lb[1]" in message
     torch.testing.assert_close(dq, torch.tensor([[0.0, 0.0], [0.0, -0.5]]).double(), rtol=0, atol=1e-10)
@@ -238,7 +238,7 @@ def kink_at_zero_of_a_quadratic():
     G = torch.tensor([[-2.0, 2.0], [1.0, 0.0]])
     q = torch.tensor([2.0, -2.0]).double().requires_grad_()
     return q, lambda layer: layer(
-        P.double(), q, A.double(), torch.zeros(1).double(), G.double(), torch.tensor([1.0, 0.0]).double()
+        P.double(), q, A=A.double(), b=torch.zeros(1).double(), G=G.double(), h=torch.tensor([1.0, 0.0]).double()
     )
 
 
@@ -267,7 +267,7 @@ def test_random_programs_whose_solution_is_zero(seed):
     layer = dcl.QPLayer(on_degenerate="ignore")
 
     def x(q):
-        return layer(P, q, A, torch.zeros(1).double(), G, torch.zeros(3).double(), return_solution=True)
+        return layer(P, q, A=A, b=torch.zeros(1).double(), G=G, h=torch.zeros(3).double(), return_solution=True)
 
     out, solution = x(q.clone().requires_grad_())
     step = 1e-5 * torch.tensor(rng.normal(size=3))

@@ -487,5 +487,5 @@ def test_other_instances_are_spoken_of_where_there_are_some(good):
     A = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
     b = torch.tensor([[good, 1.0], [0.0, 1.0]], dtype=torch.float64)
     with pytest.raises(dcl.SolveError) as error:
-        dcl.QPLayer()(torch.eye(2).double(), torch.zeros(2).double(), A, b)
+        dcl.QPLayer()(torch.eye(2).double(), torch.zeros(2).double(), A=A, b=b)
     assert ("returns the other instances" in str(error.value)) == bool(good)

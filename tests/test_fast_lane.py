@@ -325,7 +325,7 @@ def test_info_and_the_switch():
 
 def test_dependent_equalities_that_no_interior_point_can_start_from():
     q = torch.tensor([1.0, 1.0], **F64)
-    x = dcl.QPLayer(on_degenerate="ignore")(torch.eye(2, **F64), q, torch.ones(2, 2, **F64), torch.ones(2, **F64)).x
+    x = dcl.QPLayer(on_degenerate="ignore")(torch.eye(2, **F64), q, A=torch.ones(2, 2, **F64), b=torch.ones(2, **F64)).x
     torch.testing.assert_close(x, torch.tensor([0.5, 0.5], **F64), rtol=0.0, atol=1e-12)
 
 

@@ -32,10 +32,11 @@ ORDER = [
     {"frontends", "implicit"},
     {"smooth"},
     {"layers"},
-    {"compat"},
+    {"compat", "programs"},
     {"compare"},
     {"dcl"},
     {"demo"},
+    {"cli"},
     {"__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
@@ -50,14 +51,17 @@ OWNERS = {
     "piqp": ["dcl.solvers.piqp"],
     "scs": ["dcl.solvers.scs"],
     "sklearn": ["dcl.demo"],
-    "matplotlib": ["dcl.demo", "dcl.compare.figure"],
-    "pandas": ["dcl.compare.table"],
+    "matplotlib": ["dcl.demo", "dcl.compare.figure", "dcl.programs.figure"],
+    "pandas": ["dcl.compare.table", "dcl.programs.frames", "dcl.programs.sensitivity", "dcl.cli.values"],
+    "xarray": ["dcl.programs.frames"],
+    "joblib": ["dcl.programs.sweep"],
     "diffcp": ["dcl.compare.engines"],
-    "highspy": ["dcl.solvers.highs"],
-    "tqdm": ["dcl.demo"],
+    "highspy": ["dcl.solvers.highs", "dcl.cli.mps"],
+    "tqdm": ["dcl.demo", "dcl.programs.sweep"],
 }
 SOLVERS = {f"dcl.solvers.{name}" for name in ("clarabel", "daqp", "highs", "osqp", "piqp", "scs")}
-PRINTS = {"dcl.demo.command", "dcl.compare.command"}
+PRINTS = {"dcl.demo.command", "dcl.compare.command", "dcl.cli.main", "dcl.cli.solve", "dcl.cli.sweep", "dcl.cli.sensitivity"}
+PRINTS |= {"dcl.cli.diagnose", "dcl.cli.info"}
 LONGEST, LONGEST_MEDIAN = 400, 150
 
 

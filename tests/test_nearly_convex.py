@@ -210,12 +210,12 @@ def test_float32_gram_with_enough_equalities(seed, derivative):
     layer = dcl.QPLayer(on_degenerate="raise")
     if derivative == "reverse":
         leaf = q.clone().requires_grad_()
-        found = layer(P, leaf, A, b).x
+        found = layer(P, leaf, A=A, b=b).x
         (slope,) = torch.autograd.grad(found @ c, leaf)
     else:
 
         def one(P, q):
-            return layer(P, q, A, b).x
+            return layer(P, q, A=A, b=b).x
 
         found = vmap(one)(torch.stack([P, torch.eye(n)]), q.expand(2, n))[0]
         slope = torch.func.vmap(torch.func.grad(lambda P, q: one(P, q) @ c, argnums=1))(P[None], q[None])[0]
@@ -259,7 +259,7 @@ def test_float32_portfolios(seed):
     ones, zeros = torch.ones(1, n), torch.zeros(n)
     truth = X.double().T @ X.double() / 4
     for q in (torch.tensor(rng.standard_normal(n), dtype=torch.float32), torch.zeros(n)):
-        result = dcl.QPLayer(on_degenerate="ignore")(P, q, ones, torch.ones(1), lb=zeros)
+        result = dcl.QPLayer(on_degenerate="ignore")(P, q, A=ones, b=torch.ones(1), lb=zeros)
         w = cp.Variable(n)
         f = 0.5 * cp.sum_squares(X.double().numpy() @ w) / 4 + q.double().numpy() @ w
         reference = cp.Problem(cp.Minimize(f), [cp.sum(w) == 1, w >= 0]).solve(solver=cp.CLARABEL)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
-from known_layers import F64, KNOWN, Model
+from known_layers import F64, KNOWN, Model, QPByPosition
 from tolerances import IDENTITY, ROUNDING
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
@@ -37,7 +37,7 @@ def large(seed, solver="CLARABEL", n=50, m=260):
     """A layer and its arguments, so large that the solver runs in the pool of threads (`dcl.solvers.pool`)."""
     g = torch.Generator().manual_seed(seed)
     q, h = torch.randn(4, n, generator=g, **F64), torch.rand(m, generator=g, **F64)
-    return dcl.QPLayer(solver), (torch.eye(n, **F64), q, None, None, torch.randn(m, n, generator=g, **F64), h)
+    return QPByPosition(solver), (torch.eye(n, **F64), q, None, None, torch.randn(m, n, generator=g, **F64), h)
 
 
 # Threads

@@ -17,6 +17,7 @@ from typing import Any
 import cvxpy as cp
 import pytest
 import torch
+from known_layers import QPByPosition
 from tolerances import IDENTITY, ROUNDING
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -45,7 +46,7 @@ def normal(g: torch.Generator, *shape: int) -> Tensor:
 
 
 def qp(mu: float) -> Case:
-    layer = dcl.QPLayer(mu=mu)
+    layer = QPByPosition(mu=mu)
 
     def draw(seed: int) -> tuple[Tensor, ...]:
         g = generator(seed)
@@ -274,10 +275,10 @@ def test_forward_over_forward_is_an_error() -> None:
 def test_vmap_makes_one_call() -> None:
     """No loop: the solver sees one batch, the report has one entry for each instance."""
     data = batch(CASES["qp, mu=0.0"], 5)
-    want = dcl.QPLayer().solve(*data)
+    want = QPByPosition().solve(*data)
 
     def f(*t: Tensor) -> tuple[Tensor, Tensor]:
-        _, solution = dcl.solve_qp(*t, return_solution=True)
+        _, solution = QPByPosition()(*t, return_solution=True)
         return solution.status, solution.primal_residual
 
     status, residual = func.vmap(f)(*data)
@@ -290,7 +291,7 @@ def test_errors_name_the_instance_of_vmap() -> None:
     q = q.clone()
     q[3, 1] = torch.nan
     with pytest.raises(dcl.InputError, match=r"q\[1\] is nan at batch index \(3,\)"):
-        func.vmap(dcl.solve_qp)(P, q, A, b, G, h)
+        func.vmap(QPByPosition())(P, q, A, b, G, h)
     impossible = torch.cat([G, -G], -2), torch.cat([h, -h], -1) - 1.0
     with pytest.raises(dcl.SolveError, match="PRIMAL_INFEASIBLE") as caught:
         func.vmap(lambda P, q, G, h: dcl.solve_qp(P, q, G=G, h=h).x)(P, P[..., 0], *impossible)
@@ -302,7 +303,7 @@ def test_errors_name_the_instance_of_vmap() -> None:
 
 def test_vmap_over_mu() -> None:
     P, q, A, b, G, h = CASES["qp, mu=0.0"].draw(0)
-    layer, mus = dcl.QPLayer(), torch.tensor([1e-3, 1e-1, 1.0], **F64)
+    layer, mus = QPByPosition(), torch.tensor([1e-3, 1e-1, 1.0], **F64)
     got = func.vmap(lambda mu: layer(P, q, A, b, G, h, mu=mu).x)(mus)
     close(got, torch.stack([layer(P, q, A, b, G, h, mu=float(mu)).x for mu in mus]), IDENTITY)
 
@@ -358,10 +359,10 @@ def test_functional_call() -> None:
 def test_a_solution_is_a_pytree() -> None:
     """torch.func.vmap may return it, trees of tensors may be mapped over it; it then still knows its derivative's kind."""
     data = batch(CASES["qp, mu=0.0"], 4)
-    want = dcl.QPLayer().solve(*data)
+    want = QPByPosition().solve(*data)
 
     def f(*t: Tensor) -> dcl.Solution:
-        return dcl.QPLayer(on_degenerate="ignore").solve(*t)
+        return QPByPosition(on_degenerate="ignore").solve(*t)
 
     got = func.vmap(f)(*data)
     assert isinstance(got, dcl.Solution)
@@ -374,7 +375,7 @@ def test_a_solution_is_a_pytree() -> None:
     assert torch.equal(moved.gradient_kind, want.gradient_kind)
     leaves, spec = _pytree.tree_flatten(want)
     assert all(isinstance(leaf, Tensor) for leaf in leaves)
-    assert spec == _pytree.tree_flatten(dcl.QPLayer().solve(*data))[1]
+    assert spec == _pytree.tree_flatten(QPByPosition().solve(*data))[1]
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.1])
@@ -457,7 +458,7 @@ def test_a_solution_inside_of_vmap_says_what_it_cannot() -> None:
     data = batch(CASES["qp, mu=0.0"], 2)
 
     def f(*t: Tensor) -> Tensor:
-        solution = dcl.QPLayer().solve(*t)
+        solution = QPByPosition().solve(*t)
         assert "inside of torch.func.vmap" in repr(solution)
         return solution.gradient_kind
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from dcl.compare.advice import advise
 from dcl.compare.points import Diagnosis, PointDiagnosis
 from dcl.compare.probes import nearby_mu, zero_in
-from dcl.compare.subject import Layer, bind, has_engine, with_engine, with_settings
+from dcl.compare.subject import Layer, bind, called, has_engine, with_engine, with_settings
 from dcl.compare.unique import uniqueness
 from dcl.errors import InputError
 from dcl.layers.argmin import ArgminLayer
@@ -80,7 +80,7 @@ Found = tuple[Solution, AbstractCallContext]
 def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | Tensor | None) -> Found:
     twin, spy = with_engine(layer)
     with torch.no_grad():
-        _, solution = twin(*tensors, mu=mu, return_solution=True)
+        _, solution = called(twin, tensors, mu=mu, return_solution=True)
     if spy.context is None:
         raise InputError("the layer did not ask for a solution", argument="layer")
     return solution, spy.context

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcl.compare.subject import Layer, Loss, Result, Subject, core_dimensions, has_engine, with_engine
+from dcl.compare.subject import Layer, Loss, Result, Subject, called, core_dimensions, has_engine, with_engine
 from dcl.errors import DclError, InputError
 
 STEP = 1e-5
@@ -91,7 +91,7 @@ def _losses(
         points = points.reshape(shape[0], *[1] * (max(ranks) - lead), *shape[1:])
         before, after = tensors[:position], tensors[position + 1 :]
         try:
-            result: Result = layer(*before, points, *after, mu=0.0)
+            result: Result = called(layer, [*before, points, *after], mu=0.0)
         except InputError:  # one of them is outside of what its parameter declares
             return torch.stack([_alone(layer, [*before, p, *after], loss) for p in points.split(1)])
         return torch.stack([loss(_instance(result, k)) for k in range(shape[0])])
@@ -100,7 +100,7 @@ def _losses(
 def _alone(layer: Layer, tensors: list[Tensor | None], loss: Loss) -> Tensor:
     """The loss of a batch of one, NaN where the data cannot be used."""
     try:
-        return loss(_instance(layer(*tensors, mu=0.0), 0))
+        return loss(_instance(called(layer, tensors, mu=0.0), 0))
     except InputError:
         return torch.tensor(torch.nan, dtype=torch.float64)
 
@@ -108,7 +108,7 @@ def _alone(layer: Layer, tensors: list[Tensor | None], loss: Loss) -> Tensor:
 def _one(layer: Layer, tensors: list[Tensor | None], loss: Loss) -> float:
     """The loss of one call, NaN where it fails."""
     try:
-        result, _ = layer(*tensors, mu=0.0, return_solution=True)
+        result, _ = called(layer, tensors, mu=0.0, return_solution=True)
     except DclError:
         return float("nan")
     return float(loss(result))

@@ -19,7 +19,20 @@ from torch import Tensor
 from dcl.compare.differences import Differences, differences
 from dcl.compare.engines import ENGINES, Unavailable, engine
 from dcl.compare.probes import MUS, NOTHING
-from dcl.compare.subject import Layer, Loss, Result, Spy, Subject, bind, has_engine, names, primal, subject, with_engine
+from dcl.compare.subject import (
+    Layer,
+    Loss,
+    Result,
+    Spy,
+    Subject,
+    bind,
+    called,
+    has_engine,
+    names,
+    primal,
+    subject,
+    with_engine,
+)
 from dcl.compare.table import Comparison, Row
 from dcl.compare.verdict import Evidence, decide
 from dcl.errors import InputError, OptionError, SolveError
@@ -269,7 +282,7 @@ def _outside(bench: _Bench, name: str) -> Row:
         return Row(name, None, note="no cone program to hand over")
     twin, spy = with_engine(call.layer, engine(name))
     try:
-        row = bench.run(name, None, lambda: (twin(*call.tensors), None))
+        row = bench.run(name, None, lambda: (called(twin, call.tensors), None))
     except Unavailable as reason:
         return Row(name, None, note=str(reason))
     return row.with_residual(_outside_residual(spy))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dcl.compare.subject import Layer, core_dimensions, names, primal
+from dcl.compare.subject import Layer, called, core_dimensions, names, primal
 from dcl.compare.verdict import NEAR
 from dcl.errors import DegenerateWarning, SolveError
 from dcl.layers.argmin import ArgminLayer
@@ -43,7 +43,7 @@ def zero_in(layer: Layer, tensors: Sequence[Tensor | None], batch_shape: tuple[i
                 # shared data have one derivative for each instance
                 shape = t.shape if cores is None else (*batch_shape, *t.shape[t.ndim - cores[i] :])
                 leaves[i] = t.detach().expand(shape).clone().requires_grad_()
-        x = primal(layer(*(leaves.get(i, t) for i, t in enumerate(tensors)), mu=0.0))
+        x = primal(called(layer, [leaves.get(i, t) for i, t in enumerate(tensors)], mu=0.0))
         w = torch.randn(x.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(
             x.device, x.dtype
         )
@@ -89,7 +89,7 @@ def nearby_mu(layer: Layer, tensors: Sequence[Tensor | None], needed: Sequence[i
 def _x(layer: Layer, tensors: Sequence[Tensor | None], mu: float, count: int) -> tuple[Tensor, Tensor] | None:
     """What the layer returns at mu, one row an instance, and which of them are solved; None where the call fails."""
     try:
-        result, solution = layer(*tensors, mu=mu, return_solution=True)
+        result, solution = called(layer, tensors, mu=mu, return_solution=True)
     except SolveError:
         return None
     if isinstance(result, QPResult | ConeResult):

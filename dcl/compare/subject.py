@@ -142,6 +142,14 @@ def bind(
     return (*tensors, *(named.get(name) for name in order[len(tensors) : last + 1]))
 
 
+def called(layer: Layer, tensors: Sequence[Tensor | None], **options: Any) -> Any:
+    """The layer's call with its tensors in order; a `QPLayer` takes those after q by name."""
+    if not isinstance(layer, QPLayer):
+        return layer(*tensors, **options)
+    by_name = dict(zip(list(matrix.CORE)[2:], tensors[2:], strict=False))
+    return layer(*tensors[:2], **by_name, **options)
+
+
 def primal(result: Result) -> Tensor:
     """The entries whose gap is measured, flat: x of a matrix layer, else everything that the layer returns."""
     if isinstance(result, QPResult | ConeResult):
@@ -161,7 +169,7 @@ class Subject:
         """(result, solution) at mu."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DegenerateWarning)
-            return self.layer(*self.tensors, mu=mu, return_solution=True)  # type: ignore[no-any-return]
+            return called(self.layer, self.tensors, mu=mu, return_solution=True)  # type: ignore[no-any-return]
 
     @property
     def leaves(self) -> list[Tensor]:

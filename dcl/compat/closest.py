@@ -110,7 +110,8 @@ def _least_shifts(data: Data) -> tuple[Tensor, Tensor]:
     shift = -torch.eye(p + m, dtype=P.dtype, device=P.device).expand(batch, -1, -1)
     rows = torch.cat([torch.cat([data.A, data.C], -2), shift], -1).detach()
     layer = QPLayer(on_failure="nan")
-    solution = layer.solve(P, P.new_zeros(n + p + m), rows[:, :p], data.b.detach(), rows[:, p:], data.u.detach())
+    b, h = data.b.detach(), data.u.detach()
+    solution = layer.solve(P, P.new_zeros(n + p + m), A=rows[:, :p], b=b, G=rows[:, p:], h=h)
     return solution.outputs[0][:, n:], solution.status
 
 
@@ -124,7 +125,13 @@ def _of_pattern(data: Data, pattern: Tensor, rank: int, owner: Tensor) -> tuple[
     M = E @ torch.linalg.solve_triangular(R, V, upper=True, left=False)
     layer = QPLayer(on_failure="nan", on_degenerate="ignore")
     result, solution = layer(
-        data.Q, data.p, M.mT @ E, _times(M.mT, e), data.C[:, ~pattern], data.u[:, ~pattern], return_solution=True
+        data.Q,
+        data.p,
+        A=M.mT @ E,
+        b=_times(M.mT, e),
+        G=data.C[:, ~pattern],
+        h=data.u[:, ~pattern],
+        return_solution=True,
     )
     y, s = _times(M, result.y), _times(E, result.x) - e
     # back to the order of the rows of C

@@ -106,11 +106,12 @@ class QPFunction:
         signs = [sign for sign, _ in sides] if rows is not None else []
         m = 0 if G is None else G.shape[-2]
         data = (Q, p, *block(A, b), rows, h)
+        blocks = dict(zip(("P", "q", "A", "b", "G", "h"), data, strict=True))
         if self._structural_feasibility:
-            result: QPResult = self._layer(*data)
+            result: QPResult = self._layer(**blocks)
             outputs: tuple[Tensor, ...] = (result.x, result.y, _both(signs, m, result.z))
         else:
-            result, solution = self._layer(*data, return_solution=True)
+            result, solution = self._layer(**blocks, return_solution=True)
             answer = replace_infeasible(result, solution, data, owner=[i for _ in signs for i in range(m)])
             self._warn_of(answer.doubts)
             outputs = (answer.x, answer.y, _both(signs, m, answer.z), answer.s_e, _both(signs, m, answer.s_i))

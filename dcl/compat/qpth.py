@@ -73,5 +73,6 @@ class QPFunction:
         For Q (B, n, n), p (B, n), G (B, m, n), h (B, m), A (B, p, n), b (B, p), any of them without B; B is 1 if none
         has it, as in qpth.  An empty tensor or None means absent.  Errors: see `dcl.QPLayer`.
         """
-        result: QPResult = self._layer(Q, p, *block(A, b), *block(G, h))
+        (A, b), (G, h) = block(A, b), block(G, h)
+        result: QPResult = self._layer(Q, p, A=A, b=b, G=G, h=h)
         return result.x if result.x.ndim > 1 else result.x.unsqueeze(0)

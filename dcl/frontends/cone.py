@@ -30,6 +30,7 @@ from dcl.cones.named import named
 from dcl.cones.semidefinite import lower_from_upper
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching, batching
+from dcl.frontends.constants import as_tensors
 from dcl.outcome.messages import AbstractCallContext, check_finite, check_psd
 from dcl.program import ConeProgram, dense_structure, symmetric
 from dcl.program.rows import Rows
@@ -171,12 +172,12 @@ class ConeContext(AbstractCallContext):
         return self.cones.describe_row(row)
 
 
-def present(arguments: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """The arguments that are given; only P may be absent. Raises InputError."""
+def present(arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The arguments that are given, as tensors; only P may be absent. Raises InputError."""
     for name in ("q", "A", "b"):
         if arguments[name] is None:
             raise InputError(f"{name} is missing", argument=name)
-    return {name: t for name, t in arguments.items() if t is not None}
+    return as_tensors({name: value for name, value in arguments.items() if value is not None})
 
 
 def plan(arguments: Mapping[str, Tensor], cones: ConeDict) -> tuple[Batching, int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from dcl.cones import orthant
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
+from dcl.frontends.constants import as_tensors
 from dcl.outcome.messages import AbstractCallContext, check_finite, check_psd, entry
 from dcl.program import ConeProgram, Structure, dense_structure, symmetric
 from dcl.program.rows import Rows
@@ -75,18 +77,33 @@ class MatrixContext(AbstractCallContext):
         return entry((("A", blocks.A), ("G", blocks.G), ("lb", blocks.lb), ("ub", blocks.ub)), row)
 
 
-def present(arguments: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """The arguments that are given; None and blocks with zero rows are absent.
+def check_by_name(function: str, misplaced: Sequence[object]) -> None:
+    """Raise InputError where more than P and q is given by position: others read such calls in their own order."""
+    if misplaced:
+        raise InputError(
+            f"{function} takes P and q by position and everything after them by name, got {len(misplaced)} more by position: "
+            f"write {function}(P, q, G=G, h=h, A=A, b=b, lb=lb, ub=ub). qpsolvers and qpth have G, h third and fourth",
+            argument="A",
+        )
+
+
+def present(arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The arguments that are given, as tensors; None and blocks with zero rows are absent; a number in lb, ub is for all.
 
     Raises InputError where one of the pairs (A, b), (G, h) is incomplete, or q is missing.
     """
     for matrix, vector in (("A", "b"), ("G", "h")):
         if (arguments[matrix] is None) != (arguments[vector] is None):
-            missing, given = (matrix, vector) if arguments[matrix] is None else (vector, matrix)
-            raise InputError(f"{missing} is missing: {given} was given without it", argument=missing)
+            missing, there = (matrix, vector) if arguments[matrix] is None else (vector, matrix)
+            raise InputError(f"{missing} is missing: {there} was given without it", argument=missing)
     if arguments["q"] is None:
         raise InputError("q is missing", argument="q")
-    return {name: t for name, t in arguments.items() if t is not None}
+    given = as_tensors({name: value for name, value in arguments.items() if value is not None})
+    scalars = [name for name in ("lb", "ub") if isinstance(t := given.get(name), Tensor) and t.ndim == 0]
+    if scalars and isinstance(given["q"], Tensor) and given["q"].ndim:
+        n = given["q"].shape[-1]
+        given = {name: t.expand(n) if name in scalars else t for name, t in given.items()}
+    return given
 
 
 def plan(arguments: Mapping[str, Tensor]) -> tuple[Blocks, Batching]:

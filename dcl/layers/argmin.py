@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -160,6 +160,23 @@ class ArgminLayer(nn.Module):
         self._sign = -1.0 if maximize else 1.0
         self._hessian, self._linear_solve, self._minimum = hessian, linear_solve or "direct", stationary == "minimum"
         self._in_dims, self._batch_dims = in_dims, batch_dims
+
+    def extra_repr(self) -> str:
+        """The functions that are no modules, which torch shows itself, and what differs from the defaults."""
+        parts = {"objective": self.objective, "equality": self.equality, "inequality": self.inequality}
+        shown = [
+            f"{name}={getattr(one, '__name__', type(one).__name__)}"
+            for name, one in parts.items()
+            if one is not None and not isinstance(one, torch.nn.Module)
+        ]
+        usual = {"hessian": (self._hessian, "exact"), "linear_solve": (self._linear_solve, "direct")}
+        usual["batch_dims"] = (str(self._batch_dims), "1")
+        shown += [f"{name}={value}" for name, (value, default) in usual.items() if value != default]
+        shown += ["maximize=True"] if self._sign < 0.0 else []
+        shown += [] if self._minimum else ["stationary=any"]
+        shown += [] if self._in_dims is None else [f"in_dims={tuple(self._in_dims)}"]
+        solver = self._solver if self._solver is None or isinstance(self._solver, str) else "user"
+        return ", ".join([*shown, replace(self._engine.settings, solver=solver).describe()])
 
     def _parts(self) -> list[function.Part]:
         given = {"objective": self.objective, "equality": self.equality, "inequality": self.inequality}

@@ -19,7 +19,7 @@ from dcl.errors import InputError
 from dcl.frontends.batching import Batching
 from dcl.implicit import Known
 from dcl.layers import compiled, fast
-from dcl.layers.engine import Engine, LayerPoint
+from dcl.layers.engine import Engine, LayerPoint, barrier_tensor
 from dcl.layers.lane import AbstractWay
 from dcl.outcome.messages import AbstractCallContext, Members
 from dcl.outcome.solution import Solution
@@ -108,6 +108,7 @@ class AbstractLayer(nn.Module):
     ) -> tuple[tuple[Tensor, ...], Solution | None]:
         """The outputs, (*batch, ...) each, and the `Solution` if it was asked for."""
         straight = self._engine.settings.straight_through if straight_through is None else straight_through
+        mu = barrier_tensor(mu)
         if compiled.fits(solver_args, warm_start, mu, straight, return_solution):
             return compiled.call(self._handle, arguments, mu), None
         if self._engine.is_free and not (straight or solver_args):

@@ -13,6 +13,7 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
+from dcl.frontends.constants import as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
@@ -87,6 +88,12 @@ def _moving(form: CanonicalForm) -> Moving:
     return Moving(P, form.map_q.varying, A, form.map_b.varying)
 
 
+def _as_a_list(leaf: object, letter: str) -> str:
+    """What to write where one parameter or variable was passed instead of a list."""
+    name = getattr(leaf, "name", None)
+    return f": pass a list, [{name()}] or [{letter}]" if callable(name) else f", as in [{letter}]"
+
+
 class CvxpyLayer(AbstractLayer):
     """The solution of a parametrized CVXPY problem as a function of its parameters, differentiable.
 
@@ -147,7 +154,11 @@ class CvxpyLayer(AbstractLayer):
     ) -> None:
         super().__init__()
         if not isinstance(variables, Sequence) or isinstance(variables, str) or not variables:
-            raise InputError("variables must be a list with at least one entry, as in [x]", argument="variables")
+            raise InputError(
+                f"variables must be a list with at least one entry{_as_a_list(variables, 'x')}", argument="variables"
+            )
+        if not isinstance(parameters, Sequence) or isinstance(parameters, str):
+            raise InputError(f"parameters must be a list{_as_a_list(parameters, 't')}", argument="parameters")
         # the objective itself may be asked for: its value, at these places among the outputs
         self._values = tuple(i for i, v in enumerate(variables) if v is getattr(problem, "objective", None))
         others = [v for i, v in enumerate(variables) if i not in self._values]
@@ -169,9 +180,12 @@ class CvxpyLayer(AbstractLayer):
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
+        **named: Tensor,
     ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Solution]:
         """The requested variables, (*batch, *shape) each, for one tensor (*batch, *shape) per parameter.
 
+        Parameters are given in order, or by name, as in `layer(t=...)`. NumPy arrays, pandas objects and numbers are constants,
+        in the dtype of the tensors.
         Any number of batch dimensions, which broadcast; the gradient of an unbatched tensor is the sum over the batch.
         Computed in float64; dtype and device out are those in.
 
@@ -186,14 +200,19 @@ class CvxpyLayer(AbstractLayer):
             InputError, DtypeError: name the parameter and the batch index.  SolveError, DegenerateError: as set.
         """
         domains = self._form.domains
+        if named:
+            params = self._in_order(params, named)
         if len(params) != len(domains):
             names = ", ".join(domain.name for domain in domains)
             raise InputError(
                 f"A tensor must be provided for each CVXPY parameter: the layer takes {len(domains)} tensors ({names}), "
                 f"got {len(params)}"
             )
+        arguments = {str(p): t for p, t in enumerate(params)}  # names may repeat
+        if not all([isinstance(t, Tensor) for t in params]):
+            arguments = dict(as_tensors(arguments, {str(p): domain.name for p, domain in enumerate(domains)}))
         outputs, solution = self._call(
-            {str(p): t for p, t in enumerate(params)},  # names may repeat
+            arguments,
             solver_args=solver_args,
             warm_start=warm_start,
             mu=mu,
@@ -201,6 +220,23 @@ class CvxpyLayer(AbstractLayer):
             return_solution=return_solution,
         )
         return outputs if solution is None else (outputs, solution)
+
+    def _in_order(self, params: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The parameters in the order of the layer, for some by position and the others by name. Raises InputError."""
+        names = [domain.name for domain in self._form.domains]
+        for name in named:
+            if names.count(name) != 1:
+                what = "is no parameter" if name not in names else "is the name of several parameters"
+                raise InputError(f"{name!r} {what} of the layer; its parameters: {', '.join(names)}", argument=name)
+            if names.index(name) < len(params):
+                raise InputError(f"{name} is given by position and by name", argument=name)
+        rest = names[len(params) :]
+        missing = [name for name in rest if name not in named]
+        if missing:
+            raise InputError(
+                f"A tensor must be provided for each CVXPY parameter: {missing[0]} is missing", argument=missing[0]
+            )
+        return *params, *(named[name] for name in rest)
 
     def extra_repr(self) -> str:
         structure = self._form.structure
@@ -270,8 +306,10 @@ class CvxpyLayer(AbstractLayer):
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        **named: Tensor,
     ) -> Solution:
         """The `Solution` for the tensors of `forward`, without gradients; `Solution.outputs` is what the layer returns."""
+        params = self._in_order(params, named) if named else params
         with torch.no_grad():
             _, solution = self.forward(
                 *params, solver_args=solver_args, warm_start=warm_start, mu=mu, return_solution=True

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +52,7 @@ class Settings:
         ):
             if value not in valid:
                 raise InputError(f"{name} is {value!r}; valid: {', '.join(map(repr, valid))}", argument=name)
+        object.__setattr__(self, "mu", barrier_tensor(self.mu))
         _check_barrier(self.mu)
 
     def describe(self) -> str:
@@ -291,6 +294,12 @@ def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
         raise InputError(
             f"mu has shape {tuple(mu.shape)}, which does not broadcast to the batch {batch_shape}", argument="mu"
         ) from None
+
+
+def barrier_tensor(mu: Any) -> Any:
+    """A NumPy array or a pandas Series as a tensor; everything else as it is."""
+    is_array = isinstance(mu, np.ndarray) or type(mu).__name__ == "Series"
+    return torch.as_tensor(np.array(mu, dtype=np.float64)) if is_array else mu
 
 
 def _check_barrier(mu: object) -> None:

@@ -54,7 +54,7 @@ def through_core(
     if key not in ways:
         if len(ways) >= _LANES:
             ways.clear()
-        ways[key] = _lane(layer, arguments, exact)
+        ways[key] = plan_lane(layer, arguments, exact)
     lane = ways[key]
     if lane is None or (return_solution and tensors[0].dtype != torch.float64):
         return None  # a Solution tells the point in double precision
@@ -110,7 +110,7 @@ def _told(layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...
         return layer._engine.solution(point, outputs, value, plan.batch)
 
 
-def _lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane | None:
+def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane | None:
     """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
     plan = layer._plan(arguments)
     first = next(iter(arguments.values()))

@@ -109,25 +109,26 @@ class QPLayer(AbstractLayer):
         self,
         P: Tensor | None,
         q: Tensor,
+        *misplaced: object,
         A: Tensor | None = None,
         b: Tensor | None = None,
         G: Tensor | None = None,
         h: Tensor | None = None,
-        lb: Tensor | None = None,
-        ub: Tensor | None = None,
-        *,
+        lb: Tensor | float | None = None,
+        ub: Tensor | float | None = None,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
     ) -> QPResult | tuple[QPResult, Solution]:
-        """Solve the programs with these data.
+        """Solve the programs with these data, all but P and q by name.
 
         P (*batch, n, n) or None, q (*batch, n), A (*batch, p, n), b (*batch, p), G (*batch, m, n), h (*batch, m), lb and ub
         (*batch, n).  Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be PSD, up
         to rounding: the answer is for the nearest such P, and fails where it would not do for the P given.
-        h = inf, lb = -inf and ub = inf bind nothing.  Computed in float64; dtype and device out are those in.
+        h = inf, lb = -inf and ub = inf bind nothing; a number in lb or ub is for all entries.  NumPy arrays, pandas objects and
+        numbers are constants, in the dtype of the tensors.  Computed in float64; dtype and device out are those in.
 
         Args:
             solver_args: options for this call, over those of the layer.
@@ -139,6 +140,7 @@ class QPLayer(AbstractLayer):
         Raises:
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
+        matrix.check_by_name("layer", misplaced)
         blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
         outputs, solution = self._call(
             matrix.present(blocks),
@@ -178,34 +180,35 @@ class QPLayer(AbstractLayer):
         self,
         P: Tensor | None,
         q: Tensor,
+        *misplaced: object,
         A: Tensor | None = None,
         b: Tensor | None = None,
         G: Tensor | None = None,
         h: Tensor | None = None,
-        lb: Tensor | None = None,
-        ub: Tensor | None = None,
-        *,
+        lb: Tensor | float | None = None,
+        ub: Tensor | float | None = None,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
     ) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients."""
-        options = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
+        matrix.check_by_name("layer.solve", misplaced)
+        options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         with torch.no_grad():
-            _, solution = self(P, q, A, b, G, h, lb, ub, **options, return_solution=True)
+            _, solution = self(P, q, A=A, b=b, G=G, h=h, lb=lb, ub=ub, **options, return_solution=True)
         return solution  # type: ignore[no-any-return]
 
 
 def solve_qp(
     P: Tensor | None,
     q: Tensor,
+    *misplaced: object,
     A: Tensor | None = None,
     b: Tensor | None = None,
     G: Tensor | None = None,
     h: Tensor | None = None,
-    lb: Tensor | None = None,
-    ub: Tensor | None = None,
-    *,
+    lb: Tensor | float | None = None,
+    ub: Tensor | float | None = None,
     solver: str | AbstractSolver | None = None,
     solver_args: dict[str, object] | None = None,
     mu: float | Tensor = 0.0,
@@ -214,7 +217,8 @@ def solve_qp(
     warm_start: Solution | bool | None = None,
     return_solution: bool = False,
 ) -> QPResult | tuple[QPResult, Solution]:
-    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A, b, G, h, lb, ub)` in one call; arguments and errors as there."""
+    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A=A, ...)` in one call; arguments and errors as there."""
+    matrix.check_by_name("solve_qp", misplaced)
     settings = (solver, solver_args, on_failure, on_degenerate)
     blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
     if compiled.fits(None, warm_start, mu, False, return_solution):
@@ -230,6 +234,6 @@ def _layer(
 
 @uncompiled(compiled.UNFIT)
 def _solved(
-    settings: tuple[Any, ...], blocks: dict[str, Tensor | None], **options: Any
+    settings: tuple[Any, ...], blocks: dict[str, Any], **options: Any
 ) -> QPResult | tuple[QPResult, Solution]:
     return _layer(*settings)(**blocks, **options)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""The command line: `dcl COMMAND` and `python -m dcl COMMAND`."""

@@ -1,0 +1,93 @@
+"""Options that several commands share, and the types of arguments. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_FILES = """\
+FILE is
+  a Python file that defines `problem`, a cvxpy.Problem; its parameters have their .value, or that of --set
+  a quadratic program, minimize 1/2 x'Px + q'x subject to Ax = b, Gx <= h, lb <= x <= ub, as .json or .npz with these
+  names; q, b, h, lb and ub are parameters
+  a linear or quadratic program as .mps or .lp
+"""
+_VALUES = """\
+--set gamma=0.3              a number
+--set mu=[0.1,0.2]           a list, or a list of lists
+--set Sigma=sigma.csv        a table of numbers, with or without labels; or .npy
+--data rows.csv              a row for each instance; columns gamma, mu[0], mu[1], ...
+"""
+
+
+def add_program(parser: argparse.ArgumentParser, *, data: bool = True, examples: str = "") -> None:
+    """FILE, --set, --data, --mu, --solver."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"{_FILES}\n{_VALUES}{examples}"
+    parser.add_argument("file", type=existing, metavar="FILE", help="the program, see below")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=assignment,
+        metavar="NAME=VALUE",
+        help="value of a parameter, see below",
+    )
+    if data:
+        parser.add_argument(
+            "--data", type=existing, metavar="CSV", help="values of parameters, a row for each instance"
+        )
+    parser.add_argument(
+        "--mu", type=nonnegative, default=0.0, metavar="MU", help="log-barrier parameter (default: 0, exact)"
+    )
+    parser.add_argument("--solver", metavar="NAME", help="a solver by name (default: dcl chooses)")
+
+
+def existing(text: str) -> Path:
+    """A file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {text!r}")
+    return path
+
+
+def writable(text: str) -> Path:
+    """A file that can be written."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder, or a folder itself")
+    return path
+
+
+def output(text: str) -> Path:
+    """A file that results can be written to, by its ending."""
+    path = writable(text)
+    if path.suffix.lower() not in (".csv", ".json", ".npz"):
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: the name must end in .csv, .json or .npz")
+    return path
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals and value.strip()):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
+    return name.strip(), value.strip()
+
+
+def nonnegative(text: str) -> float:
+    """A finite number >= 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number >= 0, not {text!r}")
+    return number
+
+
+def positive(text: str) -> int:
+    """A positive integer."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
+    return int(text)

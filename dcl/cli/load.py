@@ -1,0 +1,118 @@
+"""FILE -> a cvxpy.Problem whose parameters have values."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import traceback
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from dcl.errors import DclError, InputError
+from dcl.frontends.cvxpy.quadratic import problem_of
+
+_BLOCKS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """The problem, and names of the entries of its variable x where the file has some."""
+
+    problem: Any
+    names: list[str] = field(default_factory=list)
+
+
+def load(path: Path) -> Loaded:
+    """What the file defines. Raises InputError that says what is wrong with it, and where."""
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if kind == "py":
+        return Loaded(_python(path))
+    if kind == "json":
+        blocks, names = _json(path)
+        return Loaded(problem_of(blocks), names)
+    if kind == "npz":
+        return Loaded(problem_of(_npz(path)))
+    if kind in ("mps", "lp"):
+        from dcl.cli import mps
+
+        model = mps.read(path)
+        return Loaded(problem_of(model.blocks, model.d, maximize=model.maximize), model.names)
+    raise InputError(f"{path}: unknown kind of file; use .py, .json, .npz, .mps or .lp", argument="file")
+
+
+class _UserCode:
+    """Errors of the user's file, told in one line with the place in his file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or error is None or not issubclass(kind, Exception) or issubclass(kind, DclError):
+            return
+        lines = [entry.lineno for entry in traceback.extract_tb(trace) if Path(entry.filename) == self._path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{self._path}, line {line}" if line else f"{self._path}"
+        raise InputError(f"{where}: {kind.__name__}: {error}", argument="file") from None
+
+
+def _python(path: Path) -> Any:
+    sys.path.insert(0, str(path.resolve().parent))  # its own modules, as `python FILE` finds them
+    with _UserCode(path):
+        defined = runpy.run_path(str(path))
+    if "problem" not in defined:
+        raise InputError(f"{path} does not define `problem`, a cvxpy.Problem", argument="file")
+    return defined["problem"]
+
+
+def _json(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: {error.msg}: this is no JSON", argument="file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no text in UTF-8", argument="file") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must be an object with the names {', '.join(_BLOCKS)}", argument="file")
+    names = found.pop("names", [])
+    blocks = {name: _array(path, name, value) for name, value in found.items() if value is not None}
+    return _known(path, blocks), [str(name) for name in names]
+
+
+def _array(path: Path, name: str, value: Any) -> Any:
+    """A list as an array; null in lb, ub and h is an infinite side."""
+    infinite = {"lb": -np.inf, "ub": np.inf, "h": np.inf}.get(name)
+    if infinite is not None and isinstance(value, list):
+        value = [infinite if entry is None else entry for entry in value]
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: {name} is no array of numbers", argument=name) from None
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as opened, np.load(opened) as arrays:
+            return _known(path, {name: arrays[name] for name in arrays})
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no file of NumPy arrays (np.savez)", argument="file") from None
+
+
+def _known(path: Path, blocks: dict[str, Any]) -> dict[str, Any]:
+    unknown = [name for name in blocks if name not in _BLOCKS]
+    if unknown:
+        raise InputError(
+            f"{path} has {', '.join(unknown)}; a quadratic program has {', '.join(_BLOCKS)}", argument="file"
+        )
+    return blocks

@@ -1,0 +1,104 @@
+"""`dcl sensitivity FILE`: which entries of the parameters move value and solution most, and how far each may move."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from dcl.cli.arguments import add_program, output, positive
+
+_EXAMPLES = """
+examples:
+  dcl sensitivity portfolio.py --set gamma=0.3
+  dcl sensitivity lp.json --range
+
+--range adds, for each entry, how far it may go down and up until other constraints are active (linear and quadratic
+programs; "-" where it enters P or A, along which the solution is not piecewise affine).
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.description = "Derivatives of the optimal value and of the solution in every entry of every parameter."
+    add_program(parser, data=False, examples=_EXAMPLES)
+    parser.add_argument("--top", type=positive, default=20, metavar="N", help="rows of the table (default: 20)")
+    parser.add_argument(
+        "--range", action="store_true", help="also how far each entry may move with the same active set"
+    )
+    parser.add_argument("--out", type=output, metavar="OUT", help="write all rows to a .csv, .json or .npz file")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Solve, print the table, write it. Returns the exit status."""
+    import sys
+
+    from dcl.cli import write
+    from dcl.cli.program import asked, exit_status
+
+    work = asked(args)
+    solution = work.program.solve(work.values)
+    if not solution.ok:
+        print(f"dcl sensitivity: {solution.status.name}: {solution.status.message}", file=sys.stderr)
+        return exit_status([int(solution.status)])
+    table = solution.sensitivity()
+    rows: list[dict[str, Any]] = [dict(vars(effect)) for effect in table]
+    if args.range:
+        ends = {} if args.mu else table_of_ranges(solution)
+        for row in rows:
+            row["low"], row["high"] = ends.get(row["name"], (None, None))
+    found = {"status": solution.status.name, "value": solution.value, "effects": rows, "binding": table.binding}
+    if args.out is not None:
+        names = list(rows[0]) if rows else ["name"]
+        columns = {"status": solution.status.name, **{name: [row[name] for row in rows] for name in names}}
+        write.save(
+            args.out, found if args.out.suffix != ".npz" else columns, names, [list(row.values()) for row in rows]
+        )
+    if args.json:
+        print(write.text(found))
+        return 0
+    print(f"{solution.status.name}  value {solution.value:.8g}\n")
+    print(_ranges(table.text(args.top), rows[: args.top]) if args.range else table.text(args.top))
+    if args.out is not None:
+        print(f"\nwritten: {args.out}")
+    return 0
+
+
+def table_of_ranges(solution: Any) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of each entry with the same active constraints; those that have no range are left out."""
+    import numpy as np
+
+    from dcl.errors import UnsupportedError
+    from dcl.programs.sensitivity import names_of
+
+    found = {}
+    for parameter in solution.model.parameters:
+        value = solution.parameters[parameter.name]
+        for label, place in zip(
+            names_of(parameter.name, parameter.shape, solution), np.ndindex(*parameter.shape), strict=True
+        ):
+            step = np.zeros(parameter.shape)
+            step[place] = 1.0
+            try:
+                low, high = solution.active_range({parameter.name: step})
+            except UnsupportedError:
+                continue
+            found[label] = float(value[place]) + low, float(value[place]) + high
+    return found
+
+
+def _ranges(text: str, rows: list[dict[str, Any]]) -> str:
+    """The table with two columns more."""
+    from dcl.programs.text import number
+
+    lines = text.splitlines()
+    cells = [["from", "to"], ["", ""]]
+    cells += [["-" if row[end] is None else number(row[end], 4) for end in ("low", "high")] for row in rows]
+    widths = [max(len(row[k]) for row in cells) for k in (0, 1)]
+    wide = max(len(line) for line in lines[: len(cells)])
+    for k, (first, second) in enumerate(cells):
+        if k == 1:
+            lines[k] = "-" * (wide + sum(widths) + 4)
+        else:
+            lines[k] = f"{lines[k].ljust(wide)}  {first.rjust(widths[0])}  {second.rjust(widths[1])}"
+    return "\n".join(lines)

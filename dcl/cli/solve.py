@@ -1,0 +1,169 @@
+"""`dcl solve FILE`: one program for one value of each parameter, or for a row of values for each instance."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dcl.cli.arguments import add_program, output
+
+if TYPE_CHECKING:
+    from dcl.programs import ProgramSolution
+
+_EXAMPLES = """
+examples:
+  dcl solve portfolio.py --set gamma=0.3
+  dcl solve portfolio.py --data scenarios.csv --out weights.csv
+  dcl solve qp.json --json
+  dcl solve afiro.mps
+
+exit status: 0 solved, 2 wrong input, 3 infeasible, 4 unbounded, 5 no answer that passes the check
+"""
+_ENTRIES, _ROWS, _COLUMNS = 20, 20, 6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.description = "Solve a program, check the answer, and print its variables and multipliers."
+    add_program(parser, examples=_EXAMPLES)
+    parser.add_argument("--out", type=output, metavar="OUT", help="write everything to a .csv, .json or .npz file")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Solve, print, write. Returns the exit status."""
+    from dcl.cli import write
+    from dcl.cli.program import asked, exit_status
+
+    work = asked(args)
+    solution = work.program.solve(work.values)
+    found = as_dict(solution)
+    if args.out is not None:
+        write.save(args.out, found, *as_table(solution, work.labels))
+    if args.json:
+        print(write.text(found))
+    else:
+        print(_many(solution, work.labels) if solution.batch else _one(solution))
+        if args.out is not None:
+            print(f"\nwritten: {args.out}")
+    status = exit_status(solution.known.status.reshape(-1).tolist())
+    if status and not args.json and not solution.batch:
+        print(f"dcl solve: {solution.status.name}: {solution.status.message}{_conflict(solution)}", file=sys.stderr)
+    return status
+
+
+def _conflict(solution: ProgramSolution) -> str:
+    return f"; in conflict: {', '.join(solution.conflict)}" if solution.conflict else ""
+
+
+def as_dict(solution: ProgramSolution) -> dict[str, Any]:
+    """Everything, by name: status, value, residuals, variables, multipliers, what binds."""
+    from dcl.status import Status
+
+    known, model = solution.known, solution.model
+    codes = known.status.reshape(-1).tolist()
+    names = [Status(code).name for code in codes]
+    return {
+        "status": names if solution.batch else names[0],
+        "value": solution.value,
+        "variables": {entry.name: solution[entry.name] for entry in model.variables},
+        "multipliers": {
+            entry.name: t.numpy()
+            for entry, t in zip(model.duals, known.outputs[len(model.variables) :], strict=False)
+        },
+        "constraints": [one.text for one in model.constraints],
+        "binding": solution.binding,
+        "residuals": {
+            "primal": solution.primal_residual, "dual": solution.dual_residual, "gap": solution.gap,
+        },
+        "parameters": dict(solution.parameters),
+    }  # fmt: skip
+
+
+def as_table(solution: ProgramSolution, labels: list[str] | None) -> tuple[list[str], list[list[Any]]]:
+    """For CSV: a row for each entry; of a batch, a row for each instance."""
+    if not solution.batch:
+        rows = [[name, entry, value] for name, entry, value in _entries(solution, with_duals=True)]
+        return ["name", "entry", "value"], rows
+    from dcl.programs.frames import columns_of
+    from dcl.status import Status
+
+    columns: dict[str, Any] = {} if labels is None else {"row": labels}
+    columns["status"] = [Status(code).name for code in solution.known.status.tolist()]
+    columns["value"] = solution.value.tolist()
+    outputs = zip((*solution.model.variables, *solution.model.duals), solution.known.outputs, strict=False)
+    for entry, t in outputs:
+        columns |= {name: column.tolist() for name, column in columns_of(entry.name, t.numpy(), solution.axes).items()}
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def _entries(solution: ProgramSolution, *, with_duals: bool) -> list[tuple[str, str, float]]:
+    import numpy as np
+
+    model, found = solution.model, []
+    entries = (*model.variables, *(model.duals if with_duals else ()))
+    for entry, t in zip(entries, solution.known.outputs, strict=False):
+        axes = solution.axes.of(entry.shape)
+        for place in np.ndindex(*entry.shape):
+            label = ", ".join(str(axis[i]) for axis, i in zip(axes, place, strict=True))
+            found.append((entry.name, label, float(t[place])))
+    return found
+
+
+def _one(solution: ProgramSolution) -> str:
+    from dcl.programs.text import array, entries, number, table
+
+    known = solution.known
+    solver = known.solvers[int(known.solver)] if known.solvers else ""
+    if not solution.ok:
+        return str(solution.status.name)
+    head = f"{solution.status.name}  value {number(solution.value, 8)}"
+    worst = max(solution.primal_residual, solution.dual_residual, solution.gap)
+    head += f"  (worst residual {worst:.0e}, {float(known.seconds) * 1e3:.1f} ms, {solver})"
+    found = _entries(solution, with_duals=False)
+    shown = entries([value for _, _, value in found], 6)
+    rows = [[f"{name}[{label}]" if label else name, cell] for (name, label, _), cell in zip(found, shown, strict=True)]
+    lines = [head, "", table(["variable", "value"], rows[:_ENTRIES])]
+    if len(rows) > _ENTRIES:
+        lines.append(f"... and {len(rows) - _ENTRIES} more entries: --out FILE has all")
+    multipliers = []
+    for place, one in enumerate(solution.model.constraints):
+        if one.duals:
+            values = solution.dual(place)
+            parts = values if isinstance(values, tuple) else (values,)
+            multipliers.append([f"{place}", _short(one.text), ", ".join(array(part, 4) for part in parts)])
+    if multipliers:
+        lines += ["", table(["constraint", "", "multiplier"], multipliers[:_ENTRIES], left=3)]
+        if len(multipliers) > _ENTRIES:
+            lines.append(f"... and {len(multipliers) - _ENTRIES} more constraints: --out FILE has all")
+    if solution.binding:
+        lines += ["", "binding: " + "\n         ".join(solution.binding)]
+    return "\n".join(lines)
+
+
+def _short(text: str, most: int = 48) -> str:
+    line = " ".join(text.replace(", None, False)", ")").replace("Sum(", "sum(").split())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def _many(solution: ProgramSolution, labels: list[str] | None) -> str:
+    from dcl.programs.text import number, table
+    from dcl.status import Status
+
+    columns, rows = as_table(solution, labels)
+    first = columns.index("status")
+    kept = list(range(min(len(columns), first + 2 + _COLUMNS)))
+    head = [columns[k] for k in kept] if labels is not None else ["row", *(columns[k] for k in kept)]
+    cells = [
+        ([] if labels is not None else [str(i)]) + [row[k] if isinstance(row[k], str) else number(row[k]) for k in kept]
+        for i, row in enumerate(rows)
+    ]
+    lines = [table(head, cells[:_ROWS], left=2)]
+    if len(rows) > _ROWS:
+        lines.append(f"... and {len(rows) - _ROWS} more rows: --out FILE has all")
+    if len(columns) > len(kept):
+        lines.append(f"... and {len(columns) - len(kept)} more columns: --out FILE has all")
+    counts = {one.name: int((solution.known.status == one).sum()) for one in Status}
+    lines.append("\n" + ", ".join(f"{count:,} {name}" for name, count in counts.items() if count))
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""One instance of a `dcl.Solution`, and one instance repeated, as a place to start from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcl.outcome.solution import Solution
+
+_BY_INSTANCE = (
+    "x", "z", "s", "value", "status", "primal_residual", "dual_residual", "gap", "iterations", "seconds", "solver",
+)  # fmt: skip
+
+
+def instance(solution: Solution, place: int) -> Solution:
+    """The instance at `place` of the flattened batch, without batch dimensions."""
+    lead, count = solution.status.ndim, solution.status.numel()
+
+    def one(t: Tensor) -> Tensor:
+        return t.reshape(count, *t.shape[lead:])[place]
+
+    index = torch.tensor([place])
+    mu = solution.mu
+    certificate = None if solution.certificate is None else one(solution.certificate)
+    rest: dict[str, Any] = {name: one(getattr(solution, name)) for name in _BY_INSTANCE}
+    return replace(
+        solution,
+        outputs=tuple(one(t) for t in solution.outputs),
+        certificate=certificate,
+        program=solution.program.rows(index).expanded(1),
+        v=solution.v[index],
+        mu=mu[index] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu,
+        known_degeneracy=None,
+        **rest,
+    )
+
+
+def repeated(solution: Solution, place: int, count: int) -> Solution:
+    """`count` times the point at `place` of the flattened batch, to start from; only x, z and s mean anything."""
+
+    def one(t: Tensor) -> Tensor:
+        return t.reshape(solution.status.numel(), t.shape[-1])[place].expand(count, -1)
+
+    return replace(solution, x=one(solution.x), z=one(solution.z), s=one(solution.s))

@@ -1,0 +1,222 @@
+"""`ParametricProgram`: a CVXPY problem that is solved many times, from NumPy or pandas, with its sensitivities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dcl.errors import InputError
+from dcl.programs import sweep as sweeping
+from dcl.programs.model import model_of
+from dcl.programs.names import Array, Key, Values, find
+from dcl.programs.results import Sweep
+from dcl.programs.sensitivity import Sensitivity
+from dcl.programs.solution import ProgramSolution
+from dcl.programs.values import Given, axes, given
+from dcl.solvers.base import AbstractSolver
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+
+At = ProgramSolution | Mapping[Any, Any] | None
+
+
+class ParametricProgram:
+    """A parametrized CVXPY problem, canonicalized once, then solved and differentiated for any values of its parameters.
+
+    NumPy arrays, numbers, lists, pandas objects or torch tensors go in, by parameter object or by name; NumPy comes out.
+    Every answer is checked by dcl, as in `dcl.CvxpyLayer`; derivatives are those of the KKT conditions, exact where the
+    solution map is differentiable.  Batch dimensions lead and broadcast: many instances are solved in one call.
+
+    Args:
+        problem: a DPP problem, which is only read. A parameter that a call does not name has its `.value` at that time.
+        mu: log-barrier parameter, 0 for the exact solution; see `dcl.CvxpyLayer`.
+        solver, solver_args: as in `dcl.CvxpyLayer`; None for the documented rule.
+        gp: the problem is a geometric program.
+        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN), "last" (the last point that a solver left).
+        on_degenerate: "warn", "raise" or "ignore" where a derivative that is asked for is not EXACT.
+        reduce: let the compiled core solve a smaller program with the same solutions; see `dcl.CvxpyLayer`.
+
+    Raises:
+        DppError, UnsupportedError, InputError, OptionError: as `dcl.CvxpyLayer`.
+
+    Example:
+        >>> import cvxpy as cp, dcl
+        >>> w, mu, gamma = cp.Variable(2, name="w"), cp.Parameter(2, name="mu"), cp.Parameter(nonneg=True, name="gamma")
+        >>> problem = cp.Problem(cp.Minimize(gamma * cp.sum_squares(w) - mu @ w), [cp.sum(w) == 1, w >= 0])
+        >>> program = dcl.ParametricProgram(problem)
+        >>> solution = program.solve(mu=[0.5, 0.1], gamma=1.0)
+        >>> solution["w"].round(6).tolist()
+        [0.6, 0.4]
+        >>> solution.jacobian(w, wrt=mu).round(6).tolist()
+        [[0.25, -0.25], [-0.25, 0.25]]
+    """
+
+    def __init__(
+        self,
+        problem: cp.Problem,
+        *,
+        mu: float | Tensor = 0.0,
+        solver: str | AbstractSolver | None = None,
+        solver_args: dict[str, object] | None = None,
+        gp: bool = False,
+        on_failure: str = "raise",
+        on_degenerate: str = "warn",
+        reduce: bool = True,
+    ) -> None:
+        self._model = model_of(
+            problem,
+            solver=solver,
+            solver_args=solver_args,
+            gp=gp,
+            mu=mu,
+            on_failure=on_failure,
+            on_degenerate=on_degenerate,
+            reduce=reduce,
+        )
+        self._leaves: list[Any] = problem.parameters()
+
+    @property
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each parameter."""
+        return {entry.name: entry.shape for entry in self._model.parameters}
+
+    @property
+    def variables(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each variable."""
+        return {entry.name: entry.shape for entry in self._model.variables}
+
+    def solve(
+        self, values: Mapping[Any, Any] | None = None, start: ProgramSolution | None = None, /, **named: Any
+    ) -> ProgramSolution:
+        """Solve for values of the parameters, as in `solve({mu: [1.0, 2.0]})` or `solve(mu=[1.0, 2.0], gamma=0.3)`.
+
+        Args:
+            values: value of each parameter, (*batch, *shape), by object or name; those not given have their `.value`.
+            start: the solution of the same program from which the solver starts, if it can; of the same batch.
+            named: values by name.
+
+        Raises:
+            InputError, DtypeError: name the parameter and what is wrong with it.  SolveError: as `on_failure` says.
+        """
+        found = self._given(values, named)
+        entries = self._model.parameters
+        labels = axes(entries, found)
+        tensors = [torch.from_numpy(one.array) for one in found]
+        layer = self._model.with_settings(on_degenerate="ignore").layer
+        known = layer.solve(*tensors, warm_start=None if start is None else start.known)
+        return ProgramSolution(self._model, Values("parameter", entries, [one.array for one in found]), labels, known)
+
+    def sweep(
+        self,
+        values: Mapping[Any, Any],
+        *,
+        gradient: object = None,
+        wrt: Sequence[Key] | None = None,
+        progress: bool = True,
+        path: str | Path | None = None,
+        backend: str | None = None,
+        workers: int | None = None,
+    ) -> Sweep:
+        """Solve for many values: each row has its own status, and a failure is a row, not an error.
+
+        Args:
+            values: by parameter object or name: (rows, *shape) where swept, (*shape) where not; those not given have their
+                `.value`.
+            gradient: "value" for the gradient of the optimal value in the parameters, or {variable: weights} for that of
+                sum <weights, variable>; None for none.
+                Where it is not exact, `Sweep.gradient_kind` says so, and one `DegenerateWarning` (see on_degenerate).
+            wrt: the parameters of the gradient, None for all.
+            progress: show a bar where stderr is a terminal.
+            path: a folder for finished chunks. A sweep that was killed goes on from there; another one's folder is an error.
+            backend: None for this process, or a backend of joblib for many: "loky", "threading", "dask" (with a Client) or
+                "ray" (registered). A worker that dies loses nothing but time.
+            workers: how many, None for all that the backend has.
+
+        Raises:
+            InputError, DtypeError: before anything is solved; name the parameter and the row.
+        """
+        found = self._given(values, {})
+        model, entries = self._model, self._model.parameters
+        wanted = None if wrt is None else [find(entries, key, "parameter") for key in wrt]
+        labels = axes(entries, found)
+        job = sweeping.job(model, found, gradient, wanted)
+        chunk = sweeping.run(job, progress=progress, path=path, backend=backend, workers=workers)
+        sweeping.report(chunk, model)
+        return Sweep(
+            model,
+            Values("parameter", entries, [one.array for one in found]),
+            tuple(entry.name for entry, swept in zip(entries, job.work.swept, strict=True) if swept),
+            labels,
+            chunk,
+            Values("parameter", [entries[p] for p in job.work.wanted], chunk.gradients),
+        )
+
+    def _given(self, values: Mapping[Any, Any] | None, named: Mapping[str, Any]) -> list[Given]:
+        if values is not None and not isinstance(values, Mapping):
+            raise InputError(
+                f"values must be a dict {{parameter: value}}, got {type(values).__name__}; or give values by name, as in "
+                f"solve({next(iter(self.parameters), 'name')}=...)",
+                argument="values",
+            )
+        entries = self._model.parameters
+        chosen: dict[int, Given] = {}
+        for key, value in [*(values or {}).items(), *named.items()]:
+            place = find(entries, key, "parameter")
+            if place in chosen:
+                raise InputError(f"parameter {entries[place].name} is given twice", argument=entries[place].name)
+            chosen[place] = given(value, entries[place])
+        return [chosen.get(place) or self._own(place) for place in range(len(entries))]
+
+    def _own(self, place: int) -> Given:
+        """The `.value` of a parameter that a call does not name."""
+        entry, value = self._model.parameters[place], self._leaves[place].value
+        if value is None:
+            raise InputError(
+                f"parameter {entry.name} has no value: give one, as in solve({entry.name}=...), or set {entry.name}.value",
+                argument=entry.name,
+            )
+        return given(value, entry)
+
+    def _at(self, at: At) -> ProgramSolution:
+        return at if isinstance(at, ProgramSolution) else self.solve(at)
+
+    # The derivatives of `ProgramSolution`, at the parameters' own values or where `at` says
+
+    def jacobian(self, x: Key, wrt: Key, at: At = None) -> Array:
+        """`ProgramSolution.jacobian` at a solution, or at values, which are solved for first; None: at the `.value`s."""
+        return self._at(at).jacobian(x, wrt)
+
+    def derivative(self, direction: Mapping[Any, Any], at: At = None) -> Values:
+        """`ProgramSolution.derivative`; at: as in `jacobian`."""
+        return self._at(at).derivative(direction)
+
+    def adjoint(self, cotangents: Mapping[Any, Any], at: At = None, wrt: Sequence[Key] | None = None) -> Values:
+        """`ProgramSolution.adjoint`; at: as in `jacobian`."""
+        return self._at(at).adjoint(cotangents, wrt)
+
+    def value_gradient(self, at: At = None, wrt: Sequence[Key] | None = None) -> Values:
+        """`ProgramSolution.value_gradient`; at: as in `jacobian`."""
+        return self._at(at).value_gradient(wrt)
+
+    def sensitivity(self, at: At = None) -> Sensitivity:
+        """`ProgramSolution.sensitivity`; at: as in `jacobian`."""
+        return self._at(at).sensitivity()
+
+    def active_range(self, direction: Mapping[Any, Any], at: At = None) -> tuple[Any, Any]:
+        """`ProgramSolution.active_range`; at: as in `jacobian`."""
+        return self._at(at).active_range(direction)
+
+    def __repr__(self) -> str:
+        def listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+            return ", ".join(f"{name} {shape}" if shape else name for name, shape in shapes.items()) or "none"
+
+        structure = self._model.form.structure
+        return (
+            f"ParametricProgram(parameters: {listed(self.parameters)}; variables: {listed(self.variables)}; "
+            f"{len(self._model.constraints)} constraints; canonical n={structure.n}, m={structure.m})"
+        )

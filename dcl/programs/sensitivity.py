@@ -1,0 +1,134 @@
+"""Which entries of the parameters move the optimal value and the solution most.
+
+    effect of entry j of parameter p:    d value / d theta_j,   |d x / d theta_j|_2 over all variables x
+
+To compare parameters of different sizes the effects are given for a change by 1 % of the parameter's size, the root mean
+square of its entries (1 where they are all zero), to first order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dcl.programs.text import number, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dcl.programs.solution import ProgramSolution
+
+_SHOWN = 15
+_PERCENT = 0.01
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One entry of a parameter.
+
+    name: as in "mu[3]".  size: its value.  value, solution: derivative of the optimal value, and 2-norm of that of all
+    variables.  value_percent, solution_percent: the same for a change by 1 % of the parameter's size.  most: the variable's
+    entry that moves most, and its derivative.
+    """
+
+    name: str
+    size: float
+    value: float
+    solution: float
+    value_percent: float
+    solution_percent: float
+    most: str
+    most_moved: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Effects, those that move the solution most first (then the value), and the constraints that bind; `print` it."""
+
+    effects: tuple[Effect, ...]
+    binding: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Effect]:
+        return iter(self.effects)
+
+    def __len__(self) -> int:
+        return len(self.effects)
+
+    def __repr__(self) -> str:
+        return self.text(_SHOWN)
+
+    def text(self, most: int | None = None) -> str:
+        """The table, with its first `most` rows."""
+        head = ["parameter", "value", "d value", "value, +1 %", "|d x|", "|x|, +1 %", "moves most"]
+        # what rounding leaves of a derivative that is zero
+        noise = _ROUNDING * max((effect.solution for effect in self.effects), default=0.0)
+        rows = [
+            [
+                effect.name,
+                number(effect.size, 4),
+                number(effect.value, 4),
+                f"{effect.value_percent + 0.0:+.2g}",
+                number(effect.solution, 4) if effect.solution > noise else "0",
+                number(effect.solution_percent, 2) if effect.solution > noise else "0",
+                f"{effect.most} {effect.most_moved:+.3g}" if effect.solution > noise else "",
+            ]
+            for effect in self.effects[:most]
+        ]
+        lines = [table(head, rows)]
+        if most is not None and len(self.effects) > most:
+            lines.append(f"... and {len(self.effects) - most} more entries, which move the solution less")
+        lines.append("binding: " + ("; ".join(self.binding) or "nothing"))
+        return "\n".join(lines)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each effect, columns as in `Effect`."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(effect) for effect in self.effects])
+
+
+def table_of(solution: ProgramSolution) -> Sensitivity:
+    """The table of a solution without batch dimensions."""
+    model = solution.model
+    slopes = solution.value_gradient()
+    names = [name for variable in model.variables for name in names_of(variable.name, variable.shape, solution)]
+    effects: list[Effect] = []
+    for p, parameter in enumerate(model.parameters):
+        blocks = [solution.jacobian_by_place(k, p) for k in range(len(model.variables))]
+        moved = np.concatenate([block.reshape(-1, max(1, int(np.prod(parameter.shape)))) for block in blocks])
+        entries = np.ravel(list(solution.parameters.values())[p])
+        size = _PERCENT * (float(np.sqrt(np.mean(entries**2))) if entries.size and np.any(entries) else 1.0)
+        labels = names_of(parameter.name, parameter.shape, solution)
+        for j, (entry, slope) in enumerate(zip(entries, np.ravel(list(slopes.values())[p]), strict=True)):
+            column = moved[:, j]
+            most = int(np.abs(column).argmax())
+            length = float(np.linalg.norm(column))
+            effects.append(
+                Effect(
+                    name=labels[j],
+                    size=float(entry),
+                    value=float(slope),
+                    solution=length,
+                    value_percent=float(slope) * size,
+                    solution_percent=length * size,
+                    most=names[most] if length else "",
+                    most_moved=float(column[most]),
+                )
+            )
+    effects.sort(key=lambda effect: (-effect.solution_percent, -abs(effect.value_percent)))
+    return Sensitivity(tuple(effects), solution.binding)
+
+
+def names_of(name: str, shape: tuple[int, ...], solution: ProgramSolution) -> list[str]:
+    """As in "w[2]", "w[AAPL]", "Sigma[0, 1]", row by row; the name alone for a number."""
+    if not shape:
+        return [name]
+    axes: Any = solution.axes.of(shape)
+    return [
+        f"{name}[{', '.join(str(axis[i]) for axis, i in zip(axes, place, strict=True))}]"
+        for place in np.ndindex(*shape)
+    ]

@@ -1,0 +1,329 @@
+"""The answer of a `ParametricProgram`, in NumPy, with the user's names; and its derivatives, which solve nothing again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcl.errors import InputError
+from dcl.outcome.messages import AbstractCallContext, report_degeneracy
+from dcl.outcome.solution import Solution
+from dcl.point.degeneracy import Degeneracy, Requested
+from dcl.programs import derivatives
+from dcl.programs.active import active_range, binding, conflicts
+from dcl.programs.instances import instance
+from dcl.programs.model import Model
+from dcl.programs.names import Array, Entry, Key, Values, find
+from dcl.programs.sensitivity import Sensitivity, table_of
+from dcl.programs.text import array, entries, number, table
+from dcl.programs.values import Axes, Given, given
+from dcl.status import GradientKind, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+_SHOWN = 12  # variables
+_NAMED = 8  # entries that are shown with their labels
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramSolution:
+    """The answer for one value of each parameter, or for a batch of values; batch dimensions lead everywhere.
+
+    `solution[x]` or `solution["x"]` is the value of a variable, (*batch, *shape); NaN where there is none.
+
+    parameters: the values it was solved for.  axes: the labels that pandas objects among them had.
+    """
+
+    model: Model
+    parameters: Values
+    axes: Axes
+    known: Solution
+
+    # What was found
+
+    def __getitem__(self, key: Key) -> Array:
+        return _numpy(self.known.outputs[find(self.model.variables, key, "variable")])
+
+    def dual(self, constraint: Any) -> Any:
+        """The multiplier of a constraint, with CVXPY's sign: an array, a tuple of arrays where CVXPY has several.
+
+        constraint: the CVXPY object, its position in `problem.constraints`, or its label.
+        Raises InputError if it is no constraint of the program, or has no dual variable in the cone program.
+        """
+        found = tuple(
+            _numpy(self.known.outputs[len(self.model.variables) + i]) for i in self.model.duals_of(constraint)
+        )
+        return found if len(found) > 1 else found[0]
+
+    @property
+    def value(self) -> Any:
+        """The optimal value: a float, (*batch) for a batch. NaN where there is none."""
+        return _plain(self.known.value)
+
+    @property
+    def status(self) -> Any:
+        """`dcl.Status`; integers (*batch) for a batch."""
+        codes = self.known.status
+        return codes.numpy() if codes.ndim else Status(int(codes))
+
+    @property
+    def ok(self) -> Any:
+        """Is there a checked optimal solution? A bool, (*batch) for a batch."""
+        return _plain(self.known.ok)
+
+    @property
+    def primal_residual(self) -> Any:
+        """Relative, as measured by dcl; (*batch) for a batch."""
+        return _plain(self.known.primal_residual)
+
+    @property
+    def dual_residual(self) -> Any:
+        """Relative, as measured by dcl; (*batch) for a batch."""
+        return _plain(self.known.dual_residual)
+
+    @property
+    def gap(self) -> Any:
+        """Relative duality gap, as measured by dcl; (*batch) for a batch."""
+        return _plain(self.known.gap)
+
+    @cached_property
+    def binding(self) -> Any:
+        """The inequalities that bind, with the entries that do: a tuple of texts, for a batch a list of them."""
+        found = binding(self.model, self._tensors, self.known)
+        return found if self.batch else found[0]
+
+    @cached_property
+    def conflict(self) -> Any:
+        """The constraints that contradict each other where the program is infeasible: as `binding`."""
+        found = conflicts(self.model, self._tensors, self.known)
+        return found if self.batch else found[0]
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The batch dimensions, () for one instance."""
+        return tuple(self.known.status.shape)
+
+    def at(self, *index: int) -> ProgramSolution:
+        """One instance of a batch. Raises InputError for an index that is not there."""
+        try:
+            place = int(np.ravel_multi_index(index, self.batch)) if self.batch or index else 0
+        except (ValueError, TypeError):
+            raise InputError(
+                f"there is no instance {index} in a batch of shape {self.batch}", argument="index"
+            ) from None
+        return ProgramSolution(
+            self.model, self._picked(index), replace(self.axes, batch=None), instance(self.known, place)
+        )
+
+    def _picked(self, index: tuple[int, ...]) -> Values:
+        arrays = []
+        for entry, value in zip(self.model.parameters, self.parameters.values(), strict=True):
+            lead = value.shape[: value.ndim - len(entry.shape)]
+            shared = index[len(index) - len(lead) :]
+            arrays.append(value[tuple(0 if size == 1 else i for i, size in zip(shared, lead, strict=True))])
+        return Values("parameter", self.model.parameters, arrays)
+
+    # Derivatives
+
+    def jacobian(self, x: Key, wrt: Key) -> Array:
+        """d x / d parameter, (*batch, *shape of x, *shape of the parameter): how every entry moves with every entry.
+
+        Zero where an instance has no solution. Where the derivative is not unique, `dcl.DegenerateWarning` says so.
+        """
+        place = find(self.model.variables, x, "variable")
+        return self.jacobian_by_place(place, find(self.model.parameters, wrt, "parameter"))
+
+    def jacobian_by_place(self, variable: int, parameter: int) -> Array:
+        """`jacobian` of the variable and in the parameter at these places of the model."""
+        self._doubt(self.model.requested([variable]))
+        return _numpy(derivatives.jacobian(self.model, self._tensors, self.known, variable, parameter))
+
+    def derivative(self, direction: Mapping[Any, Any]) -> Values:
+        """{parameter: change} -> {variable: change}, to first order: the derivative of every variable along a direction.
+
+        Changes of parameters that are not named are zero. A change may have batch dimensions.
+        """
+        self._doubt(self.model.requested(range(len(self.model.variables))))
+        moved = derivatives.pushed(self.model, self._tensors, self.known, self._direction(direction))
+        variables = self.model.variables
+        return Values("variable", variables, [_numpy(t) for t in moved[: len(variables)]])
+
+    def adjoint(self, cotangents: Mapping[Any, Any], wrt: Sequence[Key] | None = None) -> Values:
+        """{variable: weights} -> {parameter: gradient} of sum <weights, variable>, one gradient for each instance.
+
+        wrt: the parameters, None for all.
+        """
+        model, seeds = self.model, {}
+        for key, value in cotangents.items():
+            place = find(model.variables, key, "variable")
+            seeds[place] = self._expanded(given(value, model.variables[place]), model.variables[place])
+        self._doubt(model.requested(list(seeds)))
+        wanted = self._wanted(wrt)
+        found = derivatives.pulled(model, self._tensors, self.known, seeds, wanted)
+        return Values("parameter", [model.parameters[p] for p in wanted], [_numpy(t) for t in found])
+
+    def value_gradient(self, wrt: Sequence[Key] | None = None) -> Values:
+        """{parameter: gradient} of the optimal value, one for each instance; wrt: the parameters, None for all.
+
+        From the multipliers, without a solve (envelope theorem); at mu > 0, of the value at x(mu), by `adjoint`'s way.
+        Where multipliers or solution are not unique the value has a kink, and `dcl.DegenerateWarning` says so.
+        """
+        model, wanted = self.model, self._wanted(wrt)
+        if isinstance(self.known.mu, Tensor):
+            place = len(model.variables) + len(model.duals)
+            one = {place: torch.ones(self.batch, dtype=torch.float64)}
+            found = derivatives.pulled(model, self._tensors, self.known, one, wanted)
+        else:
+            found = derivatives.value_gradient(model, self._tensors, self.known, wanted)
+            self._report(*derivatives.value_degeneracy_of(model, self._tensors, self.known))
+        ok = self.known.ok
+        zeroed = [torch.where(ok.reshape((*self.batch, *[1] * (t.ndim - ok.ndim))), t, 0.0) for t in found]
+        return Values("parameter", [model.parameters[p] for p in wanted], [_numpy(t) for t in zeroed])
+
+    def active_range(self, direction: Mapping[Any, Any]) -> tuple[Any, Any]:
+        """(low, high): the parameters may move by t times the direction, low <= t <= high, with the same active constraints.
+
+        -inf and inf where that never ends; (*batch) arrays for a batch. Exact up to rounding, for linear and quadratic
+        programs where the parameters that move enter the linear cost and the right-hand sides.
+
+        Raises:
+            UnsupportedError: another cone, mu > 0, or a direction that changes P or A.
+            DegenerateError: the active constraints are not unique here already; names them.
+        """
+        if not bool(self.known.ok.all()):
+            raise InputError("active_range needs a solution in every instance; see .status", argument="direction")
+        found = active_range(self.model, self._tensors, self._direction(direction), self.known)
+        low, high = (t.reshape(self.batch) for t in found)
+        return _plain(low), _plain(high)
+
+    def sensitivity(self) -> Sensitivity:
+        """Which entries of the parameters move the value and the solution most: a table, largest first.
+
+        Raises InputError for a batch: choose an instance with `.at(i)`.
+        """
+        if self.batch:
+            raise InputError("sensitivity is a table of one instance: choose one with .at(i)", argument="self")
+        return table_of(self)
+
+    @property
+    def gradient_kind(self) -> Any:
+        """`dcl.GradientKind` of the variables' derivative in all parameters; integers (*batch) for a batch."""
+        requested = self.model.requested(range(len(self.model.variables)))
+        kinds = derivatives.degeneracy_of(self.model, self._tensors, self.known, requested)[0].kind
+        return kinds.reshape(self.batch).numpy() if self.batch else GradientKind(int(kinds))
+
+    def _doubt(self, requested: Requested) -> None:
+        """Warn, or raise DegenerateError, where the derivative of what is requested is not EXACT."""
+        if self.model.layer._engine.settings.on_degenerate != "ignore":
+            self._report(*derivatives.degeneracy_of(self.model, self._tensors, self.known, requested))
+
+    def _report(self, found: Degeneracy, context: AbstractCallContext) -> None:
+        how = self.model.layer._engine.settings.on_degenerate
+        if how != "ignore":
+            report_degeneracy(context, how, found, self.known.status.reshape(-1))
+
+    @cached_property
+    def _tensors(self) -> list[Tensor]:
+        """(*batch, *shape) of each parameter."""
+        entries = self.model.parameters
+        return [
+            torch.from_numpy(np.array(np.broadcast_to(value, (*self.batch, *entry.shape))))
+            for entry, value in zip(entries, self.parameters.values(), strict=True)
+        ]
+
+    def _expanded(self, value: Given, entry: Entry) -> Tensor:
+        try:
+            return torch.from_numpy(np.array(np.broadcast_to(value.array, (*self.batch, *entry.shape))))
+        except ValueError:
+            raise InputError(
+                f"{entry.name} has shape {value.array.shape}; it must be {entry.shape}, with the batch {self.batch} in front "
+                "or without",
+                argument=entry.name,
+            ) from None
+
+    def _direction(self, direction: Mapping[Any, Any]) -> list[Tensor]:
+        found = [torch.zeros_like(t) for t in self._tensors]
+        for key, value in direction.items():
+            place = find(self.model.parameters, key, "parameter")
+            entry = self.model.parameters[place]
+            found[place] = self._expanded(given(value, entry), entry)
+        return found
+
+    def _wanted(self, wrt: Sequence[Key] | None) -> list[int]:
+        if wrt is None:
+            return list(range(len(self.model.parameters)))
+        if isinstance(wrt, str) or not isinstance(wrt, Sequence):
+            raise InputError("wrt must be a list of parameters, as in [mu]", argument="wrt")
+        return [find(self.model.parameters, key, "parameter") for key in wrt]
+
+    # For people
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas DataFrame: a row for each entry of each variable and multiplier; for a batch, for each instance."""
+        from dcl.programs.frames import frame
+
+        return frame(self)
+
+    def to_xarray(self) -> xr.Dataset:
+        """An xarray Dataset with a variable for each variable of the program. Needs the extra "programs"."""
+        from dcl.programs.frames import dataset
+
+        return dataset(self)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the variables, into a file or as a matplotlib Figure. Needs the extra "programs"."""
+        from dcl.programs.figure import draw_solution
+
+        return draw_solution(self, path)
+
+    def __repr__(self) -> str:
+        known = self.known
+        worst = torch.stack([known.primal_residual, known.dual_residual, known.gap])
+        if self.batch:
+            counts = {one.name: int((known.status == one).sum()) for one in Status}
+            shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no instance"
+            solved = worst.amax(0)[known.ok]
+            residual = f"; worst residual {float(solved.max()):.0e}" if solved.numel() else ""
+            names = ", ".join(f"{entry.name} {(*self.batch, *entry.shape)}" for entry in self.model.variables)
+            return f"ProgramSolution: {shown}{residual}\n{names}"
+        status = Status(int(known.status))
+        if status != Status.OPTIMAL:
+            names = f"\nin conflict: {', '.join(self.conflict)}" if self.conflict else ""
+            return f"ProgramSolution: {status.name}\n{status.message}{names}"
+        solver = known.solvers[int(known.solver)] if known.solvers else ""
+        head = f"ProgramSolution: {status.name}, value {number(self.value)}; worst residual {float(worst.max()):.0e}, {solver}"
+        pairs = list(zip(self.model.variables, known.outputs, strict=False))
+        rows = [[entry.name, _shape(entry.shape), self._shown(entry, t.numpy())] for entry, t in pairs]
+        lines = [head, table(["variable", "shape", "value"], rows[:_SHOWN], left=3)]
+        if len(rows) > _SHOWN:
+            lines.append(f"... and {len(rows) - _SHOWN} more variables")
+        lines.append("binding: " + ("; ".join(self.binding) or "nothing"))
+        return "\n".join(lines)
+
+    def _shown(self, entry: Entry, value: Array) -> str:
+        """The value on one line, with its labels where a pandas object gave some to a short vector."""
+        (labels,) = self.axes.of(entry.shape) if len(entry.shape) == 1 else ((),)
+        if not labels or len(labels) > _NAMED or labels == tuple(range(len(labels))):
+            return array(value)
+        return ", ".join(f"{label} {one}" for label, one in zip(labels, entries(value), strict=True))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "number"
+
+
+def _numpy(t: Tensor) -> Array:
+    return np.array(t.detach().numpy())
+
+
+def _plain(t: Tensor) -> Any:
+    return np.array(t.numpy()) if t.ndim else t.item()

@@ -1,0 +1,142 @@
+"""What the user gives for a parameter -> an array in float64, with the labels that pandas has for its dimensions.
+
+Numbers, lists, NumPy arrays, sparse matrices, pandas Series and DataFrames, torch tensors.  Batch dimensions lead.  Of a
+pandas object the labels are kept, and compared: pandas aligns by label and NumPy does not, so that the same labels in two
+orders would give a wrong answer silently.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from torch import Tensor
+
+from dcl.errors import DtypeError, InputError
+from dcl.programs.names import Array, Entry
+
+Labels = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """One parameter's value (*batch, *shape); labels: those of each dimension, None where there are none."""
+
+    array: Array
+    labels: tuple[Labels | None, ...]
+
+
+def given(value: object, entry: Entry) -> Given:
+    """The value of a parameter.
+
+    Raises InputError (shape; a tensor that requires a gradient, which would be lost), DtypeError (no real numbers).
+    """
+    array, labels = _read(value, entry.name)
+    core = len(entry.shape)
+    if array.ndim < core or array.shape[array.ndim - core :] != entry.shape:
+        wanted = ", ".join(["*batch", *map(str, entry.shape)])
+        raise InputError(
+            f"parameter {entry.name} must have shape {entry.shape}, or ({wanted}) for many instances; got {array.shape}",
+            argument=entry.name,
+        )
+    return Given(array, labels)
+
+
+def _read(value: object, name: str) -> tuple[Array, tuple[Labels | None, ...]]:
+    labels: tuple[Labels | None, ...] | None = None
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise InputError(
+                f"parameter {name} requires a gradient, which NumPy answers would lose: pass {name}.detach(), or use "
+                "dcl.CvxpyLayer in a torch model",
+                argument=name,
+            )
+        value = value.detach().cpu().numpy()
+    elif sp.issparse(value):
+        value = value.toarray()  # type: ignore[attr-defined]
+    elif _is_pandas(value):
+        axes: list[Any] = value.axes  # type: ignore[attr-defined]
+        # 0, 1, 2, ... are the places that NumPy has too
+        labels = tuple(None if type(axis).__name__ == "RangeIndex" else tuple(axis) for axis in axes)
+        value = value.to_numpy()  # type: ignore[attr-defined]
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise InputError(f"parameter {name} is no array: its rows have different lengths", argument=name) from None
+    if array.dtype.kind == "O":
+        array = _numbers(array, name)
+    if array.dtype.kind not in "iuf":
+        raise DtypeError(f"parameter {name} must be real numbers, got {array.dtype}", argument=name)
+    return array.astype(np.float64), labels or (None,) * array.ndim
+
+
+def _numbers(array: Any, name: str) -> Array:
+    """Objects that are numbers, such as Fractions and what pandas keeps in mixed columns."""
+    wrong = [type(entry).__name__ for entry in array.flat if isinstance(entry, str | bool)]
+    if wrong:  # NumPy would read numbers from text
+        raise DtypeError(f"parameter {name} must be real numbers, got {wrong[0]}", argument=name)
+    try:
+        return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DtypeError(f"parameter {name} must be real numbers", argument=name) from None
+
+
+def _is_pandas(value: object) -> bool:
+    pandas = sys.modules.get("pandas")  # a pandas object is there only if pandas was imported
+    return pandas is not None and isinstance(value, pandas.Series | pandas.DataFrame)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The labels of a call: of its batch dimension, and of dimensions of a given size.
+
+    batch: None where no pandas object has labelled it.  known: distinct labels of the dimensions of parameters.
+    """
+
+    batch: Labels | None = None
+    known: tuple[Labels, ...] = ()
+
+    def of(self, shape: Sequence[int]) -> tuple[Labels, ...]:
+        """Labels of each dimension of a variable: those of the only labelled dimension of this size, else 0, 1, ..."""
+        found = []
+        for size in shape:
+            fitting = [labels for labels in self.known if len(labels) == size]
+            found.append(fitting[0] if len(fitting) == 1 else tuple(range(size)))
+        return tuple(found)
+
+
+def axes(entries: Sequence[Entry], values: Sequence[Given]) -> Axes:
+    """The labels of a call. Raises InputError where two parameters have the same labels in different orders."""
+    known: dict[Labels, str] = {}
+    batch: Labels | None = None
+    for entry, value in zip(entries, values, strict=True):
+        lead = len(value.labels) - len(entry.shape)
+        for place, labels in enumerate(value.labels):
+            if labels is None:
+                continue
+            if place < lead:
+                if batch is not None and labels != batch:
+                    raise InputError(
+                        f"the rows of {entry.name} are labelled {_short(labels)}, those of the parameters before it "
+                        f"{_short(batch)}: bring them to the same labels with .reindex",
+                        argument=entry.name,
+                    )
+                batch = labels
+                continue
+            for others, name in known.items():
+                if labels != others and len(labels) == len(others) and set(labels) == set(others):
+                    raise InputError(
+                        f"{entry.name} has the labels of {name} in another order ({_short(labels)} and {_short(others)}): "
+                        "bring them to the same order with .reindex",
+                        argument=entry.name,
+                    )
+            known.setdefault(labels, entry.name)
+    return Axes(batch, tuple(known))
+
+
+def _short(labels: Labels) -> str:
+    return ", ".join(map(str, labels[:3])) + (", ..." if len(labels) > 3 else "")
