@@ -202,7 +202,8 @@ def _effect_of_ties(
     kkt, (batch, m) = point.kkt, point.v.shape
     count = int(tied.sum(-1).max())
     if requested is not None and count > _MANY:
-        return torch.where(tied, _effect_of_many(point, requested), 0.0), *[torch.zeros_like(tied)] * 2
+        effect, none = _effect_of_many(point, requested), torch.zeros_like(tied)
+        return torch.where(tied, effect, 0.0), none, none
     rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
     effect, repeats, doubtful = torch.zeros_like(point.v), torch.zeros_like(tied), torch.zeros_like(tied)
     for columns in rows.T.split(max(1, _AT_ONCE // (batch * (m + point.x.shape[-1])))):
