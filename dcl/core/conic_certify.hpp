@@ -1,0 +1,69 @@
+// When an answer of a cone program is certified: the careful lane would call it OPTIMAL, its derivative EXACT, and agree.
+//
+//     residuals of residuals.hpp, strict and net                     <= accurate
+//     |x|, |z|                                                       <= far * (1 + the right-hand sides of rows with z)
+//     eigenvalues of v in every cone, |v_i| on the orthant           >= clear * the width of a tie (dcl/point/ties.py), at mu = 0
+//     both Cholesky factors exist, and the condition of S            <= conditioned
+//     the last Newton step                                           <= settled, relative to the point, and a tenth of the
+//                                                                    smallest eigenvalue
+//     condition * residual                                           <= error_limit
+//
+// The limits are those of certify.hpp, but for the condition: nobody evaluates the projection of a cone to more digits than v has.
+//
+// A minimum that is not attained shows in the condition: along the way to infinity F becomes flat.
+#pragma once
+
+#include "certify.hpp"
+#include "conic_newton.hpp"
+
+namespace core {
+
+inline constexpr double conditioned_cones = 1e8;
+
+struct ConicCertifier {
+    Condition condition;
+
+    Certificate operator()(const Program& program, const Cones& cones, const ConicNewton& newton, const ConicPoint& point,
+                           double mu, Residuals& r) {
+        Certificate out;
+        r.products(program, point.x, point.z);
+        r.measure(program, point.x, point.z, point.s, mu * static_cast<double>(cones.degree));
+        out.status = Status::residual;
+        if (!(r.worst() <= accurate) || !(newton.moved <= 0.1 * settled)) return out;
+        out.status = Status::far;
+        if (is_far(program, point)) return out;
+        out.status = Status::tie;
+        if (!is_clear(program, cones, point, newton, mu, out.margin)) return out;
+        out.condition = condition.estimate(newton.factor);
+        const bool is_sharp = out.condition * std::max(r.primal, r.dual) <= error_limit;
+        out.status = out.condition <= conditioned_cones && is_sharp ? Status::certified : Status::condition;
+        return out;
+    }
+
+private:
+    static bool is_far(const Program& program, const ConicPoint& point) {
+        double data = 1.0;
+        for (Index i = 0; i < point.z.size(); ++i) {
+            if (point.z(i) != 0.0) data = std::max(data, std::abs(program.side(i)));
+        }
+        return !(std::max(magnitude(point.x), magnitude(point.z)) <= far_beyond * data);
+    }
+
+    static bool is_clear(const Program& program, const Cones& cones, const ConicPoint& point, const ConicNewton& newton,
+                         double mu, double& margin) {
+        const double largest = magnitude(point.z);
+        bool all = true;
+        const auto look = [&](double distance, double side) {
+            margin = std::min(margin, distance);
+            const double width = std::max(tie_tolerance, tie_rounding * std::max(largest, side));
+            all = all && distance >= clear * width && newton.change <= 0.1 * distance;
+        };
+        for (Index i = cones.zeros; i < cones.orthant; ++i) {
+            look(std::abs(point.v(i)), point.v(i) > 0.0 ? 0.0 : std::abs(program.side(i)));
+        }
+        cones.each([&](const auto& cone) { look(cone.distance(), magnitude(program.side.segment(cone.first, cone.size))); });
+        return all || mu > 0.0;
+    }
+};
+
+}  // namespace core

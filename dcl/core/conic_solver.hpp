@@ -1,0 +1,194 @@
+// One cone program: data, smoothing path, Newton's method at mu = 0 or at the mu asked for, verdict.
+//
+//     a start that is close:    Newton's method from there
+//     else:                     conic_path.hpp from (0, 0), or from the start, down to a small mu; Newton's method from there,
+//                               and from a smaller mu where that fails
+#pragma once
+
+#include "conic_certify.hpp"
+#include "conic_data.hpp"
+#include "conic_path.hpp"
+#include "record.hpp"
+
+namespace core {
+
+// What an instance leaves for its derivative, in the units of the program.
+struct ConicRecord {
+    Status status = Status::not_solved;
+    double c = 1.0, condition = infinity, mu = 0.0;
+    bool is_symmetric = true;
+    Vector E, x, v, z, s;
+    Matrix L1, L2;
+    Vector T, W, G;
+    Rows strong_rows, weak_rows;
+    Integers strong, weak;
+};
+
+struct ConicWorker {
+    Program program;
+    ConicPoint point;
+    Residuals residuals;
+
+    Outcome solve(const ConicCall& call, const ConicShared& shared, Index i, const Block& start_x, const Block& start_z,
+                  double mu, ConicRecord& record) {
+        Outcome out;
+        out.status = load(call, shared, i);
+        if (out.status != Status::certified) return out;
+        mu *= program.c;
+        steps_ = 0;
+        path_.steps = 0;
+        Certificate verdict = run(call, i, start_x, start_z, mu, record);
+        out.status = verdict.status;
+        out.condition = verdict.condition;
+        out.margin = verdict.margin;
+        out.iterations = static_cast<std::int32_t>(path_.steps + steps_);
+        record.status = out.status;
+        if (out.status == Status::certified) {
+            keep(record, verdict, mu);
+        } else {
+            record.L1.resize(0, 0);
+            record.L2.resize(0, 0);
+        }
+        return out;
+    }
+
+private:
+    // where the path ends that leads to an exact point, and further ends if Newton's method fails there
+    static constexpr double ends[] = {1e-5, 1e-7, 1e-9, 1e-11};
+    static constexpr int most_newton = 12;
+    Cones cones_;
+    Curvature curvature_;
+    Matrix P_, L_, scratch_;
+    General general_;
+    Grams own_grams_;
+    const Grams* grams_ = nullptr;
+    Definiteness kind_;
+    bool is_symmetric_ = true;
+    ConicPath path_;
+    ConicNewton newton_;
+    ConicCertifier certify_;
+    ConicPoint before_;
+    int steps_ = 0;
+
+    Status load(const ConicCall& call, const ConicShared& shared, Index i) {
+        cones_ = call.cones;
+        program.load_vectors(call.data, i);
+        if (!shared.has_general) load_rows(call, i, general_);
+        program.general = shared.has_general ? &shared.general : &general_;
+        if (!program.is_finite || !program.general->is_finite || program.inequalities() != program.m) return Status::not_finite;
+        bool is_semidefinite = true;
+        if (shared.objective.has_P) {
+            program.P = &shared.objective.P;
+            program.is_zero = shared.objective.curvature.is_zero;
+            program.scale(shared.objective.c);
+            is_semidefinite = shared.objective.kind.is_semidefinite;
+            is_symmetric_ = shared.objective.curvature.is_symmetric;
+        } else {
+            curvature_.load(call.data, i);
+            if (!curvature_.is_finite) return Status::not_finite;
+            program.scale(unit(std::max(curvature_.size, magnitude(program.q))));
+            P_ = program.c * curvature_.P;
+            program.P = &P_;
+            program.is_zero = curvature_.is_zero;
+            kind_.decide(call.data, P_, L_, scratch_);
+            is_semidefinite = kind_.is_semidefinite;
+            is_symmetric_ = curvature_.is_symmetric;
+        }
+        if (!is_semidefinite) return Status::not_psd;
+        if (!shared.has_general) own_grams_.compute(cones_, program.C());
+        grams_ = shared.has_general ? &shared.grams : &own_grams_;
+        return Status::certified;
+    }
+
+    Certificate run(const ConicCall& call, Index i, const Block& start_x, const Block& start_z, double mu, ConicRecord& record) {
+        Certificate verdict;
+        point.x.setZero(program.n);
+        point.v.setZero(program.rows());
+        path_.mu = std::max(1.0, mu);
+        if (start_x.present() && begin(call, i, start_x, start_z)) {
+            before_.x = point.x;
+            before_.v = point.v;
+            if (approach(mu, record)) {
+                verdict = certify_(program, cones_, newton_, point, mu, residuals);
+                if (verdict.status == Status::certified) return verdict;
+            }
+            point.x = before_.x;
+            point.v = before_.v;
+            path_.mu = std::max(1e-3, mu);
+            verdict = follow(mu, record);
+            if (verdict.status == Status::certified) return verdict;
+            point.x.setZero(program.n);
+            point.v.setZero(program.rows());
+            path_.mu = std::max(1.0, mu);
+            path_.steps = 0;
+        }
+        return follow(mu, record);
+    }
+
+    Certificate follow(double mu, ConicRecord& record) {
+        Certificate verdict;
+        for (const double end : ends) {
+            const double last = mu > 0.0 ? mu : end;
+            if (!path_.descend(program, cones_, *grams_, point, last)) return verdict;
+            before_.x = point.x;
+            before_.v = point.v;
+            if (approach(mu, record)) {
+                verdict = certify_(program, cones_, newton_, point, mu, residuals);
+                if (verdict.status == Status::certified) return verdict;
+            }
+            if (mu > 0.0) return verdict;
+            point.x = before_.x;
+            point.v = before_.v;
+        }
+        return verdict;
+    }
+
+    // Newton's method; does it converge?  The factor is one of the point to ten digits then.
+    bool approach(double mu, ConicRecord& record) {
+        point.evaluate(program, cones_, mu);
+        for (int k = 0; k < most_newton; ++k) {
+            if (!newton_.refactor(program, cones_, *grams_, record.L1, record.L2)) return false;
+            const double before = point.size;
+            newton_.step(program, cones_, mu, point);
+            ++steps_;
+            if (newton_.moved <= 1e-11) return true;
+            if (!(point.size < before)) return newton_.moved <= 0.1 * settled;
+        }
+        return false;
+    }
+
+    // v = z - s at the caller's point
+    bool begin(const ConicCall& call, Index i, const Block& start_x, const Block& start_z) {
+        if (program.rows() > 0 && !start_z.present()) return false;
+        read(call.data, start_x, i, point.x.head(program.n));
+        if (program.rows() > 0) read(call.data, start_z, i, point.v.head(program.rows()));
+        for (Index k = 0; k < program.rows(); ++k) point.v(k) *= program.c / program.general->E(k);
+        if (program.rows() > 0) point.v.noalias() += program.C().transpose() * point.x;
+        point.v -= program.side;
+        if (all_finite(point.x) && all_finite(point.v)) return true;
+        point.x.setZero();
+        point.v.setZero();
+        return false;
+    }
+
+    void keep(ConicRecord& record, const Certificate& verdict, double mu) {
+        record.condition = verdict.condition;
+        record.c = program.c;
+        record.mu = mu;
+        record.is_symmetric = is_symmetric_;
+        record.E = program.general->E;
+        record.x = point.x;
+        record.v = point.v;
+        record.z = point.z;
+        record.s = point.s;
+        record.T = newton_.factor.T;
+        record.W = newton_.factor.W;
+        record.G = newton_.factor.G;
+        record.strong = newton_.assembly.strong;
+        record.weak = newton_.assembly.weak;
+        record.strong_rows = newton_.factor.strong;
+        record.weak_rows = newton_.factor.weak;
+    }
+};
+
+}  // namespace core
