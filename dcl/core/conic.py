@@ -1,10 +1,11 @@
 """Batches of dense cone programs in the compiled core: solve, certify, and pull gradients back.
 
-    minimize 1/2 x'Px + q'x   subject to   Ax + s = b,  s in K            dual z in K*,  Px + q + A'z = 0
+    minimize 1/2 x'Px + q'x   subject to   Ax = b (y),   Gx + s = h,  s in K (z)         Px + q + A'y + G'z = 0,   z in K*
 
-K: zero, nonnegative, second-order and semidefinite cones, in this order (`dcl.cones.base.Block`).  Tensors are float64 on the
-CPU, (B or 1, ...), contiguous, by the names P, q, A, b; P may be missing.  What has 1 in front is shared by the batch, and its
-gradient is the sum over it.  What `dcl.core.dense` promises of certified instances, of threads and of the lock holds here too.
+K: nonnegative, second-order and semidefinite cones, in the order of `dcl.program`.  Tensors are float64 on the CPU, (B or 1, ...),
+contiguous, by the names P, q, A, b, G, h; an absent block is missing from the mapping.  What has 1 in front is shared by the
+batch, and its gradient is the sum over it.  What `dcl.core.dense` promises of certified instances, of threads and of the lock
+holds here too; there is no `solve_kkt`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from torch import Tensor
 from dcl import core
 from dcl.cones.base import Block
 
-BLOCKS = ("P", "q", "A", "b")
-OUTPUTS = ("x", "z", "s", "value")
+BLOCKS = ("P", "q", "A", "b", "G", "h")
+OUTPUTS = ("x", "y", "z", "s", "value")
+_START = ("x", "y", "z")
 _KINDS = {"zero": 0, "nonnegative": 1, "second_order": 2, "semidefinite": 3}
+# The lower triangle of a semidefinite cone by columns, as SCS has it, instead of the upper one.
+_LOWER = 4
 _extension: Any = core.extension
 
 
@@ -29,14 +33,14 @@ _extension: Any = core.extension
 class ConicAnswer:
     """The points and verdicts of a batch, and the core's handle for `adjoint`.
 
-    x (B, n), z (B, m), s (B, m), value (B,); v (B, m): z - s in the units of `dcl.program.scaling`.  residuals (B, 3), status (B,),
-    iterations (B,), condition (B,), margin (B,): as in `dcl.core.dense.Answer`; margin: the smallest |eigenvalue| of v.
+    x (B, n), y (B, zero rows), z and s (B, other rows), value (B,).  residuals (B, 3), status (B,), iterations (B,),
+    condition (B,), margin (B,): as in `dcl.core.dense.Answer`; margin: the smallest |eigenvalue| of v = z - s.
     """
 
     x: Tensor
+    y: Tensor
     z: Tensor
     s: Tensor
-    v: Tensor
     value: Tensor
     residuals: Tensor
     status: Tensor
@@ -48,9 +52,10 @@ class ConicAnswer:
 
 @dataclass(frozen=True)
 class ConicCore:
-    """The core for programs with one K. blocks: its kind, size and count, as the core counts them; rows: of all."""
+    """The core for programs with one K. blocks: its kind, size and count, as the core counts them; zeros, rows: how many."""
 
     blocks: tuple[tuple[int, int, int], ...]
+    zeros: int
     rows: int
 
     def solve(
@@ -64,21 +69,21 @@ class ConicCore:
     ) -> ConicAnswer:
         """Solve and certify the instances of a batch.
 
-        mu (batch or 1,) float64 >= 0: the central path.  start: x (batch, n) and z (batch, m) to start from.
+        mu (batch or 1,) float64 >= 0: the central path.  start: x (., n), y (., zero rows) and z (., other rows) to start from.
         Raises ValueError where a tensor has another dtype or batch, or is not contiguous.
         """
-        n = data["q"].shape[-1]
-        shapes = ((batch, n), *[(batch, self.rows)] * 3, (batch,), (batch, 3))
-        x, z, s, v, value, residuals = (torch.empty(shape, dtype=torch.float64, device="cpu") for shape in shapes)
+        n, others = data["q"].shape[-1], (batch, self.rows - self.zeros)
+        shapes = ((batch, n), (batch, self.zeros), others, others, (batch,), (batch, 3))
+        x, y, z, s, value, residuals = (torch.empty(shape, dtype=torch.float64, device="cpu") for shape in shapes)
         status = torch.empty(batch, dtype=torch.int8, device="cpu")
         iterations = torch.empty(batch, dtype=torch.int32, device="cpu")
         condition, margin = (torch.empty(batch, dtype=torch.float64, device="cpu") for _ in range(2))
-        written = (x, z, s, v, value, residuals, status, iterations, condition, margin)
+        written = (x, y, z, s, value, residuals, status, iterations, condition, margin)
         handle = _extension.conic_solve(
             (batch, n),
             self.blocks,
             _pairs(data, BLOCKS, batch),
-            _pairs(start or {}, ("x", "z"), batch),
+            _pairs(start or {}, _START, batch),
             (0, 0) if mu is None else (mu.data_ptr(), 0 if mu.numel() == 1 else 1),
             [t.data_ptr() for t in written],
             threads,
@@ -109,12 +114,17 @@ class ConicCore:
         return gradients
 
 
-def conic_core(blocks: Sequence[Block]) -> ConicCore | None:
-    """The core for programs with the cones `blocks`, None where it does not have one of them."""
+def conic_core(blocks: Sequence[Block], *, lower: bool = False) -> ConicCore | None:
+    """The core for programs with the cones `blocks`, None where it does not have one of them.
+
+    lower: rows of semidefinite cones are the lower triangle by columns, not as in `dcl.cones.semidefinite`.
+    """
     if any(block.kind not in _KINDS for block in blocks):
         return None
-    counted = tuple((_KINDS[block.kind], block.size, block.count) for block in blocks if block.rows * block.count)
-    return ConicCore(counted, sum(block.rows * block.count for block in blocks))
+    kinds = _KINDS | ({"semidefinite": _LOWER} if lower else {})
+    counted = tuple((kinds[block.kind], block.size, block.count) for block in blocks if block.rows * block.count)
+    zeros = sum(block.size for block in blocks if block.kind == "zero")
+    return ConicCore(counted, zeros, sum(block.rows * block.count for block in blocks))
 
 
 def _pairs(tensors: Mapping[str, Tensor], names: Sequence[str], batch: int) -> list[int]:

@@ -15,7 +15,7 @@
 namespace core {
 
 struct ConicCotangents {
-    Block x, z, s, value;
+    Block x, y, z, s, value;
 };
 
 struct ConicAdjointWorker {
@@ -28,7 +28,7 @@ struct ConicAdjointWorker {
 
     void pull(const ConicCall& call, const ConicHandle& handle, const ConicCotangents& from, Index i, Pulled& out) {
         const ConicRecord& record = handle.records[i];
-        const Index n = call.data.n, rows = call.cones.rows;
+        const Index n = call.data.n, p = call.data.p, m = call.data.m, rows = p + m;
         out.reset(n, rows);
         if (record.status != Status::certified) return;
         recall(call, record, i);
@@ -37,12 +37,11 @@ struct ConicAdjointWorker {
         g_z.setZero(rows);
         g_s.setZero(rows);
         if (from.x.present()) read(call.data, from.x, i, r_1.head(n));
-        if (from.z.present() && rows > 0) {
-            read(call.data, from.z, i, g_z.head(rows));
-            g_z = g_z.cwiseProduct(record.E) / record.c;
-        }
-        if (from.s.present() && rows > 0) {
-            read(call.data, from.s, i, g_s.head(rows));
+        if (from.y.present() && p > 0) read(call.data, from.y, i, g_z.head(p));
+        if (from.z.present() && m > 0) read(call.data, from.z, i, g_z.tail(m));
+        g_z = g_z.cwiseProduct(record.E) / record.c;
+        if (from.s.present() && m > 0) {
+            read(call.data, from.s, i, g_s.tail(m));
             subtract_rows(call, i, g_s, r_1);
             g_s = g_s.cwiseQuotient(record.E);
         }
@@ -90,12 +89,11 @@ private:
         cones.evaluate(record.v, record.mu, z);
     }
 
-    // out -= A'y in the caller's units
+    // out -= G'y in the caller's units, y of all rows, zero on the zero rows
     static void subtract_rows(const ConicCall& call, Index i, const Vector& y, Vector& out) {
-        const Index n = call.data.n, p = call.data.p, m = call.data.m;
-        const auto at = [&](const Block& block) { return static_cast<const double*>(block.data) + i * block.stride; };
-        if (p > 0) out.noalias() -= MatrixView(at(call.data.A), n, p) * y.head(p);
-        if (m > 0) out.noalias() -= MatrixView(at(call.data.G), n, m) * y.tail(m);
+        const Index n = call.data.n, m = call.data.m;
+        const double* const at = static_cast<const double*>(call.data.G.data) + i * call.data.G.stride;
+        out.noalias() -= MatrixView(at, n, m) * y.tail(m);
     }
 };
 

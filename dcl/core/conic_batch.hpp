@@ -7,7 +7,7 @@
 namespace core {
 
 struct ConicAnswers {
-    Out x, z, s, v, value;  // v: in the program's units
+    Out x, y, z, s, value;  // y: of the zero rows; z, s: of the others
     double* residuals = nullptr;
     std::int8_t* status = nullptr;
     std::int32_t* iterations = nullptr;
@@ -29,9 +29,10 @@ inline void write_answer(const ConicWorker& w, const Outcome& outcome, Index i, 
     const Program& program = w.program;
     if (outcome.status != Status::certified) {
         for (int k = 0; k < 3; ++k) to.residuals[3 * i + k] = infinity;
-        const Vector zero = Vector::Zero(program.rows());
         to.x.write(i, Vector::Zero(program.n));
-        for (const Out* out : {&to.z, &to.s, &to.v}) out->write(i, zero);
+        to.y.write(i, Vector::Zero(program.p));
+        to.z.write(i, Vector::Zero(program.m));
+        to.s.write(i, Vector::Zero(program.m));
         to.value.write_number(i, 0.0);
         return;
     }
@@ -42,9 +43,10 @@ inline void write_answer(const ConicWorker& w, const Outcome& outcome, Index i, 
     to.residuals[3 * i + 2] = r.gap;
     const Vector& E = program.general->E;
     to.x.write(i, point.x);
-    to.z.write(i, point.z.cwiseProduct(E) / program.c);
-    to.s.write(i, point.s.cwiseQuotient(E));
-    to.v.write(i, point.v);
+    const Index p = program.p, m = program.m;
+    to.y.write(i, point.z.head(p).cwiseProduct(E.head(p)) / program.c);
+    to.z.write(i, point.z.tail(m).cwiseProduct(E.tail(m)) / program.c);
+    to.s.write(i, point.s.tail(m).cwiseQuotient(E.tail(m)));
     to.value.write_number(i, (0.5 * r.Px.dot(point.x) + program.q.dot(point.x)) / program.c);
 }
 
@@ -54,7 +56,7 @@ inline ConicWorker& conic_worker() {
 }
 
 // mu: (B or 1) float64 numbers, or no data for 0.
-inline std::unique_ptr<ConicHandle> solve(const ConicCall& call, const Block& start_x, const Block& start_z, const Block& mu,
+inline std::unique_ptr<ConicHandle> solve(const ConicCall& call, const ConicStart& start, const Block& mu,
                                           const ConicAnswers& to, int threads) {
     auto handle = std::make_unique<ConicHandle>();
     handle->batch = call.data.batch;
@@ -68,7 +70,7 @@ inline std::unique_ptr<ConicHandle> solve(const ConicCall& call, const Block& st
         const double at = mu.present() ? static_cast<const double*>(mu.data)[i * mu.stride] : 0.0;
         Outcome outcome;
         if (std::isfinite(at) && at >= 0.0) {
-            outcome = w.solve(call, shared, i, start_x, start_z, at, handle->records[i]);
+            outcome = w.solve(call, shared, i, start, at, handle->records[i]);
         } else {
             w.program.load_vectors(call.data, i);
             outcome.status = Status::not_finite;

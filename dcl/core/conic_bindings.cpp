@@ -25,50 +25,45 @@ core::Cones cones_of(const Blocks& blocks) {
     return cones;
 }
 
-// sizes: batch, n.  data: P, q, A, b, all float64; the rows of A and b are those of the cones, zero rows first.
-core::ConicCall conic_call(const Addresses<2>& sizes, const Blocks& blocks, const Addresses<8>& data) {
+// sizes: batch, n.  data: P, q, A, b, G, h, all float64; A, b: the zero rows, G, h: those of the other cones.
+core::ConicCall conic_call(const Addresses<2>& sizes, const Blocks& blocks, const Addresses<12>& data) {
     core::ConicCall call;
     call.cones = cones_of(blocks);
     core::Call& to = call.data;
     to.batch = sizes[0], to.n = sizes[1], to.p = call.cones.zeros, to.m = call.cones.rows - call.cones.zeros;
-    to.P = block(data, 0), to.q = block(data, 1);
-    const auto rest = [&](const core::Block& whole, Index row) {
-        return core::Block{static_cast<const double*>(whole.data) + row, whole.stride};
-    };
-    to.A = block(data, 2), to.b = block(data, 3);
-    to.G = rest(to.A, to.p * to.n), to.h = rest(to.b, to.p);
+    core::Block* const arguments[] = {&to.P, &to.q, &to.A, &to.b, &to.G, &to.h};
+    for (std::size_t k = 0; k < 6; ++k) *arguments[k] = block(data, k);
     return call;
 }
 
-std::unique_ptr<core::ConicHandle> conic_solve(const Addresses<2>& sizes, const Blocks& blocks, const Addresses<8>& data,
-                                               const Addresses<4>& start, const Addresses<2>& mu, const Addresses<10>& out,
+std::unique_ptr<core::ConicHandle> conic_solve(const Addresses<2>& sizes, const Blocks& blocks, const Addresses<12>& data,
+                                               const Addresses<6>& start, const Addresses<2>& mu, const Addresses<10>& out,
                                                int threads) {
     const core::ConicCall call = conic_call(sizes, blocks, data);
+    const core::ConicStart from{block(start, 0), block(start, 1), block(start, 2)};
     const auto output = [&](std::size_t k, Index size) { return core::Out{pointer(out[k]), size, false}; };
-    const Index rows = call.cones.rows;
-    const core::ConicAnswers to{output(0, call.data.n), output(1, rows), output(2, rows), output(3, rows), output(4, 1),
+    const core::ConicAnswers to{output(0, call.data.n), output(1, call.data.p), output(2, call.data.m),
+                                output(3, call.data.m), output(4, 1),
                                 static_cast<double*>(pointer(out[5])), static_cast<std::int8_t*>(pointer(out[6])),
                                 static_cast<std::int32_t*>(pointer(out[7])), static_cast<double*>(pointer(out[8])),
                                 static_cast<double*>(pointer(out[9]))};
     const nb::gil_scoped_release released;
-    return core::solve(call, block(start, 0), block(start, 1), block(mu, 0), to, threads);
+    return core::solve(call, from, block(mu, 0), to, threads);
 }
 
-void conic_adjoint(const core::ConicHandle& handle, const Addresses<2>& sizes, const Blocks& blocks, const Addresses<8>& data,
-                   const Addresses<8>& cotangents, const Addresses<8>& gradients, int threads) {
+void conic_adjoint(const core::ConicHandle& handle, const Addresses<2>& sizes, const Blocks& blocks, const Addresses<12>& data,
+                   const Addresses<10>& cotangents, const Addresses<12>& gradients, int threads) {
     const core::ConicCall call = conic_call(sizes, blocks, data);
     if (call.data.batch != handle.batch || call.data.n != handle.n || call.cones.rows != handle.cones.rows) {
         throw nb::value_error("the sizes are not those of the handle");
     }
-    const core::ConicCotangents from{block(cotangents, 0), block(cotangents, 1), block(cotangents, 2), block(cotangents, 3)};
-    const auto gradient = [&](std::size_t k, Index offset) {
-        double* const at = static_cast<double*>(pointer(gradients[2 * k]));
-        return core::Out{at == nullptr ? nullptr : at + offset, static_cast<Index>(gradients[2 * k + 1]), false};
-    };
+    const core::ConicCotangents from{block(cotangents, 0), block(cotangents, 1), block(cotangents, 2), block(cotangents, 3),
+                                     block(cotangents, 4)};
     core::Gradients to;
-    to.P = gradient(0, 0), to.q = gradient(1, 0);
-    to.A = gradient(2, 0), to.b = gradient(3, 0);
-    to.G = gradient(2, call.data.p * call.data.n), to.h = gradient(3, call.data.p);
+    core::Out* const outputs[] = {&to.P, &to.q, &to.A, &to.b, &to.G, &to.h};
+    for (std::size_t k = 0; k < 6; ++k) {
+        *outputs[k] = core::Out{pointer(gradients[2 * k]), static_cast<Index>(gradients[2 * k + 1]), false};
+    }
     const nb::gil_scoped_release released;
     core::adjoint(call, handle, from, to, threads);
 }

@@ -18,7 +18,7 @@
 
 namespace core {
 
-inline constexpr double conditioned_cones = 1e8;
+inline constexpr double conditioned_cones = 5e6;
 
 struct ConicCertifier {
     Condition condition;

@@ -23,9 +23,12 @@ struct ConicPath {
         while (true) {
             if (steps >= most_steps || !std::isfinite(point.size)) return false;
             if (mu <= last && point.size <= near * scale) return true;
-            ++steps;
-            if (!direction(program, cones, grams, point)) return false;
-            const double length = damped(program, cones, point);
+            double length = 1.0;
+            if (point.size > exact * scale) {
+                ++steps;
+                if (!direction(program, cones, grams, point)) return false;
+                length = damped(program, cones, point);
+            }
             if (length == 0.0 || (length < 0.1 && --patience == 0)) return false;
             if (length < 0.5 || mu <= last) continue;
             mu = std::max(last, mu * (length == 1.0 ? fast : slow));
@@ -35,7 +38,7 @@ struct ConicPath {
 
 private:
     static constexpr int most_steps = 60, most_short = 12, halvings = 12;
-    static constexpr double near = 1e-6, fast = 0.05, slow = 0.3;
+    static constexpr double near = 1e-6, exact = 1e-13, fast = 0.05, slow = 0.3;
     Condensed system_;
     Assembly assembly_;
     Vector dx_, dy_, dv_, x_, v_;

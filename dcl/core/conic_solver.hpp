@@ -24,20 +24,25 @@ struct ConicRecord {
     Integers strong, weak;
 };
 
+// Where to start: x, and the multipliers of the zero rows and of the others; no x: nowhere.
+struct ConicStart {
+    Block x, y, z;
+};
+
 struct ConicWorker {
     Program program;
     ConicPoint point;
     Residuals residuals;
 
-    Outcome solve(const ConicCall& call, const ConicShared& shared, Index i, const Block& start_x, const Block& start_z,
-                  double mu, ConicRecord& record) {
+    Outcome solve(const ConicCall& call, const ConicShared& shared, Index i, const ConicStart& start, double mu,
+                  ConicRecord& record) {
         Outcome out;
         out.status = load(call, shared, i);
         if (out.status != Status::certified) return out;
         mu *= program.c;
         steps_ = 0;
         path_.steps = 0;
-        Certificate verdict = run(call, i, start_x, start_z, mu, record);
+        Certificate verdict = run(call, i, start, mu, record);
         out.status = verdict.status;
         out.condition = verdict.condition;
         out.margin = verdict.margin;
@@ -100,12 +105,12 @@ private:
         return Status::certified;
     }
 
-    Certificate run(const ConicCall& call, Index i, const Block& start_x, const Block& start_z, double mu, ConicRecord& record) {
+    Certificate run(const ConicCall& call, Index i, const ConicStart& start, double mu, ConicRecord& record) {
         Certificate verdict;
         point.x.setZero(program.n);
         point.v.setZero(program.rows());
         path_.mu = std::max(1.0, mu);
-        if (start_x.present() && begin(call, i, start_x, start_z)) {
+        if (start.x.present() && begin(call, i, start)) {
             before_.x = point.x;
             before_.v = point.v;
             if (approach(mu, record)) {
@@ -143,7 +148,7 @@ private:
         return verdict;
     }
 
-    // Newton's method; does it converge?  The factor is one of the point to ten digits then.
+    // Newton's method; does it converge?  The factor is that of the point then.
     bool approach(double mu, ConicRecord& record) {
         point.evaluate(program, cones_, mu);
         for (int k = 0; k < most_newton; ++k) {
@@ -151,17 +156,20 @@ private:
             const double before = point.size;
             newton_.step(program, cones_, mu, point);
             ++steps_;
-            if (newton_.moved <= 1e-11) return true;
-            if (!(point.size < before)) return newton_.moved <= 0.1 * settled;
+            if (newton_.moved <= 1e-13) return true;
+            if (point.size < before) continue;
+            // what is left is rounding, or Newton's method does not converge
+            return newton_.moved <= 0.1 * settled && newton_.refactor(program, cones_, *grams_, record.L1, record.L2);
         }
         return false;
     }
 
     // v = z - s at the caller's point
-    bool begin(const ConicCall& call, Index i, const Block& start_x, const Block& start_z) {
-        if (program.rows() > 0 && !start_z.present()) return false;
-        read(call.data, start_x, i, point.x.head(program.n));
-        if (program.rows() > 0) read(call.data, start_z, i, point.v.head(program.rows()));
+    bool begin(const ConicCall& call, Index i, const ConicStart& start) {
+        const Index p = program.p, m = program.m;
+        read(call.data, start.x, i, point.x.head(program.n));
+        if (p > 0 && start.y.present()) read(call.data, start.y, i, point.v.head(p));
+        if (m > 0 && start.z.present()) read(call.data, start.z, i, point.v.tail(m));
         for (Index k = 0; k < program.rows(); ++k) point.v(k) *= program.c / program.general->E(k);
         if (program.rows() > 0) point.v.noalias() += program.C().transpose() * point.x;
         point.v -= program.side;

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from dcl import core
 from dcl.about import warn_of_slow_path
-from dcl.core import dense
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching
 from dcl.implicit import Known
 from dcl.layers import compiled
 from dcl.layers.engine import Engine, Point
 from dcl.layers.known import known_of
-from dcl.layers.lane import AbstractMap, Fast, FastCall, Lane, mu_in, started
+from dcl.layers.lane import AbstractMap, Answer, Fast, FastCall, Lane, mu_in, started
 from dcl.outcome.messages import AbstractBorder, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Requested
@@ -180,7 +179,7 @@ class AbstractLayer(nn.Module):
         assert answer is not None
         with torch.no_grad():
             stated = self._state(arguments, plan)
-            known = known_of(answer, stated.program, call.mu, call.seconds)
+            known = known_of(answer, stated.program, stated.border.rows, call.mu, call.seconds)
             mu = mu_in(call.mu, plan.batch)
             point = self._engine.solve(
                 stated.program, stated.given, stated.border, mu=mu, requested=self._requested, record=False, known=known
@@ -228,7 +227,7 @@ class AbstractLayer(nn.Module):
         )
 
     def _differentiable(
-        self, names: tuple[str, ...], mu: Tensor | None, tensors: Sequence[Tensor], answer: dense.Answer | None
+        self, names: tuple[str, ...], mu: Tensor | None, tensors: Sequence[Tensor], answer: Answer | None
     ) -> tuple[Tensor, ...]:
         """The outputs by the careful lane, at the point of the core if its digits are those of float64. mu: (B or 1,)."""
         arguments = dict(zip(names, tensors, strict=True))
@@ -236,7 +235,7 @@ class AbstractLayer(nn.Module):
         stated, known = self._state(arguments, plan), None
         if answer is not None and answer.x.dtype == torch.float64:
             with torch.no_grad():
-                known = known_of(answer, stated.program, mu)
+                known = known_of(answer, stated.program, stated.border.rows, mu)
         return self._answered(stated, plan, mu=mu_in(mu, plan.batch), known=known)[0]
 
     @uncompiled(compiled.UNFIT)

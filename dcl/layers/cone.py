@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from dcl.cones.named import describe
+from dcl.core.conic import conic_core
 from dcl.frontends import cone
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.cone_lane import ConeMap
 from dcl.layers.engine import Engine, Point, Settings, options
 from dcl.layers.lane import AbstractMap
 from dcl.outcome.solution import Solution
@@ -133,7 +135,8 @@ class ConeLayer(AbstractLayer):
         return Plan(batch, ((n,), (m,), (m,)), n, m)
 
     def _map(self, arguments: Arguments) -> AbstractMap | None:
-        return None
+        core = conic_core(self._cones.blocks, lower=True)
+        return ConeMap(core, tuple(arguments)) if core is not None and self._cones.cone.dim else None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, border, given = cone.assemble(arguments, self._cones, plan.batch)

@@ -3,7 +3,7 @@
     theta_p = vec of parameter p        data = affine maps of theta        zero rows of A are equalities, the others inequalities
     value = sign (1/2 x'Px + q'x + d)   the core's value is without d
 
-For forms that are stored dense, with linear constraints and without logarithms.
+For forms that are stored dense, with cones that the core has and without logarithms.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from dcl.core import dense
+from dcl.core.conic import ConicAnswer, conic_core
 from dcl.errors import InputError
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.frontends.cvxpy.form import unflatten_columns
-from dcl.layers.lane import AbstractMap, Grads
+from dcl.layers.lane import AbstractMap, Core, Grads
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class CvxpyMap(AbstractMap):
     values: tuple[int, ...]
     shared: tuple[bool, ...]
     checked: tuple[int, ...]
+    core: Core = dense
 
     @property
     def _zeros(self) -> int:
@@ -63,7 +65,7 @@ class CvxpyMap(AbstractMap):
             blocks |= {"G": program.A[:, zeros:].contiguous(), "h": program.b[:, zeros:].contiguous()}
         return blocks
 
-    def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def outputs(self, answer: dense.Answer | ConicAnswer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         form = self.form
         found = list(form.extract(answer.x, torch.cat([answer.y, answer.z], -1)))
         if self.values:
@@ -123,7 +125,9 @@ class CvxpyMap(AbstractMap):
 
 def cvxpy_map(form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...]) -> CvxpyMap | None:
     """The way of a form through the core, None where the core does not take it."""
-    if not (form.dense and form.structure.cone.is_orthant) or form.gp or form.logs:
+    cone = form.structure.cone
+    core = dense if cone.is_orthant else conic_core(cone.blocks)
+    if not form.dense or core is None or form.gp or form.logs:
         return None
     if any(output.exp for output in form.outputs):
         return None
@@ -137,4 +141,4 @@ def cvxpy_map(form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, 
         seen = (p in others or p in P.parameters) and p not in form.map_b.parameters and p not in form.map_d.parameters
         if bounded or not seen or (domain.sign and not (alone and p in P.parameters)):
             checked.append(p)
-    return CvxpyMap(form, values, shared, tuple(checked))
+    return CvxpyMap(form, values, shared, tuple(checked), core)

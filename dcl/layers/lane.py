@@ -15,13 +15,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from dcl.core import dense
+from dcl.core.conic import ConicAnswer
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching
 from dcl.outcome.solution import Solution
@@ -30,20 +31,51 @@ from dcl.torch_modes import is_ordinary, is_plain
 Grads = Sequence[Tensor | None]
 
 
+Answer = dense.Answer | ConicAnswer
+
+
+class Core(Protocol):
+    """The functions of the core for one kind of program: `dcl.core.dense`, or a `dcl.core.conic.ConicCore`."""
+
+    def solve(
+        self,
+        data: Mapping[str, Tensor],
+        batch: int,
+        *,
+        mu: Tensor | None = None,
+        start: Mapping[str, Tensor] | None = None,
+        threads: int = 1,
+    ) -> Any:
+        """Solve and certify."""
+
+    def adjoint(
+        self,
+        answer: Any,
+        data: Mapping[str, Tensor],
+        cotangents: Mapping[str, Tensor],
+        wanted: Sequence[str],
+        *,
+        threads: int = 1,
+    ) -> dict[str, Tensor]:
+        """The vector-Jacobian product."""
+
+
 class AbstractMap(ABC):
     """From the caller's tensors, merged to (B or 1, ...), to a program of the core, and back; each map beside its adjoint."""
 
-    @abstractmethod
-    def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The blocks of `dcl.core.dense.solve`. Raises InputError for what the core does not look at."""
+    core: Core
 
     @abstractmethod
-    def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The blocks of the core's `solve`. Raises InputError for what the core does not look at."""
+
+    @abstractmethod
+    def outputs(self, answer: Any, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The layer's outputs, (B, ...) each."""
 
     @abstractmethod
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
-        """Adjoint of `outputs` in the answer: contiguous cotangents for the names of `dcl.core.dense.OUTPUTS`."""
+        """Adjoint of `outputs` in the answer: contiguous cotangents for the names of the core's OUTPUTS."""
 
     @abstractmethod
     def wanted(self, needed: Sequence[bool]) -> list[str]:
@@ -85,9 +117,9 @@ class FastCall:
     lane: Lane
     mu: Tensor | None
     threads: int
-    differentiable: Callable[[Sequence[Tensor], dense.Answer | None], tuple[Tensor, ...]]
+    differentiable: Callable[[Sequence[Tensor], Answer | None], tuple[Tensor, ...]]
     start: tuple[Tensor, Tensor] | None = None
-    answer: dense.Answer | None = None
+    answer: Answer | None = None
     seconds: float = 0.0
     data: dict[str, Tensor] | None = None
 
@@ -98,7 +130,7 @@ class FastCall:
         self.data = lane.map.data(given)
         began = time.perf_counter()
         start = None if self.start is None else _start(self.data, *self.start)
-        self.answer = dense.solve(self.data, lane.batch.size, mu=self.mu, start=start, threads=self.threads)
+        self.answer = lane.map.core.solve(self.data, lane.batch.size, mu=self.mu, start=start, threads=self.threads)
         self.seconds = time.perf_counter() - began
         return tuple(lane.batch.restore(t) for t in lane.map.outputs(self.answer, given))
 
@@ -154,7 +186,7 @@ class Fast(Function):
         assert answer is not None
         assert call.data is not None
         flat = [None if g is None else g.reshape((lane.batch.size, *g.shape[len(lane.batch.shape) :])) for g in grads]
-        blocks = dense.adjoint(
+        blocks = lane.map.core.adjoint(
             answer, call.data, lane.map.cotangents(flat), lane.map.wanted(needed), threads=call.threads
         )
         found = lane.map.gradients(blocks, flat, needed)

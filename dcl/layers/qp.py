@@ -14,7 +14,7 @@ from dcl.frontends import matrix
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, Point, Settings, options
-from dcl.layers.lane import AbstractMap, Grads
+from dcl.layers.lane import AbstractMap, Core, Grads
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 from dcl.torch_modes import uncompiled
@@ -40,6 +40,7 @@ class _Map(AbstractMap):
     """The arguments are the blocks of the core, and its answer is the result."""
 
     names: tuple[str, ...]
+    core: Core = dense
 
     def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, given, strict=True))

@@ -13,8 +13,9 @@
 
 namespace core {
 
-// A kind of cone and its size, as dcl/cones/base.py counts blocks; semidefinite: the order.
-enum class Kind : std::int64_t { zero = 0, nonnegative = 1, second_order = 2, semidefinite = 3 };
+// A kind of cone; its size is as dcl/cones/base.py counts blocks, of semidefinite cones the order.
+// upper, lower: the triangle that the rows of a semidefinite cone are, column by column.
+enum class Kind : std::int64_t { zero = 0, nonnegative = 1, second_order = 2, upper = 3, lower = 4 };
 
 struct Cones {
     Index zeros = 0, orthant = 0, rows = 0;  // zero rows, zero and nonnegative rows, all rows
@@ -37,7 +38,7 @@ struct Cones {
                 degree += 2;
                 rows += size;
             } else {
-                semidefinite.emplace_back(rows, size);
+                semidefinite.emplace_back(rows, size, kind == Kind::lower);
                 degree += size;
                 rows += semidefinite.back().size;
             }
@@ -107,8 +108,9 @@ struct Grams {
         of.resize(cones.second_order.size());
         for (std::size_t k = 0; k < of.size(); ++k) {
             const SecondOrder& cone = cones.second_order[k];
-            if (cone.size < smallest) continue;
-            of[k].setZero(C.rows(), C.rows());
+            const Index n = cone.size < smallest ? 0 : C.rows();
+            of[k].setZero(n, n);
+            if (n == 0) continue;
             of[k].selfadjointView<Eigen::Lower>().rankUpdate(C.middleCols(cone.first, cone.size));
         }
     }

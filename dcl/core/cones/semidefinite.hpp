@@ -1,6 +1,7 @@
 // The cone of positive semidefinite k x k matrices with the barrier -log det, at a point (dcl/cones/semidefinite.py).
 //
 //     svec(X) = (X_11, sqrt(2) X_12, X_22, sqrt(2) X_13, ...)     V = smat(v) = U diag(l) U',   h = 4 mu
+//     (the upper triangle by columns, or the lower one by columns, as SCS has it)
 //     z = svec(U diag(g(l)) U'),      D = Q diag(d_ij) Q',   Q'w = svec(U' smat(w) U)
 #pragma once
 
@@ -15,7 +16,12 @@ struct Semidefinite {
     double h = 0.0;
     Vector l;
 
-    Semidefinite(Index row, Index k) : first(row), order(k), size(k * (k + 1) / 2), X_(k, k), U_(k, k), solver_(k) {}
+    Semidefinite(Index start, Index k, bool lower)
+        : first(start), order(k), size(k * (k + 1) / 2), X_(k, k), U_(k, k), solver_(k) {
+        for (Index j = 0; j < k; ++j) {
+            for (Index i = lower ? j : 0; i < (lower ? k : j + 1); ++i) row_.push_back(i), column_.push_back(j);
+        }
+    }
 
     void evaluate(ConstVectorRef v, double mu, VectorRef z) {
         h = 4.0 * mu;
@@ -27,7 +33,6 @@ struct Semidefinite {
         X_.noalias() = Y_ * U_.transpose();
         svec(X_, z);
         if (!(h > 0.0)) settle(l);
-        places();
     }
 
     double d(Index k) const { return slope(l(row_[k]), l(column_[k]), h); }
@@ -85,27 +90,18 @@ private:
     Eigen::SelfAdjointEigenSolver<Matrix> solver_;
     Integers row_, column_;
 
-    void places() {
-        if (count(row_) == size) return;
-        for (Index j = 0; j < order; ++j) {
-            for (Index i = 0; i <= j; ++i) row_.push_back(i), column_.push_back(j);
-        }
-    }
-
     template <class In>
     void smat(const In& w, Matrix& X) const {
-        Index k = 0;
-        for (Index j = 0; j < order; ++j) {
-            for (Index i = 0; i < j; ++i, ++k) X(i, j) = X(j, i) = half * w(k);
-            X(j, j) = w(k++);
+        for (Index k = 0; k < size; ++k) {
+            const Index i = row_[k], j = column_[k];
+            X(i, j) = X(j, i) = i == j ? w(k) : half * w(k);
         }
     }
     template <class Out>
     void svec(const Matrix& X, Out&& w) const {
-        Index k = 0;
-        for (Index j = 0; j < order; ++j) {
-            for (Index i = 0; i < j; ++i, ++k) w(k) = half * (X(i, j) + X(j, i));
-            w(k++) = X(j, j);
+        for (Index k = 0; k < size; ++k) {
+            const Index i = row_[k], j = column_[k];
+            w(k) = i == j ? X(i, i) : half * (X(i, j) + X(j, i));
         }
     }
 };
