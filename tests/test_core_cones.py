@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dcl import core
-from dcl.cones import Nonnegative, Product, SecondOrder, Semidefinite, Zero
+from dcl.cones import Exponential, Nonnegative, Product, SecondOrder, Semidefinite, Zero
 from dcl.cones.semidefinite import lower_from_upper, svec
 
 pytestmark = pytest.mark.skipif(not core.available, reason=f"the compiled core is not there: {core.reason}")
@@ -20,7 +20,8 @@ CONES = {
     "PSD(1)": Semidefinite(1, 2),
     "PSD(2)": Semidefinite(2, 2),
     "PSD(7)": Semidefinite(7),
-    "product": Product((Zero(2), Nonnegative(3), SecondOrder(3, 2), SecondOrder(5), Semidefinite(3))),
+    "exponential": Exponential(4),
+    "product": Product((Zero(2), Nonnegative(3), SecondOrder(3, 2), SecondOrder(5), Semidefinite(3), Exponential(1))),
 }
 MUS = (0.0, 1e-12, 1e-6, 1e-3, 1.0, 1e3)
 SIZES = (1e-120, 1e-30, 1e-8, 1.0, 1e8, 1e30, 1e120)

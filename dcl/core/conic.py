@@ -2,7 +2,7 @@
 
     minimize 1/2 x'Px + q'x   subject to   Ax = b (y),   Gx + s = h,  s in K (z)         Px + q + A'y + G'z = 0,   z in K*
 
-K: nonnegative, second-order and semidefinite cones, in the order of `dcl.program`.  Tensors are float64 on the CPU, (B or 1, ...),
+K: nonnegative, second-order, semidefinite and exponential cones, in the order of `dcl.program`.  Tensors are float64 on the CPU, (B or 1, ...),
 contiguous, by the names P, q, A, b, G, h; an absent block is missing from the mapping.  What has 1 in front is shared by the
 batch, and its gradient is the sum over it.  What `dcl.core.dense` promises of certified instances, of threads and of the lock
 holds here too; there is no `solve_kkt`.
@@ -23,7 +23,7 @@ from dcl.cones.base import Block
 BLOCKS = ("P", "q", "A", "b", "G", "h")
 OUTPUTS = ("x", "y", "z", "s", "value")
 _START = ("x", "y", "z")
-_KINDS = {"zero": 0, "nonnegative": 1, "second_order": 2, "semidefinite": 3}
+_KINDS = {"zero": 0, "nonnegative": 1, "second_order": 2, "semidefinite": 3, "exponential": 5}
 # The lower triangle of a semidefinite cone by columns, as SCS has it, instead of the upper one.
 _LOWER = 4
 _extension: Any = core.extension

@@ -1,6 +1,8 @@
 // When an answer of a cone program is certified: the careful lane would call it OPTIMAL, its derivative EXACT, and agree.
 //
-//     residuals of residuals.hpp, strict and net                     <= accurate
+//     residuals of residuals.hpp, strict and net                     <= accurate, but with a cone that is no orthant in place of
+//                                                                    its rows: a small entry of a projection has the rounding
+//                                                                    of the large ones;  row by row, <= accurate_rows
 //     |x|, |z|                                                       <= far * (1 + the right-hand sides of rows with z)
 //     eigenvalues of v in every cone, |v_i| on the orthant           >= clear * the width of a tie (dcl/point/ties.py), at mu = 0
 //     both Cholesky factors exist, and the condition of S            <= conditioned
@@ -18,7 +20,7 @@
 
 namespace core {
 
-inline constexpr double conditioned_cones = 5e6;
+inline constexpr double accurate_rows = 1e-9, conditioned_cones = 5e6;
 
 struct ConicCertifier {
     Condition condition;
@@ -29,7 +31,8 @@ struct ConicCertifier {
         r.products(program, point.x, point.z);
         r.measure(program, point.x, point.z, point.s, mu * static_cast<double>(cones.degree));
         out.status = Status::residual;
-        if (!(r.worst() <= accurate) || !(newton.moved <= 0.1 * settled)) return out;
+        if (!(newton.moved <= 0.1 * settled) || !(r.worst() <= accurate_rows)) return out;
+        if (!(std::max({r.dual, r.gap, r.net(), by_cone(program, cones, point, r)}) <= accurate)) return out;
         out.status = Status::far;
         if (is_far(program, point)) return out;
         out.status = Status::tie;
@@ -41,6 +44,22 @@ struct ConicCertifier {
     }
 
 private:
+    // The primal residual, the terms of a cone's rows taken together.
+    static double by_cone(const Program& program, const Cones& cones, const ConicPoint& point, const Residuals& r) {
+        double worst = 0.0;
+        const auto look = [&](Index first, Index size) {
+            double error = 0.0, terms = 0.0;
+            for (Index i = first; i < first + size; ++i) {
+                error = std::max(error, std::abs(r.Ax(i) + point.s(i) - program.side(i)));
+                terms = std::max(terms, r.Ax_sizes(i) + std::abs(point.s(i)) + std::abs(program.side(i)));
+            }
+            worst = std::max(worst, error / (floor_of_terms + terms));
+        };
+        for (Index i = 0; i < cones.orthant; ++i) look(i, 1);
+        cones.each([&](const auto& cone) { look(cone.first, cone.size); });
+        return worst;
+    }
+
     static bool is_far(const Program& program, const ConicPoint& point) {
         double data = 1.0;
         for (Index i = 0; i < point.z.size(); ++i) {

@@ -14,14 +14,16 @@ namespace core {
 struct ConicPath {
     double mu = 1.0;
     int steps = 0;
+    bool is_patient = false;  // mu falls slowly
 
     // From the point at hand down to mu = `last`; false where steps become short.
     bool descend(const Program& program, Cones& cones, const Grams& grams, ConicPoint& point, double last) {
         int patience = most_short;
+        const int end = steps + most_steps;
         point.evaluate(program, cones, mu);
         const double scale = 1.0 + magnitude(program.q) + magnitude(program.side);
         while (true) {
-            if (steps >= most_steps || !std::isfinite(point.size)) return false;
+            if (steps >= end || !std::isfinite(point.size)) return false;
             if (mu <= last && point.size <= near * scale) return true;
             double length = 1.0;
             if (point.size > exact * scale) {
@@ -31,7 +33,7 @@ struct ConicPath {
             }
             if (length == 0.0 || (length < 0.1 && --patience == 0)) return false;
             if (length < 0.5 || mu <= last) continue;
-            mu = std::max(last, mu * (length == 1.0 ? fast : slow));
+            mu = std::max(last, mu * (length == 1.0 && !is_patient ? fast : slow));
             point.evaluate(program, cones, mu);
         }
     }

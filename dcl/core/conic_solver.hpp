@@ -60,6 +60,8 @@ struct ConicWorker {
 private:
     // where the path ends that leads to an exact point, and further ends if Newton's method fails there
     static constexpr double ends[] = {1e-5, 1e-7, 1e-9, 1e-11};
+    // where the path begins: at a start of the caller, and where the usual beginning at 1 fails
+    static constexpr double near_start = 1e-3, high = 100.0;
     static constexpr int most_newton = 12;
     Cones cones_;
     Curvature curvature_;
@@ -107,9 +109,6 @@ private:
 
     Certificate run(const ConicCall& call, Index i, const ConicStart& start, double mu, ConicRecord& record) {
         Certificate verdict;
-        point.x.setZero(program.n);
-        point.v.setZero(program.rows());
-        path_.mu = std::max(1.0, mu);
         if (start.x.present() && begin(call, i, start)) {
             before_.x = point.x;
             before_.v = point.v;
@@ -119,19 +118,26 @@ private:
             }
             point.x = before_.x;
             point.v = before_.v;
-            path_.mu = std::max(1e-3, mu);
-            verdict = follow(mu, record);
+            verdict = follow(std::max(near_start, mu), false, mu, record);
             if (verdict.status == Status::certified) return verdict;
-            point.x.setZero(program.n);
-            point.v.setZero(program.rows());
-            path_.mu = std::max(1.0, mu);
-            path_.steps = 0;
         }
-        return follow(mu, record);
+        from_nowhere();
+        verdict = follow(std::max(1.0, mu), false, mu, record);
+        if (verdict.status != Status::not_solved) return verdict;
+        from_nowhere();
+        return follow(std::max(high, mu), true, mu, record);
     }
 
-    Certificate follow(double mu, ConicRecord& record) {
+    void from_nowhere() {
+        point.x.setZero(program.n);
+        point.v.setZero(program.rows());
+    }
+
+    // Along the path from mu = `first`, then Newton's method.
+    Certificate follow(double first, bool is_patient, double mu, ConicRecord& record) {
         Certificate verdict;
+        path_.mu = first;
+        path_.is_patient = is_patient;
         for (const double end : ends) {
             const double last = mu > 0.0 ? mu : end;
             if (!path_.descend(program, cones_, *grams_, point, last)) return verdict;
@@ -167,6 +173,7 @@ private:
     // v = z - s at the caller's point
     bool begin(const ConicCall& call, Index i, const ConicStart& start) {
         const Index p = program.p, m = program.m;
+        from_nowhere();
         read(call.data, start.x, i, point.x.head(program.n));
         if (p > 0 && start.y.present()) read(call.data, start.y, i, point.v.head(p));
         if (m > 0 && start.z.present()) read(call.data, start.z, i, point.v.tail(m));

@@ -1,6 +1,6 @@
 // K, a product of cones, at a point v: its projection, D = dz/dv and W = D (I - D)^-1, cone by cone.
 //
-//     rows: zero (D = I), nonnegative (h = 4 mu), then second-order and semidefinite cones in the order given
+//     rows: zero (D = I), nonnegative (h = 4 mu), then second-order, semidefinite and exponential cones in the order given
 //     D = Q diag(d) Q',   w = d / (1 - d);   coordinate k of Q'y stands in row k
 //
 // Two systems are made of them.  On the path, where W is finite, H = P + A'W A.  For accurate steps the rows B = Q'A of the cones
@@ -8,6 +8,7 @@
 #pragma once
 
 #include "../rows.hpp"
+#include "exponential.hpp"
 #include "second_order.hpp"
 #include "semidefinite.hpp"
 
@@ -15,13 +16,14 @@ namespace core {
 
 // A kind of cone; its size is as dcl/cones/base.py counts blocks, of semidefinite cones the order.
 // upper, lower: the triangle that the rows of a semidefinite cone are, column by column.
-enum class Kind : std::int64_t { zero = 0, nonnegative = 1, second_order = 2, upper = 3, lower = 4 };
+enum class Kind : std::int64_t { zero = 0, nonnegative = 1, second_order = 2, upper = 3, lower = 4, exponential = 5 };
 
 struct Cones {
     Index zeros = 0, orthant = 0, rows = 0;  // zero rows, zero and nonnegative rows, all rows
     Index degree = 0;
     std::vector<SecondOrder> second_order;
     std::vector<Semidefinite> semidefinite;
+    std::vector<Exponential> exponential;
 
     // A call of each block, in the order of the rows.
     void add(Kind kind, Index size, Index count) {
@@ -37,6 +39,10 @@ struct Cones {
                 second_order.emplace_back(rows, size);
                 degree += 2;
                 rows += size;
+            } else if (kind == Kind::exponential) {
+                exponential.emplace_back(rows);
+                degree += 3;
+                rows += 3;
             } else {
                 semidefinite.emplace_back(rows, size, kind == Kind::lower);
                 degree += size;
@@ -49,6 +55,7 @@ struct Cones {
     void each(Function&& f) const {
         for (const SecondOrder& cone : second_order) f(cone);
         for (const Semidefinite& cone : semidefinite) f(cone);
+        for (const Exponential& cone : exponential) f(cone);
     }
 
     // The state at v, and z there.
@@ -57,8 +64,10 @@ struct Cones {
         v_ = v;
         z.head(zeros) = v.head(zeros);
         for (Index i = zeros; i < orthant; ++i) z(i) = image(v(i), h_);
-        for (SecondOrder& cone : second_order) cone.evaluate(v.segment(cone.first, cone.size), mu, z.segment(cone.first, cone.size));
-        for (Semidefinite& cone : semidefinite) cone.evaluate(v.segment(cone.first, cone.size), mu, z.segment(cone.first, cone.size));
+        const auto one = [&](auto& cone) { cone.evaluate(v.segment(cone.first, cone.size), mu, z.segment(cone.first, cone.size)); };
+        for (SecondOrder& cone : second_order) one(cone);
+        for (Semidefinite& cone : semidefinite) one(cone);
+        for (Exponential& cone : exponential) one(cone);
     }
 
     double d(Index row) const { return row < zeros ? 1.0 : slope(v_(row), v_(row), h_); }
@@ -99,10 +108,13 @@ private:
     double h_ = 0.0;
 };
 
-// A'A of the rows of those second-order cones that are large enough for it to pay.
+// What is made once of the rows: A'A of those second-order cones that are large enough for it to pay, and which variables a row
+// of the orthant, or an exponential cone, sees, where these are few.
 struct Grams {
     static constexpr Index smallest = 8;
     std::vector<Matrix> of;  // by second-order cone, empty for small ones
+    std::vector<Integers> rows, exponential;
+    std::vector<char> few_in_row, few_in_exponential;
 
     void compute(const Cones& cones, const Matrix& C) {
         of.resize(cones.second_order.size());
@@ -113,8 +125,36 @@ struct Grams {
             if (n == 0) continue;
             of[k].selfadjointView<Eigen::Lower>().rankUpdate(C.middleCols(cone.first, cone.size));
         }
+        rows.resize(static_cast<std::size_t>(cones.orthant));
+        few_in_row.resize(rows.size());
+        for (Index i = cones.zeros; i < cones.orthant; ++i) few_in_row[i] = list(C.col(i), rows[i]);
+        exponential.resize(cones.exponential.size());
+        few_in_exponential.resize(exponential.size());
+        for (std::size_t k = 0; k < exponential.size(); ++k) {
+            few_in_exponential[k] = list(C.middleCols(cones.exponential[k].first, 3), exponential[k]);
+        }
+    }
+
+private:
+    // The rows of A' with entries; are they few?
+    template <class Columns>
+    static char list(const Columns& A, Integers& seen) {
+        seen.clear();
+        for (Index j = 0; j < A.rows(); ++j) {
+            if ((A.row(j).array() != 0.0).any()) seen.push_back(j);
+        }
+        return count(seen) <= A.rows() / 4 ? 1 : 0;
     }
 };
+
+// M += weight b b' on the variables `seen`, lower triangle
+template <class Column>
+void add_outer(const Column& b, double weight, const Integers& seen, MatrixRef M) {
+    for (std::size_t i = 0; i < seen.size(); ++i) {
+        const double scaled = weight * b(seen[i]);
+        for (std::size_t j = i; j < seen.size(); ++j) M(seen[j], seen[i]) += scaled * b(seen[j]);
+    }
+}
 
 struct Assembly {
     static constexpr double most_weak = 1e3;
@@ -127,7 +167,13 @@ struct Assembly {
         const Index n = C.rows();
         if (scratch_.rows() != n || scratch_.cols() < cones.rows) scratch_.resize(n, cones.rows);
         Index used = 0;
-        for (Index i = cones.zeros; i < cones.orthant; ++i) scratch_.col(used++) = std::sqrt(cones.w(i)) * C.col(i);
+        for (Index i = cones.zeros; i < cones.orthant; ++i) {
+            if (grams.few_in_row[i]) {
+                add_outer(C.col(i), cones.w(i), grams.rows[i], M);
+            } else {
+                scratch_.col(used++) = std::sqrt(cones.w(i)) * C.col(i);
+            }
+        }
         for (std::size_t k = 0; k < cones.second_order.size(); ++k) {
             const SecondOrder& cone = cones.second_order[k];
             if (grams.of[k].size() == 0) {
@@ -142,6 +188,14 @@ struct Assembly {
             M.selfadjointView<Eigen::Lower>().rankUpdate(b_2_, cone.w(1) - across);
         }
         for (const Semidefinite& cone : cones.semidefinite) add_columns(cone, C, used);
+        for (std::size_t k = 0; k < cones.exponential.size(); ++k) {
+            const Exponential& cone = cones.exponential[k];
+            if (grams.few_in_exponential[k]) {
+                add_triple(cone.W(), C.middleCols(cone.first, 3), grams.exponential[k], M);
+            } else {
+                add_columns(cone, C, used);
+            }
+        }
         if (used > 0) M.selfadjointView<Eigen::Lower>().rankUpdate(scratch_.leftCols(used));
     }
 
@@ -187,6 +241,14 @@ private:
         used += cone.size;
     }
 
+    // M += A'W A on the variables `seen`; A' (n x 3)
+    static void add_triple(const Matrix3& W, Eigen::Ref<const Matrix> A, const Integers& seen, MatrixRef M) {
+        for (std::size_t i = 0; i < seen.size(); ++i) {
+            const Vector3 weighed = W * A.row(seen[i]).transpose();
+            for (std::size_t j = i; j < seen.size(); ++j) M(seen[j], seen[i]) += A.row(seen[j]).dot(weighed);
+        }
+    }
+
     double weak_weight(Index row) const { return w(row) > most_weak ? 0.0 : w(row); }
 
     void add_weak(const Cones& cones, const Grams& grams, MatrixRef H) {
@@ -196,7 +258,13 @@ private:
         const auto take = [&](Index row) {
             if (weak_weight(row) > 0.0) scratch_.col(used++) = std::sqrt(w(row)) * B.col(row);
         };
-        for (Index i = 0; i < cones.orthant; ++i) take(i);
+        for (Index i = cones.zeros; i < cones.orthant; ++i) {
+            if (grams.few_in_row[i]) {
+                if (weak_weight(i) > 0.0) add_outer(B.col(i), w(i), grams.rows[i], H);
+            } else {
+                take(i);
+            }
+        }
         for (std::size_t k = 0; k < cones.second_order.size(); ++k) {
             const SecondOrder& cone = cones.second_order[k];
             const double across = cone.size > 2 ? weak_weight(cone.first + 2) : 0.0;
@@ -211,6 +279,15 @@ private:
         }
         for (const Semidefinite& cone : cones.semidefinite) {
             for (Index i = 0; i < cone.size; ++i) take(cone.first + i);
+        }
+        for (std::size_t k = 0; k < cones.exponential.size(); ++k) {
+            for (Index i = cones.exponential[k].first; i < cones.exponential[k].first + 3; ++i) {
+                if (!grams.few_in_exponential[k]) {
+                    take(i);
+                } else if (weak_weight(i) > 0.0) {
+                    add_outer(B.col(i), w(i), grams.exponential[k], H);
+                }
+            }
         }
         if (used > 0) H.selfadjointView<Eigen::Lower>().rankUpdate(scratch_.leftCols(used));
     }
