@@ -2,8 +2,8 @@
 
     minimize 1/2 x'Px + q'x   subject to   Ax + s = b,  s in K
 
-x, and s and z in the interior of K and K*, are drawn; b and q follow: there is a solution, and the central path.  Where rows and P
-leave x undetermined the solution is not unique, which is the careful lane's to say.
+x, and s and z in the interior of K and K*, are drawn; b and q follow: there is a solution, and the central path.  Where rows
+and P leave x undetermined the solution is not unique, which is the careful lane's to say.
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ class Both:
             return []
         leaves = {k: t[self.certified].clone().requires_grad_() for k, t in self.tensors.items()}
         # a solver that is named is the one that runs: the careful lane
-        layer = dcl.ConeLayer(
-            self.cones, solver="CLARABEL", on_failure="nan", on_degenerate="ignore", mu=self.mu
-        )
+        layer = dcl.ConeLayer(self.cones, solver="CLARABEL", on_failure="nan", on_degenerate="ignore", mu=self.mu)
         result, solution = layer(**({"P": None} | leaves), return_solution=True)
         found = []
         for k, (status, kind) in enumerate(zip(solution.status, solution.gradient_kind, strict=True)):
@@ -77,7 +75,8 @@ class Both:
         seeds = [torch.tensor(rng.standard_normal(t.shape)) for t in result]
         theirs = torch.autograd.grad(list(result), list(leaves.values()), seeds)
         pairs = [(m, t) for m, t in zip(self.gradients(seeds), theirs, strict=True) if m is not None]
-        errors, sizes = (sum((u.flatten(1) ** 2).sum(1) for u in part) for part in ([m - t for m, t in pairs], [t for _, t in pairs]))
+        errors = sum(((m - t).flatten(1) ** 2).sum(1) for m, t in pairs)
+        sizes = sum((t.flatten(1) ** 2).sum(1) for _, t in pairs)
         relative = (errors / torch.where(sizes > 0.0, sizes, 1.0)).sqrt()
         return found + [f"{label}: gradients off by {e:.1e}" for e in relative.tolist() if not e <= gradient]
 
@@ -159,7 +158,9 @@ def test_no_tie_is_certified():
 
 
 @pytest.mark.parametrize("kind", ["unbounded", "infeasible", "both"])
-@pytest.mark.parametrize("structure", [s for s, (cones, _) in no_solution.STRUCTURES.items() if not cones.get("p") and cones])
+@pytest.mark.parametrize(
+    "structure", [s for s, (cones, _) in no_solution.STRUCTURES.items() if not cones.get("p") and cones]
+)
 def test_nothing_unsolvable_is_certified(kind, structure):
     if not no_solution.possible(kind, structure):
         return

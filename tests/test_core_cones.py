@@ -1,4 +1,4 @@
-"""The cones of the compiled core against those of `dcl.cones`: z = Pi_mu*(v) and D = dz/dv, kinks and sizes of all kinds included."""
+"""The cones of the compiled core against those of `dcl.cones`: z = Pi_mu*(v) and D = dz/dv, with kinks and sizes of all kinds."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Cone layers through the compiled core: right answers and derivatives of every order, and nothing that the careful lane says is lost."""
+"""Cone layers through the compiled core: right answers, derivatives of every order, nothing lost that the careful lane says."""
 
 import cvxpy as cp
 import numpy as np
@@ -64,7 +64,7 @@ def test_forward_mode_and_mapped_calls_agree_with_reverse_mode():
 
 def test_shared_data_and_single_precision():
     P, q, A, b = program()
-    shared = [P[0].clone().requires_grad_(), q.clone().requires_grad_(), A[0].clone().requires_grad_(), b[0].clone().requires_grad_()]
+    shared = [t.clone().requires_grad_() for t in (P[0], q, A[0], b[0])]
     repeated = [P[:1].repeat(3, 1, 1), q, A[:1].repeat(3, 1, 1), b[:1].repeat(3, 1)]
     repeated = [t.clone().requires_grad_() for t in repeated]
     for leaves in (shared, repeated):

@@ -32,8 +32,16 @@ struct Exponential {
     void evaluate(ConstVectorRef at, double mu, VectorRef z) {
         const Vector3 v = three(at);
         has_frame_ = mu == 0.0;
-        project(v);
-        if (mu > 0.0) prox(v, mu);
+        // the last s is near the new one, most of the time
+        if (!(mu > 0.0 && is_inside_ && prox(v, mu, nearest_decrement))) {
+            project(v);
+            is_inside_ = mu > 0.0;
+            if (is_inside_) {
+                const double ze = z_.dot(center());
+                s_ += center() * (6.0 * mu / (ze + std::sqrt(ze * ze + 36.0 * mu)));
+                prox(v, mu, infinity);
+            }
+        }
         put(z_, z);
     }
 
@@ -72,7 +80,9 @@ struct Exponential {
 private:
     static constexpr double far = 800.0;
     static constexpr int most_steps = 200;
+    static constexpr double nearest_decrement = 4.0;
     double distance_ = 0.0;
+    bool is_inside_ = false;  // is s in the interior of K, of an evaluation at mu > 0?
     Vector3 s_, z_;
     Eigen::Matrix<double, 4, 3> G_;  // times sqrt(mu)
     mutable bool has_frame_ = false;
@@ -188,17 +198,17 @@ private:
         return -size * (G_.row(0) + G_.row(2) + G_.row(3)).transpose();
     }
 
-    // s, z and G at mu > 0, from the projection
-    void prox(const Vector3& v, double mu) {
-        const Vector3 center(-1.0513828793570063, 0.5564085700309546, 1.2589666996209303);  // -phi'(e) = e
-        const double ze = z_.dot(center);
-        s_ += center * (6.0 * mu / (ze + std::sqrt(ze * ze + 36.0 * mu)));
+    static Vector3 center() { return Vector3(-1.0513828793570063, 0.5564085700309546, 1.2589666996209303); }  // -phi'(e) = e
+
+    // s, z and G at mu > 0, by Newton's method from s; false where its first decrement is not below `most`.
+    bool prox(const Vector3& v, double mu, double most) {
         for (int k = 0; k < most_steps; ++k) {
             const Vector3 slope = s_ + v + forms(s_, psi(s_), mu);
             Matrix3 M = W();
             M.diagonal().array() += 1.0;
             const Vector3 step = -M.llt().solve(slope);
             const double decrement = std::sqrt(std::max(-step.dot(slope) / mu, 0.0));
+            if (k == 0 && !(decrement <= most)) return false;
             if (!std::isfinite(decrement)) break;
             s_ += (decrement <= 0.25 ? 1.0 : 1.0 / (1.0 + decrement)) * step;
             if (decrement <= 1e-9) break;
@@ -208,6 +218,8 @@ private:
         for (Index i = 0; i < 3; ++i) {
             if (!(std::abs(z_(i)) < std::abs(s_(i)))) z_(i) = v(i) + s_(i);
         }
+        distance_ = (z_ - s_).norm();
+        return true;
     }
 
     // Right singular vectors of G, and the squares of its singular values: one-sided Jacobi rotations.
@@ -221,7 +233,7 @@ private:
             for (Index i = 0; i < 2; ++i) {
                 for (Index j = i + 1; j < 3; ++j) {
                     const double both = U.col(i).dot(U.col(j)), at_i = U.col(i).squaredNorm(), at_j = U.col(j).squaredNorm();
-                    if (!(std::abs(both) > 1e-16 * std::sqrt(at_i * at_j))) continue;
+                    if (!(std::abs(both) > 1e-16 * std::sqrt(at_i) * std::sqrt(at_j))) continue;
                     done = false;
                     const double t_0 = (at_j - at_i) / (2.0 * both);
                     const double t = (t_0 < 0.0 ? -1.0 : 1.0) / (std::abs(t_0) + std::hypot(1.0, t_0));
