@@ -36,7 +36,7 @@ SPECTRA = (
 
 def both(cone, v, mu, w):
     """z and D w by the core, and by torch."""
-    conic = conic_core(cone.blocks)
+    conic = conic_core(cone.blocks, 1)
     z, Dw = torch.empty_like(v), torch.empty_like(v)
     core.extension.conic_project(conic.blocks, mu, *(t.data_ptr() for t in (v, w, z, Dw)))
     barrier = torch.tensor([[mu]], dtype=torch.float64) if mu else 0.0
@@ -106,7 +106,7 @@ def test_lower_triangle():
     order = lower_from_upper(4)
     v, w = (torch.tensor(rng.standard_normal(cone.dim)) for _ in range(2))
     z, Dw, _, _ = both(cone, v, 0.0, w)
-    lower = conic_core(cone.blocks, lower=True)
+    lower = conic_core(cone.blocks, 1, lower=True)
     there = [t[order].contiguous() for t in (v, w)] + [torch.empty_like(v), torch.empty_like(v)]
     core.extension.conic_project(lower.blocks, 0.0, *(t.data_ptr() for t in there))
     torch.testing.assert_close(there[2], z[order], rtol=0.0, atol=1e-14)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dcl import core
-from dcl.cones.base import Block
 
 BLOCKS = ("P", "q", "A", "b", "G", "h")
 OUTPUTS = ("x", "y", "z", "s", "value")
@@ -26,7 +25,22 @@ _START = ("x", "y", "z")
 _KINDS = {"zero": 0, "nonnegative": 1, "second_order": 2, "semidefinite": 3, "exponential": 5}
 # The lower triangle of a semidefinite cone by columns, as SCS has it, instead of the upper one.
 _LOWER = 4
+# Most operations of one step, n^2 m: above, what the core would lose where it does not certify is too much.
+_MOST_WORK = 4e8
 _extension: Any = core.extension
+
+
+class Block(Protocol):
+    """What the core asks of a `dcl.cones.base.Block`: a kind by name, and so many cones of a size and so many rows each."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +128,18 @@ class ConicCore:
         return gradients
 
 
-def conic_core(blocks: Sequence[Block], *, lower: bool = False) -> ConicCore | None:
-    """The core for programs with the cones `blocks`, None where it does not have one of them.
+def conic_core(blocks: Sequence[Block], n: int, *, lower: bool = False) -> ConicCore | None:
+    """The core for programs with n variables and the cones `blocks`, None where it lacks one, or they are too large.
 
     lower: rows of semidefinite cones are the lower triangle by columns, not as in `dcl.cones.semidefinite`.
     """
-    if any(block.kind not in _KINDS for block in blocks):
+    rows = sum(block.rows * block.count for block in blocks)
+    if any(block.kind not in _KINDS for block in blocks) or n * n * rows > _MOST_WORK:
         return None
     kinds = _KINDS | ({"semidefinite": _LOWER} if lower else {})
     counted = tuple((kinds[block.kind], block.size, block.count) for block in blocks if block.rows * block.count)
     zeros = sum(block.size for block in blocks if block.kind == "zero")
-    return ConicCore(counted, zeros, sum(block.rows * block.count for block in blocks))
+    return ConicCore(counted, zeros, rows)
 
 
 def _pairs(tensors: Mapping[str, Tensor], names: Sequence[str], batch: int) -> list[int]:

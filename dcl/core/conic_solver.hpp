@@ -145,7 +145,7 @@ private:
             before_.v = point.v;
             if (approach(mu, record)) {
                 verdict = certify_(program, cones_, newton_, point, mu, residuals);
-                if (verdict.status == Status::certified) return verdict;
+                if (verdict.status != Status::residual) return verdict;
             }
             if (mu > 0.0) return verdict;
             point.x = before_.x;

@@ -135,7 +135,7 @@ class ConeLayer(AbstractLayer):
         return Plan(batch, ((n,), (m,), (m,)), n, m)
 
     def _map(self, arguments: Arguments) -> AbstractMap | None:
-        core = conic_core(self._cones.blocks, lower=True)
+        core = conic_core(self._cones.blocks, int(arguments["q"].shape[-1]), lower=True)
         return ConeMap(core, tuple(arguments)) if core is not None and self._cones.cone.dim else None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:

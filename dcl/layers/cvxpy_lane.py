@@ -126,7 +126,7 @@ class CvxpyMap(AbstractMap):
 def cvxpy_map(form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...]) -> CvxpyMap | None:
     """The way of a form through the core, None where the core does not take it."""
     cone = form.structure.cone
-    core = dense if cone.is_orthant else conic_core(cone.blocks)
+    core = dense if cone.is_orthant else conic_core(cone.blocks, form.structure.n)
     if not form.dense or core is None or form.gp or form.logs:
         return None
     if any(output.exp for output in form.outputs):
