@@ -108,6 +108,14 @@ def test_badly_scaled(kind):
     assert not found_in(of(badly_scaled, kind, range(24)))[0]
 
 
+def test_eigenvectors_of_a_point_nearby_are_others():
+    """A factor in the eigenvectors of the last but one point, used with those of the last, had gradients off by half."""
+    programs = [("mixed 179", *drawn("mixed", 179)), ("mixed 149", *badly_scaled("mixed", 149))]
+    found, certified, _ = found_in([*programs, ("semidefinite 337", *badly_scaled("semidefinite", 337))])
+    assert not found
+    assert certified == 3
+
+
 @pytest.mark.parametrize("mu", [1.0, 1e-3, 1e-6])
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_the_central_path(kind, mu):

@@ -23,8 +23,7 @@ struct ConicAdjointWorker {
     Curvature curvature;
     Refined refined;
     Cones cones;
-    General general;
-    Vector r_1, r_2, g_z, g_s, z, w;
+    Vector r_1, r_2, g_z, g_s, w;
 
     void pull(const ConicCall& call, const ConicHandle& handle, const ConicCotangents& from, Index i, Pulled& out) {
         const ConicRecord& record = handle.records[i];
@@ -69,7 +68,7 @@ struct ConicAdjointWorker {
     }
 
 private:
-    // The factor and the cones' state, with the data of the call.
+    // The factor, with the data of the call.
     void recall(const ConicCall& call, const ConicRecord& record, Index i) {
         const Index n = call.data.n;
         if (call.data.P.present() && record.is_symmetric && !call.data.single) {
@@ -84,9 +83,7 @@ private:
         factor.W = record.W;
         factor.G = record.G;
         factor.set_factors(record.L1.data(), record.L2.data());
-        cones = call.cones;
-        z.resize(record.v.size());
-        cones.evaluate(record.v, record.mu, z);
+        cones = record.cones;  // they have buffers, and the handle may be in use elsewhere
     }
 
     // out -= G'y in the caller's units, y of all rows, zero on the zero rows

@@ -10,7 +10,7 @@
 //                                                                    smallest eigenvalue
 //     condition * residual                                           <= error_limit
 //
-// The limits are those of certify.hpp, but for the condition: nobody evaluates the projection of a cone to more digits than v has.
+// The limits are those of certify.hpp, but for the condition: a projection has no more digits than v.
 //
 // A minimum that is not attained shows in the condition: along the way to infinity F becomes flat.
 #pragma once

@@ -6,7 +6,7 @@
 // Units as there, but that E is constant on each cone that is no orthant (dcl/program/scaling.py).
 #pragma once
 
-#include "cones/product.hpp"
+#include "cones/grams.hpp"
 #include "shared.hpp"
 
 namespace core {

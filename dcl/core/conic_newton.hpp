@@ -6,6 +6,7 @@
 //     [B  -T] (dz~ ) = (-Q'f_2 ),      dv~ = dz~ / d on strong rows,   (B dx + Q'f_2) / (1 - d) on the others
 #pragma once
 
+#include "cones/assembly.hpp"
 #include "conic_point.hpp"
 #include "factor.hpp"
 
@@ -14,7 +15,7 @@ namespace core {
 struct ConicNewton {
     Assembly assembly;
     Factor factor;
-    double moved = infinity, change = infinity;  // by the last step: relative to x and v; the largest of dv
+    double moved = infinity, change = infinity;  // by the step that was found: relative to x and v; the largest of dv
 
     // The factor at the point; L1 and L2 are where it is kept.
     bool refactor(const Program& program, const Cones& cones, const Grams& grams, Matrix& L1, Matrix& L2) {
@@ -29,7 +30,8 @@ struct ConicNewton {
         return true;
     }
 
-    void step(const Program& program, Cones& cones, double mu, ConicPoint& point) {
+    // Newton's step from the point at which the factor was made, which is left as it is.
+    void find_step(const Program& program, const Cones& cones, const ConicPoint& point) {
         const Index n = program.n, k = factor.strong.size(), w = factor.weak.size();
         r_1_ = -point.f_1;
         f_2_ = point.f_2;
@@ -49,6 +51,9 @@ struct ConicNewton {
         change = magnitude(dv_);
         cones.from_eigen(dv_);
         moved = std::max(magnitude(a_) / (1.0 + magnitude(point.x)), magnitude(dv_) / (1.0 + magnitude(point.v)));
+    }
+
+    void take_step(const Program& program, Cones& cones, double mu, ConicPoint& point) const {
         point.x += a_;
         point.v += dv_;
         point.evaluate(program, cones, mu);

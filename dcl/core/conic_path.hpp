@@ -7,6 +7,7 @@
 #pragma once
 
 #include "condensed.hpp"
+#include "cones/assembly.hpp"
 #include "conic_point.hpp"
 
 namespace core {

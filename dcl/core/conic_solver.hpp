@@ -17,7 +17,8 @@ struct ConicRecord {
     Status status = Status::not_solved;
     double c = 1.0, condition = infinity, mu = 0.0;
     bool is_symmetric = true;
-    Vector E, x, v, z, s;
+    Vector E, x, z, s;
+    Cones cones;  // at the point, with the eigenvectors that the rows are made of
     Matrix L1, L2;
     Vector T, W, G;
     Rows strong_rows, weak_rows;
@@ -154,15 +155,17 @@ private:
         return verdict;
     }
 
-    // Newton's method; does it converge?  The factor is that of the point then.
+    // Newton's method; does it converge?  The factor is that of the point then, in the eigenvectors of `cones_`: those of
+    // another point nearby may have other signs, and where eigenvalues are equal other directions.
     bool approach(double mu, ConicRecord& record) {
         point.evaluate(program, cones_, mu);
         for (int k = 0; k < most_newton; ++k) {
             if (!newton_.refactor(program, cones_, *grams_, record.L1, record.L2)) return false;
-            const double before = point.size;
-            newton_.step(program, cones_, mu, point);
-            ++steps_;
+            newton_.find_step(program, cones_, point);
             if (newton_.moved <= 1e-13) return true;
+            const double before = point.size;
+            newton_.take_step(program, cones_, mu, point);
+            ++steps_;
             if (point.size < before) continue;
             // what is left is rounding, or Newton's method does not converge
             return newton_.moved <= 0.1 * settled && newton_.refactor(program, cones_, *grams_, record.L1, record.L2);
@@ -193,7 +196,7 @@ private:
         record.is_symmetric = is_symmetric_;
         record.E = program.general->E;
         record.x = point.x;
-        record.v = point.v;
+        record.cones = cones_;
         record.z = point.z;
         record.s = point.s;
         record.T = newton_.factor.T;
