@@ -1,12 +1,12 @@
-"""The compiled core: batches of dense convex quadratic and linear programs in C++, the fast lane of `dcl`.
+"""The compiled core: batches of dense convex programs in C++, linear, quadratic and conic: the fast lane of `dcl`.
 
     available   whether the core was built, can run here, and is not switched off
     reason      why not, in words; "" where it is available
     switched_off  by DCL_CORE
     variant     "x86-64-v3" or "baseline": the instruction set it was built for; "" where it is not available
 
-The environment variable DCL_CORE=off, read at import, switches it off.  `dcl.core.dense` has its functions.
-The mathematics is in the headers beside this file, one topic each, from data.hpp to adjoint.hpp.
+The environment variable DCL_CORE=off, read at import, switches it off.  `dcl.core.dense` and `dcl.core.conic` have its functions.
+The mathematics is in the headers beside this file, one topic each: data.hpp to adjoint.hpp, conic_data.hpp to conic_adjoint.hpp.
 """
 
 from __future__ import annotations

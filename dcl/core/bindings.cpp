@@ -4,27 +4,21 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
 
-#include <array>
-
+#include "addresses.hpp"
 #include "given.hpp"
 #include "kkt.hpp"
 #include "ldl.hpp"
 
 namespace nb = nanobind;
 
+void bind_conic(nb::module_& module);
+
 namespace {
 
+using core::Addresses;
+using core::block;
 using core::Index;
-template <std::size_t size>
-using Addresses = std::array<std::int64_t, size>;
-
-void* pointer(std::int64_t address) { return reinterpret_cast<void*>(static_cast<std::intptr_t>(address)); }
-
-// The k-th pair (address, stride).
-template <std::size_t size>
-core::Block block(const Addresses<size>& pairs, std::size_t k) {
-    return {pointer(pairs[2 * k]), static_cast<Index>(pairs[2 * k + 1])};
-}
+using core::pointer;
 
 core::Call call_of(const Addresses<4>& sizes, bool single, const Addresses<16>& data) {
     core::Call call;
@@ -171,4 +165,5 @@ NB_MODULE(CORE_MODULE, module) {
     module.def("substitute", &substitute);
     module.def("multiply", &multiply);
     module.def("row_sizes", &row_sizes);
+    bind_conic(module);
 }

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "condition.hpp"
+#include "cones/spectral.hpp"
 
 namespace core {
 
@@ -33,7 +34,7 @@ inline constexpr double accurate = 1e-11, target = 1e-13, far_beyond = 1e6, clea
 inline constexpr double error_limit = 1e-7;
 // Newton steps have compensated residuals where condition * imbalance is above this (dcl/solve/polish.py).
 inline constexpr double delicate = 1e6;
-inline constexpr double tie_tolerance = 1e-9, rounding = 1e-12, smallest_terms = 1e-5;
+inline constexpr double rounding = tie_rounding, smallest_terms = 1e-5;
 
 struct Certificate {
     Status status = Status::not_solved;

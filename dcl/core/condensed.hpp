@@ -24,6 +24,12 @@ struct Condensed {
         }
         if (program.lower > 0) M.diagonal() += W.segment(program.first_lower(), n);
         if (program.upper > 0) M.diagonal() += W.segment(program.first_upper(), n);
+        return factor(program);
+    }
+
+    // The same with P + C_i'W C_i in the lower triangle of M, for a W that is not diagonal.
+    bool factor(const Program& program) {
+        const Index n = program.n, p = program.p, m = program.m;
         const double size = magnitude(M.diagonal());
         gamma = p > 0 ? std::clamp(size, 1e-6, 1e6) : 0.0;
         if (gamma > 0.0) M.selfadjointView<Eigen::Lower>().rankUpdate(program.C().leftCols(p), gamma);

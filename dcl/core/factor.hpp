@@ -113,9 +113,14 @@ struct Factor {
 
     // M into `first` (n x n) and Q into `second` (k x k), factored there; false where one of them is not definite.
     bool compute(MatrixRef first, MatrixRef second, Matrix& scratch) {
-        const Index k = strong.size();
         first.triangularView<Eigen::Lower>() = P_scale * P;
         if (weak.size() > 0) weak.add_gram(W, first, scratch);
+        return condense(first, second, scratch);
+    }
+
+    // The same with H in the lower triangle of `first`.
+    bool condense(MatrixRef first, MatrixRef second, Matrix& scratch) {
+        const Index k = strong.size();
         choose_weights(first.diagonal().size() ? first.diagonal().maxCoeff() : 0.0);
         if (k > 0) strong.add_gram(G, first, scratch);
         if (!cholesky(first)) return false;

@@ -45,7 +45,6 @@ struct Shared {
         }
     }
 
-private:
     // P in one unit for all, as in dcl/program/scaling.py, unless the objectives are too different.
     void share_P(const Call& call) {
         curvature.load(call, 0);

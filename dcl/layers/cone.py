@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from dcl.cones.named import describe
+from dcl.core.conic import conic_core
 from dcl.frontends import cone
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.cone_lane import ConeMap, ConicWay
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay
 from dcl.outcome.solution import Solution
@@ -133,7 +135,9 @@ class ConeLayer(AbstractLayer):
         return Plan(batch, ((n,), (m,), (m,)), n, m)
 
     def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
-        return None
+        q = arguments["q"]
+        core = conic_core(self._cones.blocks, q.shape[-1], lower=True) if plan.m else None
+        return None if core is None else ConicWay(ConeMap(core, tuple(arguments), q.dtype), core, self._cones.rows)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = cone.assemble(arguments, self._cones, plan.batch)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from dcl.cones.named import describe
+from dcl.core.conic import conic_core
 from dcl.errors import InputError
 from dcl.frontends.batching import batching
 from dcl.frontends.constants import as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.cone_lane import ConicWay
 from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
@@ -282,7 +284,10 @@ class CvxpyLayer(AbstractLayer):
             if way is not None:
                 return way
         found = cvxpy_map(self._form, self._values, shared, dtype)
-        return None if found is None else direct(found, plan.m)
+        if found is None or self._form.structure.cone.is_orthant:
+            return None if found is None else direct(found, plan.m)
+        core = conic_core(self._form.structure.cone.blocks, plan.n)
+        return None if core is None else ConicWay(found, core, Rows())
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

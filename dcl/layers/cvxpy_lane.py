@@ -3,7 +3,7 @@
     theta_p = vec of parameter p        data = affine maps of theta        zero rows of A are equalities, the others inequalities
     value = sign (1/2 x'Px + q'x + d)   the core's value is without d
 
-For forms that are stored dense, with linear constraints and without logarithms.
+For forms that are stored dense and have no logarithms; for linear constraints, and for cones that the core has (`cone_lane`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dcl.core import dense
+from dcl.core.conic import ConicAnswer
 from dcl.errors import InputError
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.cvxpy_blocks import AbstractBlock, Gathered, Whole, blocks_of, thetas_of
@@ -42,7 +43,7 @@ class CvxpyMap(AbstractMap):
         check(self.form, self.checked, self.bounded, given)
         return {name: block(given) for name, block in self.blocks.items()}
 
-    def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def outputs(self, answer: dense.Answer | ConicAnswer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         form = self.form
         z = torch.cat([answer.y, answer.z], -1) if any(output.dual for output in form.outputs) else answer.z
         found = list(form.extract(answer.x, z))
@@ -119,7 +120,12 @@ def check(form: CanonicalForm, checked: Sequence[int], bounded: Sequence[int], g
 
 def is_quadratic(form: CanonicalForm) -> bool:
     """Are all of its programs quadratic or linear, and its outputs entries of x and z?"""
-    return form.structure.cone.is_orthant and not (form.gp or form.logs or any(output.exp for output in form.outputs))
+    return form.structure.cone.is_orthant and _is_direct(form)
+
+
+def _is_direct(form: CanonicalForm) -> bool:
+    """Are its data affine maps of the parameters, and its outputs entries of x and z?"""
+    return not (form.gp or form.logs or any(output.exp for output in form.outputs))
 
 
 def _is_finite(t: Tensor) -> bool:
@@ -130,8 +136,8 @@ def _is_finite(t: Tensor) -> bool:
 def cvxpy_map(
     form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...], dtype: torch.dtype
 ) -> CvxpyMap | None:
-    """The way of a form through the core, None where the core does not take it."""
-    if not (form.dense and is_quadratic(form)):
+    """The map of a form to a program of the core, None where there is none."""
+    if not form.dense or not _is_direct(form):
         return None
     blocks = blocks_of(form)
     P = blocks.get("P")

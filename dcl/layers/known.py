@@ -16,14 +16,18 @@ from dcl.status import Status
 def known_of(kept: AbstractKept, program: ConeProgram, mu: Tensor | None, seconds: float = 0.0) -> Known:
     """x, v = z - s in the units of `dcl.program.scaling`, and a report; instances that are not certified have no derivative.
 
-    program: as the careful lane states it, rows [A; G; -I (lb); I (ub)].  A multiplier that is zero in the core is exactly so.
+    program: as the careful lane states it, rows [A; G; -I (lb); I (ub)].  A multiplier of an orthant that is
+    zero in the core is exactly so.
     mu (B or 1,): that of the call, None for the exact point.  seconds: of the whole batch.
     """
     program, units = scaled(program.detach())
     x, z = kept.point()
     zeros = program.structure.cone.zeros
     s = program.b - program.Ax(x)
-    if mu is None:
+    if not program.structure.cone.is_orthant:
+        z = units.scaled_dual(z)
+        v = z - s
+    elif mu is None:
         z = units.scaled_dual(z)
         v = torch.where(z > 0.0, z, -s)
     else:

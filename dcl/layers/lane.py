@@ -10,7 +10,7 @@ What takes a microsecond a tensor (reshape, to, a view) is left out where it wou
 work takes 30, and torch's own bookkeeping 90.
 
 A layer says with an `AbstractWay` how its tensors go through the core and back: `Direct`, by an `AbstractMap` that makes them a
-program of the core and the core's answer its outputs, or by a reduced program (`dcl.layers.reduced_lane`).
+program of the core and the core's answer its outputs, by a reduced program (`dcl.layers.reduced_lane`), or `ConicWay`.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ class AbstractMap(ABC):
 
     @abstractmethod
     def data(self, given: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The blocks of `dcl.core.dense.solve`. Raises InputError for what the core does not look at.
+        """The blocks of the core's `solve`. Raises InputError for what the core does not look at.
 
         Law: their shapes and dtypes depend on those of the tensors only.
         """
 
     @abstractmethod
-    def outputs(self, answer: dense.Answer, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The layer's outputs, (*batch, ...) each, in the caller's dtype."""
+    def outputs(self, answer: Any, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The layer's outputs, (*batch, ...) each, in the caller's dtype. answer: a `dense.Answer`, or a `ConicAnswer`."""
 
     @abstractmethod
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
-        """Adjoint of `outputs` in the answer: contiguous cotangents for the names of `dcl.core.dense.OUTPUTS`."""
+        """Adjoint of `outputs` in the answer: contiguous cotangents for the names of its OUTPUTS."""
 
     @abstractmethod
     def wanted(self, needed: Sequence[bool]) -> list[str]:
@@ -137,7 +137,7 @@ class Direct(AbstractWay):
 
     def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
         data = self.map.data(given)
-        start = None if ask.start is None else _start(data, *ask.start)
+        start = None if ask.start is None else start_blocks(data, *ask.start)
         if self.frame is None:
             self.frame = dense.frame(data, ask.batch)
         answer = dense.solve_framed(self.frame, data, mu=ask.mu, start=start, threads=ask.threads, keep=ask.keep)
@@ -229,7 +229,7 @@ def started(warm_start: object, batch: Batching) -> tuple[Tensor, Tensor] | None
     return (x, z) if on_host and x.shape[0] == z.shape[0] == batch.size else None
 
 
-def _start(data: Mapping[str, Tensor], x: Tensor, z: Tensor) -> dict[str, Tensor]:
+def start_blocks(data: Mapping[str, Tensor], x: Tensor, z: Tensor) -> dict[str, Tensor]:
     """x and z in the blocks of the core, rows [A; G; lb; ub]. Raises InputError, which the careful lane puts in words."""
     n, dtype = data["q"].shape[-1], data["q"].dtype
     p, m = (data[name].shape[-2] if name in data else 0 for name in ("A", "G"))
