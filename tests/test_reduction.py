@@ -343,6 +343,21 @@ def _pseudo_inverse(A, b, w):
     return as_tensor[0].flatten(), as_tensor[1]
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e-8])
+def test_what_kinks_hold_stays_where_it_is_however_small_the_curvature(scale):
+    """min |A x - b|^2 + |x_2 - x_1|, x_1 + x_2 = 1/2, with A small: x = (1/4, 1/4), and its derivative is zero."""
+    x, P, q = cp.Variable(2), cp.Parameter((2, 2)), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(P @ x - q) + cp.norm1(cp.diff(x))), [cp.sum(x) == 0.5])
+    A = (scale * torch.tensor([[0.7, 0.42], [-0.78, 0.91]], **F64)).requires_grad_()
+    b = torch.tensor([0.1, -0.1], **F64, requires_grad=True)
+    layer = dcl.CvxpyLayer(problem, [P, q], [x], on_degenerate="raise")
+    assert layer._reductions.exact.cuts is not None
+    (found,) = layer(A, b)
+    torch.testing.assert_close(found, torch.full_like(found, 0.25), rtol=1e-14, atol=0.0)
+    for gradient in torch.autograd.grad(found @ torch.tensor([1.0, -2.0], **F64), [A, b]):
+        assert float(gradient.abs().max()) <= 1e-12
+
+
 # In and out of the fast lane
 
 
