@@ -476,7 +476,7 @@ def test_ctrl_c_in_a_long_solve(solver):
 def test_repr_tells_the_failed_instances_apart():
     layer, A = dcl.QPLayer(on_failure="nan"), torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
     b = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
-    _, solution = layer(torch.eye(2).double(), torch.zeros(2).double(), A, b, return_solution=True)
+    _, solution = layer(torch.eye(2).double(), torch.zeros(2).double(), A=A, b=b, return_solution=True)
     assert re.fullmatch(
         r"Solution\(1 OPTIMAL \(worst residual \d\.\de[-+]\d\d\), 1 PRIMAL_INFEASIBLE\)", repr(solution)
     )

@@ -181,6 +181,39 @@ def test_a_negative_cap_is_for_the_careful_lane():
         layer(torch.ones(3, **F64), torch.tensor(-1.0, **F64))
 
 
+# What is not unique
+
+
+def test_a_variable_whose_cost_is_zero_is_not_unique():
+    """min |x - p|^2 + c t, t >= x_1 + x_2: at c = 0, t may be anywhere above."""
+    x, t, p, c = cp.Variable(2), cp.Variable(), cp.Parameter(2), cp.Parameter(nonneg=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p) + c * t), [t >= cp.sum(x)])
+    point = torch.tensor([1.0, 2.0], **F64, requires_grad=True)
+    layer = dcl.CvxpyLayer(problem, [p, c], [x, t], on_degenerate="raise")
+    assert layer._reductions.exact is not None
+    _, found = layer(point, torch.tensor(0.5, **F64))
+    torch.testing.assert_close(found.detach(), torch.tensor(2.5, **F64))
+    with pytest.raises(dcl.DegenerateError):
+        layer(point, torch.tensor(0.0, **F64))
+    # x alone is unique
+    (found,) = dcl.CvxpyLayer(problem, [p, c], [x], on_degenerate="raise")(point, torch.tensor(0.0, **F64))
+    torch.testing.assert_close(found, point)
+
+
+@pytest.mark.parametrize("aliases", [1, 2])
+def test_what_is_defined_by_a_variable_without_a_cost_is_not_unique_either(aliases):
+    """t is anywhere between x_1 + x_2 and 5, and so are y = 2 t and what is defined by y."""
+    x, t, y, w, p = cp.Variable(2), cp.Variable(), cp.Variable(), cp.Variable(), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [y == 2 * t, w == 3 * y - 1, t >= cp.sum(x), t <= 5])
+    asked = (y, w)[aliases - 1]
+    point = torch.tensor([1.0, -2.0], **F64, requires_grad=True)
+    with pytest.raises(dcl.DegenerateError, match="NONUNIQUE"):
+        dcl.CvxpyLayer(problem, [p], [x, asked], on_degenerate="raise")(point)
+    layer = dcl.CvxpyLayer(problem, [p], [x], on_degenerate="raise")
+    torch.testing.assert_close(layer(point)[0], point)
+    assert layer._reductions.exact.has_tight
+
+
 # No cliffs
 
 
@@ -310,6 +343,21 @@ def _pseudo_inverse(A, b, w):
     return as_tensor[0].flatten(), as_tensor[1]
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e-8])
+def test_what_kinks_hold_stays_where_it_is_however_small_the_curvature(scale):
+    """min |A x - b|^2 + |x_2 - x_1|, x_1 + x_2 = 1/2, with A small: x = (1/4, 1/4), and its derivative is zero."""
+    x, P, q = cp.Variable(2), cp.Parameter((2, 2)), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(P @ x - q) + cp.norm1(cp.diff(x))), [cp.sum(x) == 0.5])
+    A = (scale * torch.tensor([[0.7, 0.42], [-0.78, 0.91]], **F64)).requires_grad_()
+    b = torch.tensor([0.1, -0.1], **F64, requires_grad=True)
+    layer = dcl.CvxpyLayer(problem, [P, q], [x], on_degenerate="raise")
+    assert layer._reductions.exact.cuts is not None
+    (found,) = layer(A, b)
+    torch.testing.assert_close(found, torch.full_like(found, 0.25), rtol=1e-14, atol=0.0)
+    for gradient in torch.autograd.grad(found @ torch.tensor([1.0, -2.0], **F64), [A, b]):
+        assert float(gradient.abs().max()) <= 1e-12
+
+
 # In and out of the fast lane
 
 
@@ -415,6 +463,20 @@ def test_copies_and_pickles():
     expected = layer(*case.tensors())[0]
     for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         torch.testing.assert_close(again(*case.tensors())[0], expected, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+def test_outputs_may_be_changed_in_place(reduce):
+    case = case_of("ls_simplex")
+    outputs = [*case.variables, case.problem.constraints[1].dual_variables[0], case.problem.objective]
+    leaves = [t.requires_grad_() for t in case.tensors()]
+    layer = layer_of(case, *outputs, reduce=reduce)
+    losses = [
+        sum(t.square().sum() for t in layer(*leaves)),
+        sum(t.mul_(2.0).square().sum() / 4.0 for t in layer(*leaves)),
+    ]
+    for one, other in zip(*(torch.autograd.grad(t, leaves) for t in losses), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
 
 
 def test_float32_in_and_out():

@@ -52,7 +52,8 @@ class CvxpyMap(AbstractMap):
             value = answer.value + (d.reshape(answer.value.shape) if d.shape[0] > 1 else d.squeeze(0))
             for place in self.values:
                 found.insert(place, -value if form.maximize else value)
-        return tuple([t.to(self.dtype) for t in found])
+        # a part of the core's memory would be a view, which autograd does not let the caller change in place
+        return tuple([t.to(self.dtype, copy=t._is_view()) for t in found])
 
     def cotangents(self, grads: Grads) -> dict[str, Tensor]:
         form = self.form

@@ -173,6 +173,7 @@ def _either(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 
 def _signs_hold(reduction: Reduction, z: Tensor) -> Tensor:
-    """Are the multipliers of inequality rows that define a variable positive, (B,)?"""
-    size = 1.0 + z.abs().amax(-1)
-    return (torch.where(reduction.tight, z, 0.0) >= -_NEGATIVE * size.unsqueeze(-1)).all(-1)
+    """Are the multipliers of inequality rows that define a variable positive, or zero where that may be, (B,)?"""
+    size = _NEGATIVE * (1.0 + z.abs().amax(-1, keepdim=True))
+    least = torch.where(reduction.doubtful, size, -size)
+    return (~reduction.tight | (z >= least)).all(-1)

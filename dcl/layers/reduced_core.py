@@ -75,7 +75,14 @@ class Dualized(AbstractSystem):
     threads: int
 
     def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        right = _times(g, self.t.dual.V) - h
+        # u is a difference, whose terms are as large as P^-1 g: one step for the rows that hold
+        u, w = self.once(g, h)
+        du, dw = self.once(torch.zeros_like(u), h - _times_rows(self.t, u))
+        return u + du, w + dw
+
+    def once(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """`solve` without this step; h counts where rows hold."""
+        right = _times(g, self.t.dual.V) - torch.where(self.holds, h, 0.0)
         found = self.answer.kept.adjoint({"x": right.contiguous()}, ["q"], threads=self.threads)
         w = torch.where(self.holds, -found["q"], 0.0)
         return _primal(self.t, g, w), w
@@ -124,7 +131,7 @@ def dualized(
         threads,
     )
     # x is a difference: one step for the rows that hold, some of which say that it is zero
-    dx, dw = found.solve(torch.zeros_like(found.x), torch.where(found.holds, h - _times_rows(t, found.x), 0.0))
+    dx, dw = found.once(torch.zeros_like(found.x), h - _times_rows(t, found.x))
     return replace(found, x=found.x + dx, w=w + dw)
 
 

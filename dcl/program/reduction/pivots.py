@@ -5,8 +5,10 @@
    entries in the row and c in the column, is the fill.
 2. A variable without a cost that only inequality rows see, with one sign in all of them but one: Fourier-Motzkin combines
    that row with each of the others, which adds no row.  That is to take it for an equality: its multiplier is the sum of the
-   others' (|u| <= 1, which CVXPY writes u <= t, -u <= t, t <= 1, becomes a box).
-3. A variable with a linear cost and one inequality row: that row holds with equality, its multiplier is the cost.
+   others' (|u| <= 1, which CVXPY writes u <= t, -u <= t, t <= 1, becomes a box).  Its value is one of many, so neither it nor
+   what it defines may be asked for.
+3. A variable with a linear cost and one inequality row: that row holds with equality, its multiplier is the cost.  Where that
+   is zero, its value is one of many too.
 4. A variable t with a linear cost and two inequality rows of one sign, min t: t >= f_1, t >= f_2 (abs, max, pos, norm1, hinge):
 
        min c t  =  c f_1 + c max(f_2 - f_1, 0)
@@ -46,11 +48,15 @@ class Soft:
 
 @dataclass(frozen=True, eq=False)
 class Pivots:
-    """Row rows[k] defines variable columns[k].  soft: see `Soft`."""
+    """Row rows[k] defines variable columns[k].  soft: see `Soft`.
+
+    doubtful: rows of rule 3 whose variable, or another that it defines, is asked for.
+    """
 
     rows: Ints
     columns: Ints
     soft: tuple[Soft, ...]
+    doubtful: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +105,12 @@ def private(shape: Shape) -> tuple[Ints, Ints]:
 class Search:
     """The pivots found so far, and the rows that are left."""
 
-    def __init__(self, shape: Shape, private_rows: Ints, private_columns: Ints) -> None:
+    def __init__(self, shape: Shape, private_rows: Ints, private_columns: Ints, wanted: Bools) -> None:
         self.shape = shape
         m, n = shape.A.shape
         self.rows, self.columns = list(private_rows), list(private_columns)
         self.soft: list[Soft] = []
+        self.doubtful: list[int] = []
         costly = shape.costly
         owner, touched = np.zeros(m, dtype=bool), np.zeros(n, dtype=bool)
         owner[private_rows[costly[private_columns]]] = True
@@ -112,6 +119,13 @@ class Search:
         left_columns = np.setdiff1d(np.arange(n), private_columns)
         self.work: Working = working(shape.A, shape.zeros, left_rows, left_columns, costly | touched, touched)
         self._bounded = shape.bounded[left_columns]
+        # what is asked for, and what defines it; the pivots of the working matrix by their places there
+        asks = np.zeros(m, dtype=bool)
+        asks[private_rows[wanted[private_columns]]] = True
+        asked = wanted.copy()
+        asked[shape.A.cols[asks[shape.A.rows]]] = True
+        self._asked: Bools = asked[left_columns]
+        self._taken: list[tuple[int, int]] = []
         self._n_rows = np.bincount(shape.A.cols, minlength=n)
         varying = shape.A.varying
         self._varying_rows, self._varying_cols = shape.A.rows[varying], shape.A.cols[varying]
@@ -122,6 +136,11 @@ class Search:
         of_column = self._varying_rows[self._varying_cols == column]
         return not (np.isin(of_row, [*self.columns, column]).any() or np.isin(of_column, [*self.rows, row]).any())
 
+    def _is_asked(self, j: int) -> bool:
+        """Is column j of the working matrix asked for, or one that has been taken out and depends on it?"""
+        depends = self.work.V[:, j] | (self.work.W[:, j] != 0.0)
+        return bool(self._asked[j]) or any(depends[i] and self._asked[of] for i, of in self._taken)
+
     def _take(self, i: int, j: int) -> bool:
         """Row i defines column j (places in the working matrix), if it may."""
         work = self.work
@@ -131,6 +150,7 @@ class Search:
         work.eliminate(i, j)
         self.rows.append(row)
         self.columns.append(column)
+        self._taken.append((i, j))
         return True
 
     def equalities(self) -> None:
@@ -150,7 +170,7 @@ class Search:
             if not self._take(int(i[best]), int(j[best])):
                 allowed[i[best], j[best]] = False
 
-    def inequalities(self, *, cuts: bool, wanted: Bools) -> None:
+    def inequalities(self, *, cuts: bool) -> None:
         """Rules 2 to 4."""
         work, shape = self.work, self.shape
         in_P = np.zeros(shape.A.shape[1], dtype=bool)
@@ -165,12 +185,13 @@ class Search:
             up = rows[work.W[rows, j] > 0.0]
             down = rows[work.W[rows, j] < 0.0]
             one, others = (up, down) if len(up) == 1 else (down, up)
+            is_asked = self._is_asked(j)
             if not in_q[column]:
-                # its value is one of many: nobody may ask for it
-                if len(one) == 1 and len(others) > 0 and not wanted[column]:
+                if len(one) == 1 and len(others) > 0 and not is_asked:
                     self._take(int(one[0]), j)
             elif len(rows) == 1:
-                self._take(int(rows[0]), j)
+                if self._take(int(rows[0]), j) and is_asked:
+                    self.doubtful.append(int(work.rows[rows[0]]))
             elif cuts and len(rows) == 2 and 0 in (len(up), len(down)) and self._n_rows[column] == 2:
                 first, second = sorted(rows, key=lambda row: int(work.present[row].sum()))
                 if self._take(int(first), j):
@@ -187,9 +208,10 @@ def choose(shape: Shape, *, on_path: bool, cuts: bool, wanted: Bools) -> tuple[P
     m, n = shape.A.shape
     if (m - len(rows)) * (n - len(columns)) > _MOST_WORK or len(columns) == n:
         return None
-    search = Search(shape, rows, columns)
+    search = Search(shape, rows, columns, wanted)
     search.equalities()
     if not on_path:
-        search.inequalities(cuts=cuts, wanted=wanted)
-    found = Pivots(np.array(search.rows, dtype=np.int64), np.array(search.columns, dtype=np.int64), tuple(search.soft))
+        search.inequalities(cuts=cuts)
+    taken, columns, doubtful = (np.array(t, dtype=np.int64) for t in (search.rows, search.columns, search.doubtful))
+    found = Pivots(taken, columns, tuple(search.soft), doubtful)
     return found, search.work

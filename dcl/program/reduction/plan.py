@@ -82,6 +82,7 @@ class Reduction:
 
     P, A: nonzeros of the program as given, in the order of the partition.
     tight: inequality rows that define a variable, in the order of the partition, (m,).  equations: these and the equalities.
+    doubtful: those of them that define nothing that is asked for unless their multiplier is positive (rule 3 of pivots.py).
     moving: parameters in whose gradient redundant rows make a derivative that does not exist (redundant.py).
     before: variables and rows.  after: variables, general rows, bounds.
     """
@@ -94,6 +95,7 @@ class Reduction:
     upper: Side
     cuts: Cuts | None
     tight: Tensor
+    doubtful: Tensor
     equations: Tensor
     moving: frozenset[int]
     before: tuple[int, int]
@@ -207,6 +209,7 @@ def plan(
         side(upper),
         _cuts(shape, pivots, K) if pivots.soft else None,
         tight=torch.from_numpy(inequality & taken),
+        doubtful=torch.from_numpy(np.isin(order, pivots.doubtful)),
         equations=torch.from_numpy(~inequality | taken),
         moving=moving(shape, in_circles),
         before=(n, m),
