@@ -18,7 +18,8 @@ from tolerances import IDENTITY, ROUNDING
 import dcl
 from dcl import core
 from dcl.layers.base import AbstractLayer
-from dcl.layers.lane import Ask
+from dcl.layers.lane import Ask, Direct
+from dcl.layers.reduced_lane import ReducedWay
 from dcl.program.reduction.matrices import Diagonal, Full, Zero, product, total, transposed_product
 from dcl.program.reduction.pullback import transpose
 
@@ -26,6 +27,12 @@ pytestmark = pytest.mark.skipif(not core.available, reason=f"no compiled core: {
 F64 = {"dtype": torch.float64}
 SEEDS = range(3)
 REDUCED = [name for name in CASES if name not in ("svm", "quantile")]
+
+
+@pytest.fixture(autouse=True)
+def reduced(monkeypatch):
+    """The reduced program goes first, however small the program is."""
+    monkeypatch.setattr("dcl.layers.either_way._FIXED", 0.0)
 
 
 def case_of(name: str, seed: int = 0) -> Case:
@@ -522,3 +529,44 @@ def test_the_transpose_of_a_linear_map():
     np.testing.assert_allclose(
         transpose(sp.csr_array(linear))(torch.tensor(y)).numpy(), y @ linear.toarray(), atol=1e-14
     )
+
+
+def ways(monkeypatch, layer, *tensors):
+    """The output of a call, and the ways that were asked: "Direct" or "ReducedWay"."""
+    asked = []
+    with monkeypatch.context() as patch:
+        for way in (Direct, ReducedWay):
+
+            def spy(self, given, ask, of=way.ask):
+                asked.append(type(self).__name__)
+                return of(self, given, ask)
+
+            patch.setattr(way, "ask", spy)
+        (out,) = layer(*tensors)
+    return out, asked
+
+
+def test_small_programs_go_as_they_are(monkeypatch):
+    monkeypatch.setattr("dcl.layers.either_way._FIXED", 3e6)
+    case = case_of("lasso")
+    few = [t[:1] for t in case.tensors()]
+    many = [t.repeat(500, *[1] * (t.ndim - 1)) for t in few]
+    assert ways(monkeypatch, layer_of(case), *few)[1] == ["Direct"]
+    assert ways(monkeypatch, layer_of(case), *many)[1] == ["ReducedWay"]
+
+
+@pytest.mark.parametrize("tiny", [1e-8, 1e-7])
+def test_what_only_the_reduction_makes_ill_conditioned_goes_as_it_is(monkeypatch, tiny):
+    # P' = A'A + tiny I has the condition 1 / tiny; beside the residuals as variables the KKT matrix has not
+    rng = np.random.default_rng(0)
+    A, x, b = rng.standard_normal((10, 20)), cp.Variable(20), cp.Parameter(10)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b) + tiny * cp.sum_squares(x)))
+    leaf = torch.tensor(rng.standard_normal((4, 10)), requires_grad=True)
+    out, asked = ways(monkeypatch, dcl.CvxpyLayer(problem, [b], [x], on_degenerate="raise"), leaf)
+    assert asked == ["ReducedWay", "Direct"]
+    # x = A'(A A' + tiny I)^-1 b
+    K = np.linalg.solve(A @ A.T + tiny * np.eye(10), A).T
+    np.testing.assert_allclose(out.detach().numpy(), leaf.detach().numpy() @ K.T, rtol=0.0, atol=1e-9)
+    weights = rng.standard_normal((4, 20))
+    out.backward(torch.tensor(weights))
+    np.testing.assert_allclose(leaf.grad.numpy(), weights @ K, rtol=0.0, atol=1e-9)

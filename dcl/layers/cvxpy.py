@@ -19,6 +19,7 @@ from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cone_lane import ConicWay
 from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
+from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
 from dcl.layers.reduced_lane import Reductions, reduced_way
@@ -279,13 +280,14 @@ class CvxpyLayer(AbstractLayer):
         pairs = zip(arguments.values(), self._form.domains, strict=True)
         shared = tuple(math.prod(t.shape[: t.ndim - len(domain.shape)]) == 1 for t, domain in pairs)
         dtype = next(iter(arguments.values())).dtype
-        if self._reductions is not None:
-            way = reduced_way(self._reductions, exact, self._values, shared, dtype)
-            if way is not None:
-                return way
+        reductions = self._reductions
+        way = None if reductions is None else reduced_way(reductions, exact, self._values, shared, dtype)
         found = cvxpy_map(self._form, self._values, shared, dtype)
-        if found is None or self._form.structure.cone.is_orthant:
-            return None if found is None else direct(found, plan.m)
+        if found is None:
+            return way
+        if self._form.structure.cone.is_orthant:
+            as_given = direct(found, plan.m)
+            return either(way, as_given, plan.batch.size) if way and as_given else way or as_given
         core = conic_core(self._form.structure.cone.blocks, plan.n)
         return None if core is None else ConicWay(found, core, Rows())
 

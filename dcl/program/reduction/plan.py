@@ -84,7 +84,7 @@ class Reduction:
     tight: inequality rows that define a variable, in the order of the partition, (m,).  equations: these and the equalities.
     doubtful: those of them that define nothing that is asked for unless their multiplier is positive (rule 3 of pivots.py).
     moving: parameters in whose gradient redundant rows make a derivative that does not exist (redundant.py).
-    before: variables and rows.  after: variables, general rows, bounds.
+    before: variables and rows.  after: variables, general rows, bounds.  saved: operations an instance.
     """
 
     elimination: Elimination
@@ -100,6 +100,7 @@ class Reduction:
     moving: frozenset[int]
     before: tuple[int, int]
     after: tuple[int, int, int]
+    saved: float
 
     @cached_property
     def kept(self) -> dict[tuple[bool, ...], Pullback | None]:
@@ -214,6 +215,7 @@ def plan(
         moving=moving(shape, in_circles),
         before=(n, m),
         after=(r, len(general), bounds),
+        saved=before - cost,
     )
 
 

@@ -1,0 +1,64 @@
+"""A CVXPY problem's way through the core where there are two: by its reduced program, or by the program as given.
+
+The reduction has a fixed cost, some 100 tensor operations a call, which a small program does not win back; and P' of a reduced
+program can be ill-conditioned where the KKT matrix of the program as given is not (l |x|^2 + |Ax - b|^2 with a wide A and a
+small l).  So the program as given goes first where the reduction saves fewer operations than its fixed cost, and the other
+way is tried where the first certifies less than half.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcl.core import dense
+from dcl.core.dense import Code
+from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Direct, Grads
+from dcl.layers.reduced_lane import ReducedWay
+
+# What the fixed cost of a reduction is worth, in the operations of `dcl.program.reduction.plan`: 0.5 ms.
+_FIXED = 3e6
+# Where the reduced program is at fault. Ties and dependent rows are those of the program as given.
+_NUMERICAL = (Code.RESIDUAL, Code.CONDITION)
+
+
+@dataclass(frozen=True, eq=False)
+class EitherWay(AbstractWay):
+    """direct_first: which of them goes first."""
+
+    reduced: ReducedWay
+    direct: Direct
+    direct_first: bool
+
+    def serves(self, needed: Sequence[bool]) -> bool:
+        return self.reduced.serves(needed)
+
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
+        ways = (self.direct, self.reduced) if self.direct_first else (self.reduced, self.direct)
+        outputs, kept = ways[0].ask(given, ask)
+        if kept.left == 0 or 2 * self._left(kept) < math.prod(ask.batch):
+            return outputs, kept
+        others, also_kept = ways[1].ask(given, ask)
+        return (others, also_kept) if also_kept.left < kept.left else (outputs, kept)
+
+    def _left(self, kept: AbstractKept) -> int:
+        """How many instances the other way may certify."""
+        if self.direct_first:
+            return kept.left
+        return sum(int(torch.count_nonzero(kept.status == int(code))) for code in _NUMERICAL)
+
+    def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
+        way = self.direct if isinstance(kept, dense.Kept) else self.reduced
+        return way.pull(kept, grads, needed, threads)
+
+
+def either(reduced: ReducedWay, direct: Direct, batch: int) -> EitherWay:
+    """Both ways, for a batch of this size."""
+    reduction = reduced.reduction
+    is_small = batch * reduction.saved < _FIXED
+    # a redundant row is not certified as it is
+    return EitherWay(reduced, direct, is_small and not len(reduction.elimination.partition.D))
