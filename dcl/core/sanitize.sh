@@ -26,4 +26,4 @@ cd "$build/tree"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1
 compiler=${CXX:-c++}
 LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so)" \
-    "$python" -m pytest -n 0 -p no:cacheprovider -q "${tests[@]}"
+    "$python" -m pytest -n 0 -p no:cacheprovider -q -s "${tests[@]}"  # -s: else pytest keeps what the sanitizers say

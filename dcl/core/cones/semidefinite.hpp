@@ -17,7 +17,7 @@ struct Semidefinite {
     Vector l;
 
     Semidefinite(Index start, Index k, bool lower)
-        : first(start), order(k), size(k * (k + 1) / 2), X_(k, k), U_(k, k), solver_(k) {
+        : first(start), order(k), size(k * (k + 1) / 2), X_(k, k), U_(k, k) {
         for (Index j = 0; j < k; ++j) {
             for (Index i = lower ? j : 0; i < (lower ? k : j + 1); ++i) row_.push_back(i), column_.push_back(j);
         }
@@ -26,9 +26,11 @@ struct Semidefinite {
     void evaluate(ConstVectorRef v, double mu, VectorRef z) {
         h = 4.0 * mu;
         smat(v, X_);
-        solver_.compute(X_);
-        U_ = solver_.eigenvectors();
-        l = solver_.eigenvalues();
+        // not a member: cones are copied, and Eigen's solver has no state to copy before it was used
+        thread_local Eigen::SelfAdjointEigenSolver<Matrix> solver;
+        solver.compute(X_);
+        U_ = solver.eigenvectors();
+        l = solver.eigenvalues();
         Y_ = U_ * l.unaryExpr([this](double one) { return image(one, h); }).asDiagonal();
         X_.noalias() = Y_ * U_.transpose();
         svec(X_, z);
@@ -87,7 +89,6 @@ private:
     mutable Matrix X_, Y_;
     mutable Vector row_of_A_;
     Matrix U_;
-    Eigen::SelfAdjointEigenSolver<Matrix> solver_;
     Integers row_, column_;
 
     template <class In>
