@@ -13,15 +13,18 @@ import torch
 from known_layers import KNOWN
 
 import dcl
-from dcl.core.dense import Answer
+from dcl.core.conic import ConicAnswer
+from dcl.core.dense import Answer, Kept
 from dcl.implicit.solve import Call
 from dcl.kkt import KKT, DenseFactor
+from dcl.layers.cone_lane import ConicKept
 from dcl.layers.lane import FastCall
+from dcl.layers.reduced_lane import Lifted
 from dcl.program import ConeProgram
 
 PASSES = int(os.environ.get("DCL_PASSES", "2000"))
 WARM_UP, LIMIT = 500, 5 * 2**20 * PASSES / 20_000
-KEPT = (Call, KKT, DenseFactor, ConeProgram, dcl.Solution, FastCall, Answer)
+KEPT = (Call, KKT, DenseFactor, ConeProgram, dcl.Solution, FastCall, Answer, Kept, Lifted, ConicAnswer, ConicKept)
 
 
 def alive():
