@@ -295,10 +295,50 @@ def test_failures() -> None:
     assert mixed.conflict[1]
     assert mixed.binding[1] == ()
     jacobian = mixed.jacobian("w", wrt="mu")
-    assert not jacobian[1].any()
+    assert np.isnan(jacobian[1]).all()
     np.testing.assert_allclose(jacobian[0], made(case).solve(case.values).jacobian("w", wrt="mu"), atol=1e-10)
     with pytest.raises(dcl.InputError, match="needs a solution in every instance"):
         mixed.active_range({"cap": 1.0})
+
+
+@pytest.mark.parametrize("how", ["nan", "last"])
+@pytest.mark.parametrize("mu", [0.0, 0.1])
+def test_what_has_no_solution_has_no_derivative(how: str, mu: float) -> None:
+    """NaN, as in a sweep: zeros would read as "does not move"."""
+    case = qp()
+    program = made(case, on_failure=how, mu=mu)
+    weights = np.ones(5)
+    failed = program.solve(case.values | {"cap": 0.1})
+    batch = program.solve(case.values | {"cap": np.array([0.4, 0.1])})
+    good = program.solve(case.values)
+
+    def derivatives(solution: Any) -> list[Any]:
+        found = [
+            solution.jacobian("w", wrt="mu"),
+            solution.jacobian("w", wrt="cap"),
+            solution.derivative({"cap": 1.0})["w"],
+        ]
+        found += [solution.adjoint({"w": weights})[name] for name in ("mu", "cap", "gamma")]
+        return found + [solution.value_gradient()[name] for name in ("mu", "cap", "gamma")]
+
+    for alone, both, known in zip(derivatives(failed), derivatives(batch), derivatives(good), strict=True):
+        assert np.isnan(alone).all()
+        assert np.isnan(both[1]).all()
+        np.testing.assert_allclose(both[0], known, rtol=1e-6, atol=1e-9)
+    table = failed.sensitivity()
+    assert len(table) == 7
+    assert all(np.isnan([effect.value, effect.solution, effect.most_moved]).all() for effect in table)
+    assert repr(table).startswith(f"no sensitivities, since there is no solution: {failed.status.name}: ")
+    assert repr(good.sensitivity()).startswith("parameter")
+
+
+def test_a_maximization_is_unbounded_above() -> None:
+    x, t = cp.Variable(name="x"), cp.Parameter(name="t")
+    for objective, side in ((cp.Maximize(t * x), "above"), (cp.Minimize(-t * x), "below")):
+        problem = cp.Problem(objective, [x >= 0])
+        with pytest.raises(dcl.SolveError, match=f"DUAL_INFEASIBLE: the objective is unbounded {side}"):
+            dcl.ParametricProgram(problem).solve(t=1.0)
+        assert f"unbounded {side}" in repr(dcl.ParametricProgram(problem, on_failure="nan").solve(t=1.0))
 
 
 def test_binding_names_constraints_and_entries() -> None:
