@@ -50,7 +50,8 @@ class Chunk:
     outputs: of the layer (variables, multipliers, value), NaN where there is no solution.  status: `dcl.Status`.
     residual: the largest of the three.  active: which inequality rows of the canonical program have a multiplier; a curved
     cone has one column, see `dcl.programs.activity`; no columns for mu > 0.  gradients: one array for each differentiated
-    parameter.  kind: `dcl.GradientKind` of what is differentiated, EXACT where nothing is.  seconds: of each instance, on average.
+    parameter.  kind: `dcl.GradientKind` of what is differentiated, EXACT where nothing is.  seconds: of each
+    instance, on average.
     """
 
     outputs: tuple[Array, ...]

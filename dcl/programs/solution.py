@@ -143,7 +143,8 @@ class ProgramSolution:
     def jacobian(self, x: Key, wrt: Key) -> Array:
         """d x / d parameter, (*batch, *shape of x, *shape of the parameter): how every entry moves with every entry.
 
-        NaN where an instance has no solution, as all derivatives are. Where the derivative is not unique, `dcl.DegenerateWarning` says so.
+        NaN where an instance has no solution, as all derivatives are.
+        Where the derivative is not unique, `dcl.DegenerateWarning` says so.
         """
         place = find(self.model.variables, x, "variable")
         return self.jacobian_by_place(place, find(self.model.parameters, wrt, "parameter"))
@@ -212,7 +213,8 @@ class ProgramSolution:
     def sensitivity(self) -> Sensitivity:
         """Which entries of the parameters move the value and the solution most: a table, largest first.
 
-        Without a solution all effects are NaN, and the text says what the instance is. Raises InputError for a batch: choose an instance with `.at(i)`.
+        Without a solution all effects are NaN, and the text says what the instance is.
+        Raises InputError for a batch: choose an instance with `.at(i)`.
         """
         if self.batch:
             raise InputError("sensitivity is a table of one instance: choose one with .at(i)", argument="self")
