@@ -15,7 +15,7 @@ FILE is
 _VALUES = """\
 --set gamma=0.3              a number
 --set mu=[0.1,0.2]           a list, or a list of lists
---set mu[2]=0.5              one entry, counted from 0, or by its name: x[doors]
+--set mu[2]=0.5              one entry, counted from 0, or by its name: q[doors]
 --set Sigma=sigma.csv        a table of numbers, with or without labels; or .npy
 --data rows.csv              a row for each instance; columns gamma, mu[0], mu[1], ...
 """
