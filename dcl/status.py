@@ -26,6 +26,10 @@ class Status(IntEnum):
         """One sentence: what happened, the usual cause, what to try."""
         return _STATUS_MESSAGES[self]
 
+    def message_of(self, maximize: bool) -> str:
+        """`message`, in the words of a maximization if it is one."""
+        return _OF_MAXIMIZATIONS.get(self, self.message) if maximize else self.message
+
 
 _STATUS_MESSAGES = {
     Status.OPTIMAL: "solved: residuals and gap are below 1e-8 relative",
@@ -49,6 +53,10 @@ _STATUS_MESSAGES = {
     'has an eigenvalue of the wrong sign; start elsewhere, or accept it with stationary="any"',
     Status.LOCALLY_INFEASIBLE: "no point that satisfies the constraints was found from this start: they may contradict each "
     "other; start elsewhere, or relax one",
+}
+_OF_MAXIMIZATIONS = {
+    Status.DUAL_INFEASIBLE: "the objective is unbounded above if any point satisfies the constraints (certificate "
+    "checked): add bounds or a regularizing term",
 }
 
 

@@ -229,6 +229,10 @@ def test_what_is_wrong_is_one_line(
         ("a.json", "{", "a.json, line 1"),
         ("a.json", "[1]", "must be an object with the names P, q"),
         ("a.json", '{"q": [1], "R": [2]}', "has R; a quadratic program has P, q"),
+        ("a.json", '{"q": [1], "R": [2]}', "lb, ub, names"),
+        ("a.json", '{"q": [1, 1], "lb": [0, 0], "names": ["a"]}', "names has 1 entries, x has 2: one name for each"),
+        ("a.json", '{"q": [1], "names": "a"}', "names must be a list of texts"),
+        ("a.json", '{"q": [1, 1], "names": ["a", "a"]}', "names has a name twice"),
         ("a.json", '{"q": ["x"]}', "q is no array of numbers"),
         ("a.json", '{"q": [1], "G": [[1]]}', "G must have shape (0, 1)"),
         ("a.json", '{"q": [1, 1], "P": [[1, 0], [0, -1]]}', "P is not positive semidefinite"),
@@ -244,6 +248,34 @@ def test_bad_files(name: str, content: str, message: str, tmp_path: Path, capsys
     said = capsys.readouterr()
     assert message in said.err
     assert said.err.count("\n") == 1
+
+
+def test_parameters_with_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Minimize (x - a)^2 + (x - b)^2: x = (a + b) / 2."""
+    path = tmp_path / "twins.py"
+    path.write_text(
+        'import cvxpy as cp\nx = cp.Variable(name="x")\na, b = cp.Parameter(name="k", value=1.0), cp.Parameter(name="k")\n'
+        "problem = cp.Problem(cp.Minimize(cp.square(x - a) + cp.square(x - b)))",
+        encoding="utf-8",
+    )
+    assert main(["solve", str(path), "--json", "--set", "k (2)=4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["variables"]["x"] == pytest.approx(2.5)
+    assert found["parameters"] == {"k (1)": 1.0, "k (2)": 4.0}
+    assert main(["sensitivity", str(path), "--range", "--set", "k (2)=4"]) == 0
+    assert "k (2)" in capsys.readouterr().out
+    assert main(["solve", str(path)]) == 2
+    assert "parameter k (2) has no value" in capsys.readouterr().err
+
+
+def test_a_maximization_without_bound_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "up.py"
+    path.write_text(
+        'import cvxpy as cp\nx = cp.Variable(name="x")\nproblem = cp.Problem(cp.Maximize(x))', encoding="utf-8"
+    )
+    for command in ("solve", "sensitivity"):
+        assert main([command, str(path)]) == 4
+        assert "unbounded above" in capsys.readouterr().err
 
 
 def test_sweep(portfolio: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,6 +346,12 @@ def test_diagnose_and_info(portfolio: str, capsys: pytest.CaptureFixture[str]) -
     assert "gradient EXACT" in printed(capsys, "diagnose", portfolio, "--set", "gamma=1")
     assert f"dcl       {dcl.info().versions['dcl']}" in printed(capsys, "info")
     assert json.loads(printed(capsys, "info", "--json"))["versions"] == dcl.info().versions
+
+
+def test_help_shows_single_entries(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["solve", "--help"])
+    assert "--set mu[2]=0.5" in capsys.readouterr().out
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:

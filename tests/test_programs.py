@@ -295,10 +295,50 @@ def test_failures() -> None:
     assert mixed.conflict[1]
     assert mixed.binding[1] == ()
     jacobian = mixed.jacobian("w", wrt="mu")
-    assert not jacobian[1].any()
+    assert np.isnan(jacobian[1]).all()
     np.testing.assert_allclose(jacobian[0], made(case).solve(case.values).jacobian("w", wrt="mu"), atol=1e-10)
     with pytest.raises(dcl.InputError, match="needs a solution in every instance"):
         mixed.active_range({"cap": 1.0})
+
+
+@pytest.mark.parametrize("how", ["nan", "last"])
+@pytest.mark.parametrize("mu", [0.0, 0.1])
+def test_what_has_no_solution_has_no_derivative(how: str, mu: float) -> None:
+    """NaN, as in a sweep: zeros would read as "does not move"."""
+    case = qp()
+    program = made(case, on_failure=how, mu=mu)
+    weights = np.ones(5)
+    failed = program.solve(case.values | {"cap": 0.1})
+    batch = program.solve(case.values | {"cap": np.array([0.4, 0.1])})
+    good = program.solve(case.values)
+
+    def derivatives(solution: Any) -> list[Any]:
+        found = [
+            solution.jacobian("w", wrt="mu"),
+            solution.jacobian("w", wrt="cap"),
+            solution.derivative({"cap": 1.0})["w"],
+        ]
+        found += [solution.adjoint({"w": weights})[name] for name in ("mu", "cap", "gamma")]
+        return found + [solution.value_gradient()[name] for name in ("mu", "cap", "gamma")]
+
+    for alone, both, known in zip(derivatives(failed), derivatives(batch), derivatives(good), strict=True):
+        assert np.isnan(alone).all()
+        assert np.isnan(both[1]).all()
+        np.testing.assert_allclose(both[0], known, rtol=1e-6, atol=1e-9)
+    table = failed.sensitivity()
+    assert len(table) == 7
+    assert all(np.isnan([effect.value, effect.solution, effect.most_moved]).all() for effect in table)
+    assert repr(table).startswith(f"no sensitivities, since there is no solution: {failed.status.name}: ")
+    assert repr(good.sensitivity()).startswith("parameter")
+
+
+def test_a_maximization_is_unbounded_above() -> None:
+    x, t = cp.Variable(name="x"), cp.Parameter(name="t")
+    for objective, side in ((cp.Maximize(t * x), "above"), (cp.Minimize(-t * x), "below")):
+        problem = cp.Problem(objective, [x >= 0])
+        with pytest.raises(dcl.SolveError, match=f"DUAL_INFEASIBLE: the objective is unbounded {side}"):
+            dcl.ParametricProgram(problem).solve(t=1.0)
+        assert f"unbounded {side}" in repr(dcl.ParametricProgram(problem, on_failure="nan").solve(t=1.0))
 
 
 def test_binding_names_constraints_and_entries() -> None:
@@ -366,6 +406,52 @@ def test_names_that_are_not_unique_ask_for_the_object() -> None:
     assert float(program.solve({a: 1.0, b: 2.0})[x]) == pytest.approx(2.5)
     with pytest.raises(dcl.InputError, match="2 parameters are called 'p': give the object"):
         program.solve(p=1.0)
+
+
+def test_objects_are_keys_where_names_are_not_unique(tmp_path: Any) -> None:
+    """Minimize (x - a)^2 + (x - 2 b)^2 + (y - a)^2: x = (a + 2 b) / 2, y = a, value (a - 2 b)^2 / 2."""
+    x, y = cp.Variable(name="x"), cp.Variable(name="x")
+    a, b = cp.Parameter(name="k"), cp.Parameter(name="k")
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.square(x - a) + cp.square(x - 2 * b) + cp.square(y - a))))
+    assert list(program.parameters) == ["k (1)", "k (2)"]
+    solution = program.solve({a: 1.0, b: 2.0})
+    assert (float(solution[x]), float(solution["x (2)"])) == pytest.approx((2.5, 1.0))
+    assert "x (1)" in repr(solution)
+    assert "x (2)" in repr(solution)
+    assert solution.parameters[b] == solution.parameters["k (2)"] == 2.0
+    assert (float(solution.value_gradient()[a]), float(solution.value_gradient()[b])) == pytest.approx((-3.0, 6.0))
+    assert float(solution.adjoint({x: 1.0})[b]) == pytest.approx(1.0)
+    assert float(solution.derivative({b: 1.0})[x]) == pytest.approx(1.0)
+    assert {effect.name for effect in solution.sensitivity()} == {"k (1)", "k (2)"}
+    assert dict(solution.value_gradient()).keys() == {"k (1)", "k (2)"}
+    assert set(solution.to_frame()["name"]) == {"x (1)", "x (2)"}
+    sweep = program.sweep({a: np.array([1.0, 3.0]), b: 2.0}, gradient="value", progress=False)
+    np.testing.assert_allclose(sweep.gradient[a], [-3.0, -1.0], atol=1e-9)
+    assert "k (1)" in repr(sweep)
+    assert {"k (1)", "x (2)", "gradient of k (2)"} <= set(sweep.to_pandas().columns)
+    sweep.plot(tmp_path / "paths.png", [y])
+    with pytest.raises(KeyError, match=r"give the object instead of its name, or one of 'k \(1\)', 'k \(2\)'"):
+        solution.parameters["k"]
+    with pytest.raises(dcl.InputError, match=r"parameter k \(2\) has no value: give one, as in solve\({parameter"):
+        program.solve({a: 1.0})
+
+
+def test_a_program_without_parameters() -> None:
+    x = cp.Variable(2, name="x")
+    solution = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [x <= 0.5])).solve()
+    np.testing.assert_allclose(solution[x], 0.5, atol=1e-9)
+    assert not len(solution.value_gradient())
+    assert not len(solution.adjoint({x: [1.0, 0.0]}))
+    assert not solution.derivative({})[x].any()
+    assert "binding: constraint 0" in repr(solution.sensitivity())
+
+
+def test_settings_are_not_values() -> None:
+    program = made(lp())
+    for name in ("on_failure", "solver", "mu"):
+        with pytest.raises(dcl.InputError, match=rf"{name} is no parameter.* ParametricProgram\(problem, {name}=...\)"):
+            program.solve(lp().values, **{name: "nan"})
+    assert made(qp()).solve(**qp().values).ok  # there mu is a parameter
 
 
 def test_warm_start_from_a_solution() -> None:

@@ -105,6 +105,40 @@ def test_curved_cones_and_large_programs_sweep_too() -> None:
     assert len(sweep.changes) == 0
 
 
+def ball() -> cp.Problem:
+    x, r = cp.Variable(2, name="x"), cp.Parameter(pos=True, name="r")
+    return cp.Problem(cp.Minimize(cp.sum_squares(x - np.ones(2))), [cp.norm(x) <= r])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_curved_constraints_change_where_the_ball_lets_go(order: int) -> None:
+    """The projection of (1, 1) on a ball: on its boundary for r < sqrt(2), the point itself for larger r."""
+    program = dcl.ParametricProgram(ball())
+    radii = np.linspace(0.1, 3.0, 30)[::order]
+    sweep = program.sweep({"r": radii}, progress=False)
+    inside = radii > np.sqrt(2.0)
+    assert sweep.changes.tolist() == [int(np.flatnonzero(inside != inside[0])[0])]
+    assert "the active constraints change 1 times" in repr(sweep)
+    for row in (0, 12, 13, 14, 15, 29):
+        assert bool(program.solve(r=radii[row]).binding) != inside[row]
+
+
+def test_each_curved_cone_changes_by_itself() -> None:
+    """Semidefinite: X >= t I is active until t is below the smallest eigenvalue of C. Second order: columns of a matrix."""
+    X, t = cp.Variable((2, 2), name="X", symmetric=True), cp.Parameter(name="t")
+    C = np.array([[2.0, 1.0], [1.0, 2.0]])  # eigenvalues 1 and 3
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.sum_squares(X - C)), [X >> t * np.eye(2)]))
+    levels = np.array([0.0, 0.4, 0.8, 1.2, 1.6])
+    assert program.sweep({t: levels}, progress=False).changes.tolist() == [3]
+    Y, r = cp.Variable((2, 3), name="Y"), cp.Parameter(pos=True, name="r")
+    targets = np.array([[0.3, 0.6, 0.0], [0.4, 0.8, 2.0]])  # norms 0.5, 1, 2
+    cost = cp.sum_squares(Y - targets)
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cost), [cp.norm(Y, axis=0) <= r]))
+    radii = np.array([0.3, 0.7, 0.9, 1.3, 1.7, 2.3])
+    assert program.sweep({r: radii}, progress=False).changes.tolist() == [1, 3, 5]
+    assert len(dcl.ParametricProgram(ball(), mu=0.1).sweep({"r": radii}, progress=False).changes) == 0
+
+
 def test_changes_of_the_active_constraints_are_where_active_range_says() -> None:
     program = frontier()
     targets = np.linspace(0.05, 0.199, 400)

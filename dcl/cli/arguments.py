@@ -9,12 +9,13 @@ _FILES = """\
 FILE is
   a Python file that defines `problem`, a cvxpy.Problem; its parameters have their .value, or that of --set
   a quadratic program, minimize 1/2 x'Px + q'x subject to Ax = b, Gx <= h, lb <= x <= ub, as .json or .npz with these
-  names; q, b, h, lb and ub are parameters
+  names; q, b, h, lb and ub are parameters; JSON may have "names", one for each entry of x
   a linear or quadratic program as .mps or .lp
 """
 _VALUES = """\
 --set gamma=0.3              a number
 --set mu=[0.1,0.2]           a list, or a list of lists
+--set mu[2]=0.5              one entry, counted from 0, or by its name: q[doors]
 --set Sigma=sigma.csv        a table of numbers, with or without labels; or .npy
 --data rows.csv              a row for each instance; columns gamma, mu[0], mu[1], ...
 """

@@ -18,6 +18,7 @@ from dcl.errors import DclError, InputError
 from dcl.frontends.cvxpy.quadratic import problem_of
 
 _BLOCKS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
+_JSON = (*_BLOCKS, "names")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,12 @@ def load(path: Path) -> Loaded:
         return Loaded(_python(path))
     if kind == "json":
         blocks, names = _json(path)
-        return Loaded(problem_of(blocks), names)
+        problem = problem_of(blocks)
+        if names and len(names) != len(blocks["q"]):
+            raise InputError(
+                f"{path}: names has {len(names)} entries, x has {len(blocks['q'])}: one name for each", argument="names"
+            )
+        return Loaded(problem, names)
     if kind == "npz":
         return Loaded(problem_of(_npz(path)))
     if kind in ("mps", "lp"):
@@ -82,10 +88,14 @@ def _json(path: Path) -> tuple[dict[str, Any], list[str]]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is no text in UTF-8", argument="file") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path} must be an object with the names {', '.join(_BLOCKS)}", argument="file")
-    names = found.pop("names", [])
+        raise InputError(f"{path} must be an object with the names {', '.join(_JSON)}", argument="file")
+    names = found.pop("names", None) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: names must be a list of texts, one for each entry of x", argument="names")
+    if len(set(names)) != len(names):
+        raise InputError(f"{path}: names has a name twice", argument="names")
     blocks = {name: _array(path, name, value) for name, value in found.items() if value is not None}
-    return _known(path, blocks), [str(name) for name in names]
+    return _known(path, blocks, _JSON), names
 
 
 def _array(path: Path, name: str, value: Any) -> Any:
@@ -109,10 +119,10 @@ def _npz(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is no file of NumPy arrays (np.savez)", argument="file") from None
 
 
-def _known(path: Path, blocks: dict[str, Any]) -> dict[str, Any]:
+def _known(path: Path, blocks: dict[str, Any], valid: tuple[str, ...] = _BLOCKS) -> dict[str, Any]:
     unknown = [name for name in blocks if name not in _BLOCKS]
     if unknown:
         raise InputError(
-            f"{path} has {', '.join(unknown)}; a quadratic program has {', '.join(_BLOCKS)}", argument="file"
+            f"{path} has {', '.join(unknown)}; a quadratic program has {', '.join(valid)}", argument="file"
         )
     return blocks

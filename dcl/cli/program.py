@@ -40,7 +40,8 @@ def asked(args: argparse.Namespace) -> Asked:
     torch.set_num_threads(1)  # one row at a time gains nothing from more, and a busy machine loses
     loaded = load(args.file)
     program = ParametricProgram(loaded.problem, mu=args.mu, solver=args.solver, on_failure="nan")
-    base = {leaf.name(): leaf.value for leaf in loaded.problem.parameters() if leaf.value is not None}
+    leaves = zip(program.parameters, loaded.problem.parameters(), strict=True)
+    base = {name: leaf.value for name, leaf in leaves if leaf.value is not None}
     places = Places(program.parameters, base, loaded.names)
     places = replace(places, base={name: places.with_labels(name, value) for name, value in base.items()})
     places = _set(assigned(args.set), places)

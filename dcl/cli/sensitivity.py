@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     work = asked(args)
     solution = work.program.solve(work.values)
     if not solution.ok:
-        print(f"dcl sensitivity: {solution.status.name}: {solution.status.message}", file=sys.stderr)
+        print(f"dcl sensitivity: {solution.failure}", file=sys.stderr)
         return exit_status([int(solution.status)])
     table = solution.sensitivity()
     rows: list[dict[str, Any]] = [dict(vars(effect)) for effect in table]

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"\nwritten: {args.out}")
     status = exit_status(solution.known.status.reshape(-1).tolist())
     if status and not args.json and not solution.batch:
-        print(f"dcl solve: {solution.status.name}: {solution.status.message}{_conflict(solution)}", file=sys.stderr)
+        print(f"dcl solve: {solution.failure}{_conflict(solution)}", file=sys.stderr)
     return status
 
 

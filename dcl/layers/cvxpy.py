@@ -44,6 +44,10 @@ class _Context(AbstractCallContext):
         names = [self.form.domains[p].name for p in sorted(self.form.map_P.touching) if p < len(self.form.domains)]
         return "the quadratic form of " + (", ".join(names) if names else "the objective")
 
+    @property
+    def maximize(self) -> bool:
+        return self.form.maximize
+
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
         for p, t in enumerate(given):
             name = self.form.domains[p].name

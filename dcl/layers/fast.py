@@ -112,6 +112,8 @@ def _told(layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...
 
 def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane | None:
     """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
+    if not arguments:
+        return None  # a program without parameters
     plan = layer._plan(arguments)
     first = next(iter(arguments.values()))
     alike = all(t.dtype == first.dtype and t.device.type == "cpu" for t in arguments.values())

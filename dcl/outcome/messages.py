@@ -51,6 +51,11 @@ class AbstractCallContext(ABC):
         """The caller's name of what P is made of."""
         return "P"
 
+    @property
+    def maximize(self) -> bool:
+        """Does the caller maximize?"""
+        return False
+
     @abstractmethod
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
         """Look at the values of the caller's tensors, (B or 1, ...), and of the program.
@@ -208,7 +213,7 @@ def raise_failures(
             found += f"; your eps={eps:g} was tried first, then dcl's own tolerance"
         if kind != Status.PRIMAL_INFEASIBLE and smallest is not None:
             found += _negative(context, smallest, those)
-        lines.append(f"{_subject(context, kind.name, those, failed)}: {kind.message}{found}")
+        lines.append(f"{_subject(context, kind.name, those, failed)}: {kind.message_of(context.maximize)}{found}")
     raise SolveError(
         "no optimal solution"
         + _whom(context, " for ", failed)

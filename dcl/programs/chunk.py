@@ -25,6 +25,7 @@ from dcl.outcome.solution import Solution
 from dcl.point.ties import tie_width
 from dcl.program import magnitude
 from dcl.programs import derivatives
+from dcl.programs.activity import columns, curved_activity
 from dcl.programs.instances import instance, repeated
 from dcl.programs.model import Model
 from dcl.programs.names import Array
@@ -47,9 +48,10 @@ class Chunk:
     """What is known of `count` instances; every array has one row for each.
 
     outputs: of the layer (variables, multipliers, value), NaN where there is no solution.  status: `dcl.Status`.
-    residual: the largest of the three.  active: which inequality rows of the canonical program have a multiplier, for
-    programs of linear and quadratic kind, else no columns.  gradients: one array for each differentiated parameter.
-    kind: `dcl.GradientKind` of what is differentiated, EXACT where nothing is.  seconds: of each instance, on average.
+    residual: the largest of the three.  active: which inequality rows of the canonical program have a multiplier; a curved
+    cone has one column, see `dcl.programs.activity`; no columns for mu > 0.  gradients: one array for each differentiated
+    parameter.  kind: `dcl.GradientKind` of what is differentiated, EXACT where nothing is.  seconds: of each
+    instance, on average.
     """
 
     outputs: tuple[Array, ...]
@@ -84,13 +86,15 @@ class Work:
         began = time.perf_counter()
         model = self.model
         count = next(t.shape[0] for t, swept in zip(tensors, self.swept, strict=True) if swept)
-        zeros, rows = model.form.structure.cone.zeros, model.form.structure.m
-        if not model.form.structure.cone.is_orthant or isinstance(model.mu, Tensor) or model.mu != 0.0:
-            zeros = rows  # nothing is active or not
+        cone = model.form.structure.cone
+        exact = not isinstance(model.mu, Tensor) and model.mu == 0.0
+        flat = exact and cone.is_orthant
+        # at x(mu), inside of all inequalities, nothing is active or not
+        zeros, width = (cone.zeros if flat else model.form.structure.m), (columns(cone) if exact else 0)
         outputs = tuple(torch.full((count, *shape), torch.nan, dtype=torch.float64) for shape in self._shapes())
         status = torch.zeros(count, dtype=torch.int64)
         residual = torch.full((count,), torch.nan, dtype=torch.float64)
-        active = torch.zeros((count, rows - zeros), dtype=torch.bool)
+        active = torch.zeros((count, width), dtype=torch.bool)
         kind = torch.full((count,), int(GradientKind.EXACT), dtype=torch.int64)  # what the core certifies is exact
         gradients = tuple(torch.zeros((count, *model.parameters[p].shape), dtype=torch.float64) for p in self.wanted)
         left, last = torch.arange(count), None
@@ -104,7 +108,10 @@ class Work:
             residual[good] = kept.residuals[good].amax(-1)
             x, z = kept.point()
             # exactly zero where a row does not bind, or up to rounding where the core has solved a reduced program
-            active[good] = z[good][:, zeros:] > _ROUNDING * magnitude(z[good]).unsqueeze(-1)
+            if flat:
+                active[good] = z[good][:, zeros:] > _ROUNDING * magnitude(z[good]).unsqueeze(-1)
+            elif width and good.numel():
+                active[good] = self._curved(tensors, good, x[good], z[good])
             if good.numel():
                 last = Start(x[good[-1]], z[good[-1]])
         if left.numel():
@@ -115,9 +122,12 @@ class Work:
             residual[left] = torch.stack([part.primal_residual, part.dual_residual, part.gap]).amax(0)
             if self.cotangents:
                 kind[left] = torch.where(part.ok, self._kinds(tensors, left, part), int(GradientKind.EXACT))
-            strong = part.v > tie_width(part.program, part.v)
-            active[left] = strong[:, zeros:] & part.ok.unsqueeze(-1)
             good = torch.nonzero(part.ok).flatten()
+            if flat:
+                strong = part.v > tie_width(part.program, part.v)
+                active[left] = strong[:, zeros:] & part.ok.unsqueeze(-1)
+            elif width and good.numel():
+                active[left[good]] = self._curved(tensors, left[good], part.x[good], part.z[good])
             if good.numel() and last is None:
                 place = int(good[-1])
                 last = Start(part.x[place], part.z[place], instance(part, place))
@@ -130,9 +140,16 @@ class Work:
         )  # fmt: skip
         return chunk, last if last is not None else start
 
+    def _curved(self, tensors: Sequence[Tensor], places: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        return curved_activity(self.model, self._chosen(tensors, places), x, z)
+
+    def _chosen(self, tensors: Sequence[Tensor], places: Tensor) -> list[Tensor]:
+        """The parameters of the instances at `places`."""
+        return [t[places] if swept else t for t, swept in zip(tensors, self.swept, strict=True)]
+
     def _kinds(self, tensors: Sequence[Tensor], places: Tensor, solution: Solution) -> Tensor:
         """What the gradient is worth at the instances at `places`, `GradientKind` as integers."""
-        chosen = [t[places] if swept else t for t, swept in zip(tensors, self.swept, strict=True)]
+        chosen = self._chosen(tensors, places)
         value = len(self.model.variables) + len(self.model.duals)
         if list(self.cotangents) == [value] and not isinstance(solution.mu, Tensor):
             return derivatives.value_degeneracy_of(self.model, chosen, solution)[0].kind
@@ -183,7 +200,7 @@ class Work:
     ) -> tuple[Any, Sequence[Tensor], Sequence[Tensor]]:
         """The `Solution`, outputs and gradients of the instances at `places`, by the torch path."""
         model = self.model
-        part = [t[places] if swept else t for t, swept in zip(tensors, self.swept, strict=True)]
+        part = self._chosen(tensors, places)
         arguments = {str(p): t for p, t in enumerate(part)}
         begin = None if start is None or start.solution is None else repeated(start.solution, 0, places.numel())
         options = {"solver_args": None, "warm_start": begin, "mu": None}

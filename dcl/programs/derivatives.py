@@ -115,6 +115,8 @@ def pushed(
     model: Model, tensors: Sequence[Tensor], solution: Solution, tangents: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """The derivative of every output in the direction of the tangents, one for each parameter, (*batch, *shape)."""
+    if not tensors:
+        return tuple(torch.zeros_like(t) for t in solution.outputs)  # nothing can move
     outputs = outputs_of(model, tensors, solution)
     return forward(outputs, tensors, tangents)
 
@@ -123,6 +125,8 @@ def pulled(
     model: Model, tensors: Sequence[Tensor], solution: Solution, cotangents: dict[int, Tensor], wanted: Sequence[int]
 ) -> list[Tensor]:
     """Gradients of sum <cotangent, output> in the parameters `wanted`, (*batch, *shape) each; cotangents by output."""
+    if not wanted:
+        return []
     outputs = outputs_of(model, tensors, solution)
     leaves = {p: tensors[p].clone().requires_grad_() for p in wanted}
     with torch.enable_grad():
@@ -184,6 +188,8 @@ def _basis(shape: tuple[int, ...], batch: torch.Size, most: int) -> list[Tensor]
 
 def value_gradient(model: Model, tensors: Sequence[Tensor], solution: Solution, wanted: Sequence[int]) -> list[Tensor]:
     """The gradient of the optimal value in the parameters `wanted`, (*batch, *shape) each, by the envelope theorem."""
+    if not wanted:
+        return []
     form = model.form
     x, z = (t.reshape(solution.status.numel(), t.shape[-1]) for t in (solution.x, solution.z))
     leaves = {p: tensors[p].clone().requires_grad_() for p in wanted}

@@ -20,7 +20,7 @@ from dcl.layers.base import Plan, Stated
 from dcl.layers.cvxpy import CvxpyLayer
 from dcl.layers.engine import Engine
 from dcl.point.degeneracy import Requested
-from dcl.programs.names import Entry, find
+from dcl.programs.names import Entry, distinct, find
 from dcl.solvers.base import AbstractSolver
 
 if TYPE_CHECKING:
@@ -139,4 +139,4 @@ def _has_dual(layer: Callable[[Sequence[Any]], CvxpyLayer], constraint: Any) -> 
 
 
 def _entries(leaves: Sequence[Any]) -> tuple[Entry, ...]:
-    return tuple(Entry(leaf.id, leaf.name(), tuple(leaf.shape)) for leaf in leaves)
+    return distinct([Entry(leaf.id, leaf.name(), tuple(leaf.shape)) for leaf in leaves])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,25 +27,45 @@ Key = str | HasId
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter, variable or dual variable: CVXPY's id, name, shape."""
+    """One parameter, variable or dual variable: CVXPY's id, a name that no other has, shape.
+
+    shared: what the user calls it, and others too, where its name is "k (1)", "k (2)", ...; else "".
+    """
 
     id: int
     name: str
     shape: tuple[int, ...]
+    shared: str = ""
+
+
+def distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Entries with one name get numbers, k (1), k (2), in their order, that no other name has."""
+    owners = Counter(entry.name for entry in entries)
+    taken, found = set(owners), []
+    for entry in entries:
+        if owners[entry.name] == 1:
+            found.append(entry)
+            continue
+        name = next(name for k in count(1) if (name := f"{entry.name} ({k})") not in taken)
+        taken.add(name)
+        found.append(replace(entry, name=name, shared=entry.name))
+    return tuple(found)
 
 
 def find(entries: Sequence[Entry], key: object, what: str) -> int:
     """The position of what `key`, a name or a CVXPY object, stands for. Raises InputError; what: "parameter", ..."""
     if isinstance(key, str):
-        places = [i for i, entry in enumerate(entries) if entry.name == key]
+        places = [i for i, entry in enumerate(entries) if key in (entry.name, entry.shared)]
     else:
         places = [i for i, entry in enumerate(entries) if entry.id == getattr(key, "id", None)]
     if len(places) == 1:
         return places[0]
     shown = f"{key!r}" if isinstance(key, str) else " ".join(str(key).split())[:60]
     if places:
+        names = ", ".join(repr(entries[place].name) for place in places)
         raise InputError(
-            f"{len(places)} {what}s are called {shown}: give the object instead of its name", argument=what
+            f"{len(places)} {what}s are called {shown}: give the object instead of its name, or one of {names}",
+            argument=what,
         )
     known = ", ".join(entry.name for entry in entries) or "none"
     raise InputError(f"{shown} is no {what} of the program; {what}s: {known}", argument=what)

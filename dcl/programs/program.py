@@ -22,6 +22,8 @@ from dcl.solvers.base import AbstractSolver
 if TYPE_CHECKING:
     import cvxpy as cp
 
+_SETTINGS = ("mu", "solver", "solver_args", "gp", "on_failure", "on_degenerate", "reduce")
+
 At = ProgramSolution | Mapping[Any, Any] | None
 
 
@@ -82,7 +84,7 @@ class ParametricProgram:
 
     @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each parameter."""
+        """Name and shape of each parameter; parameters with one name are "k (1)", "k (2)"."""
         return {entry.name: entry.shape for entry in self._model.parameters}
 
     @property
@@ -166,6 +168,15 @@ class ParametricProgram:
         entries = self._model.parameters
         chosen: dict[int, Given] = {}
         for key, value in [*(values or {}).items(), *named.items()]:
+            if (
+                isinstance(key, str)
+                and key in _SETTINGS
+                and all(key not in (entry.name, entry.shared) for entry in entries)
+            ):
+                raise InputError(
+                    f"{key} is no parameter, but a setting of the program: ParametricProgram(problem, {key}=...)",
+                    argument=str(key),
+                )
             place = find(entries, key, "parameter")
             if place in chosen:
                 raise InputError(f"parameter {entries[place].name} is given twice", argument=entries[place].name)
@@ -176,8 +187,9 @@ class ParametricProgram:
         """The `.value` of a parameter that a call does not name."""
         entry, value = self._model.parameters[place], self._leaves[place].value
         if value is None:
+            how = f"solve({entry.name}=...)" if entry.name.isidentifier() else "solve({parameter: ...})"
             raise InputError(
-                f"parameter {entry.name} has no value: give one, as in solve({entry.name}=...), or set {entry.name}.value",
+                f"parameter {entry.name} has no value: give one, as in {how}, or set its .value",
                 argument=entry.name,
             )
         return given(value, entry)

@@ -80,7 +80,10 @@ class Sweep:
 
     @cached_property
     def changes(self) -> NDArray[np.int64]:
-        """The rows at which other constraints are active than in the row before, both solved; none for curved cones."""
+        """The rows at which other constraints are active than in the row before, both solved; none for mu > 0.
+
+        A curved cone (of cp.norm, for example) is active as a whole, where its multiplier is not zero.
+        """
         active, ok = self.found.active, self.ok
         if len(self) < 2:
             return np.zeros(0, np.int64)

@@ -47,10 +47,14 @@ class Effect:
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """Effects, those that move the solution most first (then the value), and the constraints that bind; `print` it."""
+    """Effects, those that move the solution most first (then the value), and the constraints that bind; `print` it.
+
+    failed: why there is no solution, whose effects are NaN; "" where there is one.
+    """
 
     effects: tuple[Effect, ...]
     binding: tuple[str, ...]
+    failed: str = ""
 
     def __iter__(self) -> Iterator[Effect]:
         return iter(self.effects)
@@ -62,7 +66,9 @@ class Sensitivity:
         return self.text(_SHOWN)
 
     def text(self, most: int | None = None) -> str:
-        """The table, with its first `most` rows."""
+        """The table, with its first `most` rows; without a solution, why there is none."""
+        if self.failed:
+            return self.failed
         head = ["parameter", "value", "d value", "value, +1 %", "|d x|", "|x|, +1 %", "moves most"]
         # what rounding leaves of a derivative that is zero
         noise = _ROUNDING * max((effect.solution for effect in self.effects), default=0.0)
@@ -115,12 +121,13 @@ def table_of(solution: ProgramSolution) -> Sensitivity:
                     solution=length,
                     value_percent=float(slope) * size,
                     solution_percent=length * size,
-                    most=names[most] if length else "",
+                    most=names[most] if length > 0.0 else "",
                     most_moved=float(column[most]),
                 )
             )
     effects.sort(key=lambda effect: (-effect.solution_percent, -abs(effect.value_percent)))
-    return Sensitivity(tuple(effects), solution.binding)
+    failed = "" if solution.ok else f"no sensitivities, since there is no solution: {solution.failure}"
+    return Sensitivity(tuple(effects), solution.binding, failed)
 
 
 def names_of(name: str, shape: tuple[int, ...], solution: ProgramSolution) -> list[str]:

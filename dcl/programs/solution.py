@@ -101,6 +101,12 @@ class ProgramSolution:
         found = binding(self.model, self._tensors, self.known)
         return found if self.batch else found[0]
 
+    @property
+    def failure(self) -> str:
+        """Of one instance: why there is no solution, as in "PRIMAL_INFEASIBLE: no point ..."; "" where there is one."""
+        status = self.status
+        return "" if self.ok else f"{status.name}: {status.message_of(self.model.form.maximize)}"
+
     @cached_property
     def conflict(self) -> Any:
         """The constraints that contradict each other where the program is infeasible: as `binding`."""
@@ -137,7 +143,8 @@ class ProgramSolution:
     def jacobian(self, x: Key, wrt: Key) -> Array:
         """d x / d parameter, (*batch, *shape of x, *shape of the parameter): how every entry moves with every entry.
 
-        Zero where an instance has no solution. Where the derivative is not unique, `dcl.DegenerateWarning` says so.
+        NaN where an instance has no solution, as all derivatives are.
+        Where the derivative is not unique, `dcl.DegenerateWarning` says so.
         """
         place = find(self.model.variables, x, "variable")
         return self.jacobian_by_place(place, find(self.model.parameters, wrt, "parameter"))
@@ -145,7 +152,7 @@ class ProgramSolution:
     def jacobian_by_place(self, variable: int, parameter: int) -> Array:
         """`jacobian` of the variable and in the parameter at these places of the model."""
         self._doubt(self.model.requested([variable]))
-        return _numpy(derivatives.jacobian(self.model, self._tensors, self.known, variable, parameter))
+        return self._solved(derivatives.jacobian(self.model, self._tensors, self.known, variable, parameter))
 
     def derivative(self, direction: Mapping[Any, Any]) -> Values:
         """{parameter: change} -> {variable: change}, to first order: the derivative of every variable along a direction.
@@ -155,7 +162,7 @@ class ProgramSolution:
         self._doubt(self.model.requested(range(len(self.model.variables))))
         moved = derivatives.pushed(self.model, self._tensors, self.known, self._direction(direction))
         variables = self.model.variables
-        return Values("variable", variables, [_numpy(t) for t in moved[: len(variables)]])
+        return Values("variable", variables, [self._solved(t) for t in moved[: len(variables)]])
 
     def adjoint(self, cotangents: Mapping[Any, Any], wrt: Sequence[Key] | None = None) -> Values:
         """{variable: weights} -> {parameter: gradient} of sum <weights, variable>, one gradient for each instance.
@@ -169,7 +176,7 @@ class ProgramSolution:
         self._doubt(model.requested(list(seeds)))
         wanted = self._wanted(wrt)
         found = derivatives.pulled(model, self._tensors, self.known, seeds, wanted)
-        return Values("parameter", [model.parameters[p] for p in wanted], [_numpy(t) for t in found])
+        return Values("parameter", [model.parameters[p] for p in wanted], [self._solved(t) for t in found])
 
     def value_gradient(self, wrt: Sequence[Key] | None = None) -> Values:
         """{parameter: gradient} of the optimal value, one for each instance; wrt: the parameters, None for all.
@@ -185,9 +192,7 @@ class ProgramSolution:
         else:
             found = derivatives.value_gradient(model, self._tensors, self.known, wanted)
             self._report(*derivatives.value_degeneracy_of(model, self._tensors, self.known))
-        ok = self.known.ok
-        zeroed = [torch.where(ok.reshape((*self.batch, *[1] * (t.ndim - ok.ndim))), t, 0.0) for t in found]
-        return Values("parameter", [model.parameters[p] for p in wanted], [_numpy(t) for t in zeroed])
+        return Values("parameter", [model.parameters[p] for p in wanted], [self._solved(t) for t in found])
 
     def active_range(self, direction: Mapping[Any, Any]) -> tuple[Any, Any]:
         """(low, high): the parameters may move by t times the direction, low <= t <= high, with the same active constraints.
@@ -208,6 +213,7 @@ class ProgramSolution:
     def sensitivity(self) -> Sensitivity:
         """Which entries of the parameters move the value and the solution most: a table, largest first.
 
+        Without a solution all effects are NaN, and the text says what the instance is.
         Raises InputError for a batch: choose an instance with `.at(i)`.
         """
         if self.batch:
@@ -230,6 +236,11 @@ class ProgramSolution:
         how = self.model.layer._engine.settings.on_degenerate
         if how != "ignore":
             report_degeneracy(context, how, found, self.known.status.reshape(-1))
+
+    def _solved(self, t: Tensor) -> Array:
+        """A derivative (*batch, ...), NaN where an instance has no solution, and so no derivative."""
+        ok = self.known.ok
+        return _numpy(torch.where(ok.reshape((*self.batch, *[1] * (t.ndim - ok.ndim))), t.detach(), torch.nan))
 
     @cached_property
     def _tensors(self) -> list[Tensor]:
@@ -298,7 +309,7 @@ class ProgramSolution:
         status = Status(int(known.status))
         if status != Status.OPTIMAL:
             names = f"\nin conflict: {', '.join(self.conflict)}" if self.conflict else ""
-            return f"ProgramSolution: {status.name}\n{status.message}{names}"
+            return f"ProgramSolution: {status.name}\n{status.message_of(self.model.form.maximize)}{names}"
         solver = known.solvers[int(known.solver)] if known.solvers else ""
         head = f"ProgramSolution: {status.name}, value {number(self.value)}; worst residual {float(worst.max()):.0e}, {solver}"
         pairs = list(zip(self.model.variables, known.outputs, strict=False))

@@ -68,6 +68,8 @@ class Job:
         model, work = self.work.model, self.work
         settings = model.layer._engine.settings
         text = repr((settings.describe(), settings.solver_args, work.swept, sorted(work.cotangents), work.wanted))
+        if not model.form.structure.cone.is_orthant:
+            text += "; a column of activity for each curved cone"
         mu = settings.mu.numpy() if isinstance(settings.mu, Tensor) else np.array(settings.mu)
         weights = [work.cotangents[k].numpy() for k in sorted(work.cotangents)]
         return fingerprint(model.form, text, [*(one.array for one in self.values), mu, *weights])
