@@ -21,7 +21,7 @@ CALLS = re.findall(r"```sh\ndcl (.*?)\n```\n\n```text\n(.*?)```", COMMAND_LINE, 
 
 
 def steady(text: str) -> str:
-    """Without what rounding, the clock and the machine decide: residuals, times, which solver answers, spaces at the ends of lines."""
+    """Without what rounding, clock and machine decide: residuals, times, which solver answers, spaces at the ends of lines."""
     text = re.sub(r"\b(CORE|DAQP|CLARABEL)\b", "SOLVER", text)  # there may be no compiled core
     text = re.sub(r"worst residual [\d.e+-]+(, [\d.]+ ms)?", "worst residual ...", text)
     text = re.sub(r"(primal|dual|gap) [\d.e+-]+", r"\1 ...", text)
