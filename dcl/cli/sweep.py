@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcl.cli.arguments import add_program, assignment, output, positive, writable
+from dcl.cli.arguments import add_program, assignment, output, positive
+from dcl.compare.command import writable
 
 if TYPE_CHECKING:
     from dcl.programs import Sweep

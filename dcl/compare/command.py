@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("file", nargs="?", type=_existing, metavar="FILE", help="a Python file, see below")
+    parser.add_argument("file", nargs="?", type=existing, metavar="FILE", help="a Python file, see below")
     parser.add_argument(
         "--n", type=_positive, default=6, metavar="N", help="variables of the random program (default: 6)"
     )
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of the random program and weighting (default: 0)"
     )
-    parser.add_argument("--csv", type=_writable, metavar="OUT", help="also write the rows to a CSV file")
+    parser.add_argument("--csv", type=writable, metavar="OUT", help="also write the rows to a CSV file")
     parser.add_argument(
         "--plot",
         type=_picture,
@@ -81,14 +81,16 @@ def _barrier(text: str) -> float:
     return mu
 
 
-def _existing(text: str) -> Path:
+def existing(text: str) -> Path:
+    """A file that is there."""
     path = Path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"no such file: {text!r}")
     return path
 
 
-def _writable(text: str) -> Path:
+def writable(text: str) -> Path:
+    """A file that can be written."""
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder, or a folder itself")
@@ -96,7 +98,7 @@ def _writable(text: str) -> Path:
 
 
 def _picture(text: str) -> Path:
-    path = _writable(text)
+    path = writable(text)
     if path.suffix.lower() not in _PICTURES:
         raise argparse.ArgumentTypeError(f"cannot draw {text!r}: the name must end in {', '.join(_PICTURES)}")
     return path

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dcl.core.conic import ConicAnswer, ConicCore
+from dcl.core.conic import OUTPUTS, ConicAnswer, ConicCore
 from dcl.core.dense import Code
 from dcl.layers.lane import AbstractKept, AbstractMap, AbstractWay, Ask, Grads, start_blocks
 from dcl.program.rows import Rows
@@ -71,7 +71,8 @@ class ConicWay(AbstractWay):
         data = _in_one_batch(self.map.data(given))
         start = None if ask.start is None else start_blocks(data, *ask.start)
         answer = self.core.solve(data, math.prod(ask.batch), mu=ask.mu, start=start, threads=ask.threads)
-        shaped = {name: t.reshape((*ask.batch, *t.shape[1:])) for name in _OUTPUTS for t in (getattr(answer, name),)}
+        found = {name: getattr(answer, name) for name in OUTPUTS}
+        shaped = {name: t.reshape((*ask.batch, *t.shape[1:])) for name, t in found.items()}
         return self.map.outputs(replace(answer, **shaped), given), ConicKept(self.core, answer, data, self.rows)
 
     def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
@@ -79,9 +80,6 @@ class ConicWay(AbstractWay):
         cotangents = _in_one_batch(self.map.cotangents(grads))
         blocks = self.core.adjoint(kept.answer, kept.data, cotangents, self.map.wanted(needed), threads=threads)
         return self.map.gradients(blocks, grads, needed)
-
-
-_OUTPUTS = ("x", "y", "z", "s", "value")
 
 
 def _in_one_batch(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
