@@ -196,7 +196,7 @@ def _by_joblib(
 ) -> Iterator[tuple[int, Chunk]]:
     """The chunks as the workers of a backend of joblib finish them."""
     if find_spec("joblib") is None:
-        raise UnsupportedError('backend needs joblib: pip install "dcl[programs]"')
+        raise UnsupportedError('backend needs joblib: pip install "dcl-layers[programs]"')
     import joblib
 
     count = workers or joblib.cpu_count()
