@@ -158,3 +158,73 @@ assert CvxpyLayer is dcl.CvxpyLayer
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+SIMPLEX = {"A": torch.ones(1, 3, **F64), "b": torch.ones(1, **F64), "lb": 0.0}
+COSTS = torch.tensor([1.0, 2.0, 3.0], **F64)
+
+
+def matrix_lp(**settings: Any) -> Any:
+    layer = dcl.QPLayer(**settings)
+    return lambda c: layer(None, c, **SIMPLEX).x
+
+
+def zero_matrix_lp(**settings: Any) -> Any:
+    layer = dcl.QPLayer(**settings)
+    return lambda c: layer(torch.zeros(3, 3, **F64), c, **SIMPLEX).x
+
+
+def cone_lp(**settings: Any) -> Any:
+    layer = dcl.ConeLayer({"z": 1, "l": 3}, **settings)
+    A, b = torch.cat([torch.ones(1, 3), -torch.eye(3)]).double(), torch.tensor([1.0, 0.0, 0.0, 0.0], **F64)
+    return lambda c: layer(None, c, A, b).x
+
+
+def cvxpy_lp(**settings: Any) -> Any:
+    x, c = cp.Variable(3, name="x"), cp.Parameter(3, name="c")
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(c @ x), [cp.sum(x) == 1, x >= 0]), [c], [x], **settings)
+    return lambda c: layer(c)[0]
+
+
+LPS = {"QPLayer": matrix_lp, "QPLayer, P = 0": zero_matrix_lp, "ConeLayer": cone_lp, "CvxpyLayer": cvxpy_lp}
+
+
+@pytest.mark.parametrize("solver", [None, "clarabel"])
+@pytest.mark.parametrize("make", LPS.values(), ids=LPS)
+def test_a_linear_program_at_a_vertex_says_that_nothing_is_learned(make: Any, solver: str | None) -> None:
+    c = COSTS.clone().requires_grad_()
+    solve = make(solver=solver)
+    loss = (solve(c) - 0.2).square().sum()
+    with pytest.warns(dcl.DegenerateWarning, match=r"(?s)is exact, but zero with respect to the cost.*mu=0\.1") as told:
+        loss.backward()
+    assert [warning.filename for warning in told] == [__file__]
+    torch.testing.assert_close(c.grad, torch.zeros(3, **F64), rtol=0.0, atol=1e-12)
+    (solve(c) - 0.2).square().sum().backward()  # said once
+    (make(solver=solver, on_degenerate="ignore")(c) - 0.2).square().sum().backward()
+    c.grad = None
+    (make(solver=solver, mu=0.1)(c) - 0.2).square().sum().backward()
+    assert c.grad is not None
+    assert float(c.grad.abs().max()) > 0.1  # the remedy
+
+
+def test_no_word_where_a_linear_program_teaches_something() -> None:
+    """The value and multipliers move with the costs; x moves with the other data, and with a P that is not zero."""
+    c, layer = COSTS.clone().requires_grad_(), dcl.QPLayer()
+    result = layer(None, c, **SIMPLEX)
+    (gradient,) = torch.autograd.grad(result.value, c)
+    torch.testing.assert_close(gradient, torch.tensor([1.0, 0.0, 0.0], **F64))
+    torch.autograd.grad(layer(None, c, **SIMPLEX).y.sum(), c)
+    b = torch.ones(1, **F64, requires_grad=True)
+    (moved,) = torch.autograd.grad(layer(None, COSTS, **SIMPLEX | {"b": b}).x.sum(), b)
+    assert float(moved) == pytest.approx(1.0)
+    zeros = torch.zeros(3, 3, **F64)
+    with pytest.warns(dcl.DegenerateWarning, match="gradient with respect to q is zero"):
+        layer(zeros, c, **SIMPLEX).x[0].backward()
+    quadratic = dcl.QPLayer()
+    quadratic(zeros, c, **SIMPLEX)  # the way is planned for P = 0
+    quadratic(2.0 * torch.eye(3, **F64), c, **SIMPLEX).x[0].backward()
+    x, t, s = cp.Variable(2, name="x"), cp.Parameter(name="t"), cp.Parameter(2, name="s")
+    both = dcl.CvxpyLayer(cp.Problem(cp.Minimize(t * cp.sum(x) + s @ x), [x >= 1 + t]), [t, s], [x])
+    t_ = torch.tensor(0.5, **F64, requires_grad=True)  # a cost that is a side too
+    (moved,) = torch.autograd.grad(both(t_, torch.ones(2, **F64))[0].sum(), t_)
+    assert float(moved) == pytest.approx(2.0)

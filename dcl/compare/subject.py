@@ -54,6 +54,7 @@ class Spy:
     settings: Settings
     other: Callable[[ConeProgram], Answer] | None = None
     is_free: ClassVar[bool] = False  # nothing goes past it
+    tells_vertices: ClassVar[bool] = False  # what is compared speaks for itself
     program: ConeProgram | None = field(default=None, init=False)
     context: AbstractCallContext | None = field(default=None, init=False)
     answer: Answer | None = field(default=None, init=False)

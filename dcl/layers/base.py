@@ -17,15 +17,17 @@ from torch import Tensor, nn
 
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching
-from dcl.implicit import Known
+from dcl.implicit import STATUS, Known
 from dcl.layers import compiled, fast
 from dcl.layers.engine import Engine, LayerPoint, barrier_tensor
 from dcl.layers.lane import AbstractWay
+from dcl.layers.vertex import Linear, watch
 from dcl.outcome.messages import AbstractCallContext, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
-from dcl.torch_modes import uncompiled
+from dcl.status import GradientKind, Status
+from dcl.torch_modes import is_ordinary, is_plain, uncompiled
 
 Arguments = Mapping[str, Tensor]
 
@@ -81,6 +83,10 @@ class AbstractLayer(nn.Module):
     def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
         """How arguments of these shapes go through the compiled core; None where they do not. exact: at mu = 0 for certain?"""
 
+    @abstractmethod
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        """What is to be known of a linear program; None for programs with a quadratic cost or curved cones."""
+
     def _value(self, stated: Stated, point: LayerPoint) -> Tensor:
         """The optimal value (B,)."""
         return stated.program.objective(point.x) + stated.d
@@ -130,6 +136,8 @@ class AbstractLayer(nn.Module):
         plan = self._plan(arguments)
         if not straight:
             outputs, stated, point = self._solved(arguments, plan, members, **options)
+            if self._engine.tells_vertices:
+                self._watch(arguments, outputs, point)
         else:
             smooth, _, at = self._solved(arguments, plan, **options)
             if not isinstance(at.mu, Tensor):
@@ -141,6 +149,17 @@ class AbstractLayer(nn.Module):
             return outputs, None
         value = self._engine.finish(point, self._value(stated, point), plan.batch)
         return outputs, self._engine.solution(point, outputs, value, plan.batch)
+
+    def _watch(self, arguments: Arguments, outputs: Sequence[Tensor], point: LayerPoint) -> None:
+        """Say that nothing is learned at the vertex of a linear program, if these are vertices (`dcl.layers.vertex`)."""
+        kinds = point.degeneracy
+        if kinds is None or isinstance(point.mu, Tensor) or not (is_plain() and all(map(is_ordinary, outputs))):
+            return
+        optimal = point.report[:, STATUS] == int(Status.OPTIMAL)
+        exact = bool(((kinds.kind == int(GradientKind.EXACT)) | ~optimal).all())
+        linear = self._linear(arguments) if exact and bool(optimal.any()) else None
+        if linear is not None:
+            watch(self._engine, linear, arguments, outputs, f"{type(self).__name__}(..., mu=0.1)")
 
     def _solved(
         self, arguments: Arguments, plan: Plan, members: Members | None = None, **options: Any

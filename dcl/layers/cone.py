@@ -15,6 +15,7 @@ from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cone_lane import ConeMap, ConicWay
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay
+from dcl.layers.vertex import Linear, matrix_linear
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
@@ -138,6 +139,9 @@ class ConeLayer(AbstractLayer):
         q = arguments["q"]
         core = conic_core(self._cones.blocks, q.shape[-1], lower=True) if plan.m else None
         return None if core is None else ConicWay(ConeMap(core, tuple(arguments), q.dtype), core, self._cones.rows)
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        return matrix_linear(arguments) if self._cones.cone.is_orthant else None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = cone.assemble(arguments, self._cones, plan.batch)

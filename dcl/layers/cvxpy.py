@@ -23,6 +23,7 @@ from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
 from dcl.layers.reduced_lane import Reductions, reduced_way
+from dcl.layers.vertex import Linear
 from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
@@ -294,6 +295,17 @@ class CvxpyLayer(AbstractLayer):
             return either(way, as_given, plan.batch.size) if way and as_given else way or as_given
         core = conic_core(self._form.structure.cone.blocks, plan.n)
         return None if core is None else ConicWay(found, core, Rows())
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        form = self._form
+        quadratic = bool(form.map_P.touching) or bool(form.map_P.offset.any())
+        if quadratic or not form.structure.cone.is_orthant:
+            return None
+        costs = form.parameters_of(form.map_q) - form.parameters_of(form.map_A) - form.parameters_of(form.map_b)
+        entries = [not output.dual for output in form.outputs]
+        for place in self._values:
+            entries.insert(place, False)
+        return Linear({str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x])
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

@@ -95,13 +95,17 @@ class LayerPoint:
 
 
 class Engine:
-    """One layer's settings and what it has warned of already; the only state is these two flags."""
+    """One layer's settings and what it has warned of already; the only state is these flags.
+
+    tells_vertices: is there still something to say of a linear program's vertex (`dcl.layers.vertex`)?
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._choice = configure(settings.solver, settings.solver_args)
         self._has_warned = False
         self._has_warned_of_options = bool(self._choice.ignored)
+        self.tells_vertices = settings.on_degenerate != "ignore"
 
     @property
     def is_free(self) -> bool:

@@ -7,6 +7,7 @@ of its answers      the certified ones stay, the rows of others are replaced by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ from dcl.about import warn_of_slow_path
 from dcl.errors import InputError
 from dcl.layers.known import known_of
 from dcl.layers.lane import AbstractKept, Fast, FastCall, Lane, lane_of, mu_in, started
+from dcl.layers.vertex import watch
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_ordinary, is_plain
@@ -83,6 +85,8 @@ def through_core(
     if return_solution and not call.kept.is_regular:
         return None
     if call.kept.left == 0:
+        if lane.linear is not None and recorded and layer._engine.tells_vertices:
+            watch(layer._engine, lane.linear, arguments, outputs, f"{type(layer).__name__}(..., mu=0.1)")
         return outputs, _told(layer, arguments, outputs, call) if return_solution else None
     completed = None if return_solution else _completed(layer, arguments, outputs, call)
     return None if completed is None else (completed, None)
@@ -122,7 +126,8 @@ def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane |
     way = layer._way(arguments, plan, exact)
     cores = layer._cores()
     tensors, dims = tuple(arguments.values()), tuple(cores[name] for name in arguments)
-    return None if way is None else lane_of(way, plan.batch, tensors, dims)
+    linear = layer._linear(arguments) if exact else None
+    return None if way is None else replace(lane_of(way, plan.batch, tensors, dims), linear=linear)
 
 
 def _completed(

@@ -29,6 +29,7 @@ from torch.autograd import Function
 from dcl.core import dense
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching
+from dcl.layers.vertex import Linear
 from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_ordinary, is_plain
 
@@ -159,12 +160,14 @@ class Lane:
     """One layer's way through the core for arguments of given shapes.
 
     cores: dimensions of each that are no batch dimensions.  spread: must it be repeated along some batch dimensions?
+    linear: of a linear program at mu = 0, None for others.
     """
 
     way: AbstractWay
     batch: Batching
     cores: tuple[int, ...]
     spread: tuple[bool, ...]
+    linear: Linear | None = None
 
     def merged(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors, detached, as an `AbstractMap` takes them."""

@@ -15,6 +15,7 @@ from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap, AbstractWay, Grads, direct
+from dcl.layers.vertex import Linear, matrix_linear
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 from dcl.torch_modes import uncompiled
@@ -167,6 +168,9 @@ class QPLayer(AbstractLayer):
 
     def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
         return direct(_Map(tuple(arguments)), plan.m)
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        return matrix_linear(arguments)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = matrix.assemble(arguments, plan.detail, plan.batch)
