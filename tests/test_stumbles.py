@@ -228,3 +228,40 @@ def test_no_word_where_a_linear_program_teaches_something() -> None:
     t_ = torch.tensor(0.5, **F64, requires_grad=True)  # a cost that is a side too
     (moved,) = torch.autograd.grad(both(t_, torch.ones(2, **F64))[0].sum(), t_)
     assert float(moved) == pytest.approx(2.0)
+
+
+WEIGHTS = torch.tensor([[2.0, 1.0], [1.0, 3.0]])  # a global in single precision
+
+
+def test_a_function_that_is_in_single_precision_says_what_to_do() -> None:
+    weights, network, y0, a = WEIGHTS.clone(), torch.nn.Linear(2, 2), torch.zeros(2), torch.ones(2)
+    functions: dict[str, Any] = {
+        "'weights'": lambda y, a: (weights @ y - a).square().sum(),
+        "'WEIGHTS'": lambda y, a: torch.addmv(a, WEIGHTS, y).square().sum(),
+        "'network.weight', 'network.bias'": lambda y, a: (network(y) - a).square().sum(),
+        "makes or loads tensors": lambda y, a: (torch.eye(2) @ y - a).square().sum(),
+    }
+    for names, function in functions.items():
+        for settings in ({}, {"in_dims": (0, 0)}):
+            lead = (3,) if settings else ()
+            with pytest.raises(dcl.InputError, match=rf"objective works in float32 only: .*{names}.*or convert") as caught:
+                dcl.argmin(function, y0.expand(*lead, 2), a.expand(*lead, 2), **settings)
+            assert "addmv" not in str(caught.value)
+            assert caught.value.__suppress_context__
+    with pytest.raises(dcl.InputError, match=r"inequality works in float32 only.*inequality\(y, \*params\)"):
+        dcl.argmin(lambda y, a: (y - a).square().sum(), y0, a, inequality=lambda y, a: weights @ y - 1.0)
+    with pytest.raises(dcl.InputError, match="objective works in bfloat16 only"):
+        half = WEIGHTS.bfloat16()
+        dcl.argmin(lambda y, a: (half @ y - a).square().sum(), y0, a)
+    with pytest.raises(dcl.InputError, match=r"fails on one instance: .*size"):  # another cause: torch's own words
+        dcl.argmin(lambda y, a: (torch.ones(3, 3).double() @ y - a).square().sum(), y0, a)
+
+
+def test_the_remedies_of_single_precision_work() -> None:
+    known = torch.linalg.solve(WEIGHTS.double(), torch.ones(2).double())
+    passed = dcl.argmin(lambda y, a, w: (w @ y - a).square().sum(), torch.zeros(2), torch.ones(2), WEIGHTS)
+    assert passed.dtype == torch.float32
+    torch.testing.assert_close(passed.double(), known, rtol=1e-6, atol=1e-6)
+    doubled = WEIGHTS.double()
+    found = dcl.argmin(lambda y, a: (doubled @ y - a).square().sum(), torch.zeros(2).double(), torch.ones(2))
+    torch.testing.assert_close(found, known, rtol=0.0, atol=1e-12)
