@@ -200,9 +200,9 @@ def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
         return None
     kind = _SOLVERS.get(upper) or _ALIASES.get(upper)
     if kind is None:
-        valid = ", ".join([*_SOLVERS, *_ALIASES, *_AUTOMATIC])
         raise OptionError(
-            f"unknown solver {name!r}; valid names: {valid}, or an object such as dcl.solvers.Clarabel()",
+            f"unknown solver {name!r}; valid names: {', '.join(_SOLVERS)}, or an object such as dcl.solvers.Clarabel(); None lets "
+            "dcl choose",
             argument=argument,
         )
     return kind
