@@ -164,6 +164,16 @@ def uncompiled(reason: str) -> Callable[[F], F]:
     return decorate
 
 
+def check_no_trace() -> None:
+    """Raise UnsupportedError inside of torch.jit.trace, which would record the answer as a constant: wrong for other inputs."""
+    if torch.jit.is_tracing():
+        raise UnsupportedError(
+            "torch.jit.trace records the torch operations of one call, and a layer's solver is none of them: the traced module "
+            "would return this answer for every input. Use torch.compile, which takes the layer as one operator, or trace the "
+            "parts before and after the layer"
+        )
+
+
 def check_order(tensors: Iterable[Tensor]) -> None:
     """Raise UnsupportedError for forward mode over forward mode: torch 2.13 then drops terms of a custom rule, silently."""
     forward = {i.level() for i in _functorch.get_interpreter_stack() or () if i.key() == _functorch.TransformType.Jvp}

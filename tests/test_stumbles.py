@@ -265,3 +265,32 @@ def test_the_remedies_of_single_precision_work() -> None:
     doubled = WEIGHTS.double()
     found = dcl.argmin(lambda y, a: (doubled @ y - a).square().sum(), torch.zeros(2).double(), torch.ones(2))
     torch.testing.assert_close(found, known, rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("solver", [None, "clarabel"])
+def test_tracing_is_a_clear_error(solver: str | None) -> None:
+    """A traced layer returned the answer of its example for every input."""
+    layer, _ = layer_of(solver=solver)
+    t, s = torch.ones(2, **F64), torch.ones((), **F64)
+    argmin = dcl.ArgminLayer(lambda y, a: (y - a).square().sum())
+    cone = dcl.ConeLayer({"l": 1}, solver=solver)
+    for module, inputs in (
+        (layer, (t, s)),
+        (torch.nn.Sequential(torch.nn.Linear(2, 2).double(), dcl.ArgminLayer(lambda y: (y - 1).square().sum())), (t,)),
+        (dcl.QPLayer(solver), (P, Q)),
+        (cone, (P, Q, G, H)),
+        (argmin, (torch.zeros(2, **F64), t)),
+    ):
+        with pytest.raises(dcl.UnsupportedError, match=r"torch\.jit\.trace records .*Use torch\.compile"):
+            torch.jit.trace(module, inputs)
+
+
+def test_valid_names_are_those_of_solvers() -> None:
+    with pytest.raises(dcl.OptionError, match="unknown solver 'GUROBI'; valid names: ") as caught:
+        dcl.QPLayer("GUROBI")
+    names = str(caught.value).split("valid names: ")[1].split(", or an object")[0].split(", ")
+    assert names == ["DAQP", "PIQP", "OSQP", "CLARABEL", "SCS", "HIGHS"]
+    for alias in ("DIFFCP", "moreau", "CUCLARABEL"):  # still understood
+        dcl.QPLayer(alias)

@@ -22,7 +22,7 @@ from dcl.smooth.failures import AbstractSmoothContext
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.solve import SmoothCall, smooth_solve
 from dcl.smooth.start import SCIPY
-from dcl.torch_modes import check_order, is_readable, is_recorded, uncompiled
+from dcl.torch_modes import check_no_trace, check_order, is_readable, is_recorded, uncompiled
 
 HESSIANS = ("exact", "diagonal")
 LINEAR_SOLVES = (None, "cg")
@@ -224,6 +224,7 @@ class ArgminLayer(nn.Module):
         warm_start: Solution | None,
         return_solution: bool,
     ) -> Any:
+        check_no_trace()
         engine = self._engine
         plan = function.plan(self._parts(), self._sign, y0, params, self._in_dims, self._batch_dims)
         chosen = engine.barrier(mu, plan.batch.shape)

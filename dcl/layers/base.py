@@ -27,7 +27,7 @@ from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
 from dcl.status import GradientKind, Status
-from dcl.torch_modes import is_ordinary, is_plain, uncompiled
+from dcl.torch_modes import check_no_trace, is_ordinary, is_plain, uncompiled
 
 Arguments = Mapping[str, Tensor]
 
@@ -133,6 +133,7 @@ class AbstractLayer(nn.Module):
         return_solution: bool,
         members: Members | None = None,
     ) -> tuple[tuple[Tensor, ...], Solution | None]:
+        check_no_trace()
         plan = self._plan(arguments)
         if not straight:
             outputs, stated, point = self._solved(arguments, plan, members, **options)

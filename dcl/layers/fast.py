@@ -42,7 +42,7 @@ def through_core(
     return_solution: bool,
 ) -> tuple[tuple[Tensor, ...], Solution | None] | None:
     """The outputs, and the `Solution` if it was asked for, by the compiled core; None where it does not serve."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     if not core.available:
         warn_of_slow_path()
