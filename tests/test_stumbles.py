@@ -230,7 +230,8 @@ def test_no_word_where_a_linear_program_teaches_something() -> None:
     assert float(moved) == pytest.approx(2.0)
 
 
-WEIGHTS = torch.tensor([[2.0, 1.0], [1.0, 3.0]])  # a global in single precision
+WEIGHTS = torch.tensor([[2.0, 1.0], [1.0, 3.0]])  # globals in single and half precision
+HALF = WEIGHTS.bfloat16()
 
 
 def test_a_function_that_is_in_single_precision_says_what_to_do() -> None:
@@ -251,8 +252,7 @@ def test_a_function_that_is_in_single_precision_says_what_to_do() -> None:
     with pytest.raises(dcl.InputError, match=r"inequality works in float32 only.*inequality\(y, \*params\)"):
         dcl.argmin(lambda y, a: (y - a).square().sum(), y0, a, inequality=lambda y, a: weights @ y - 1.0)
     with pytest.raises(dcl.InputError, match="objective works in bfloat16 only"):
-        half = WEIGHTS.bfloat16()
-        dcl.argmin(lambda y, a: (half @ y - a).square().sum(), y0, a)
+        dcl.argmin(lambda y, a: (HALF @ y - a).square().sum(), y0, a)
     with pytest.raises(dcl.InputError, match=r"fails on one instance: .*size"):  # another cause: torch's own words
         dcl.argmin(lambda y, a: (torch.ones(3, 3).double() @ y - a).square().sum(), y0, a)
 
@@ -294,3 +294,25 @@ def test_valid_names_are_those_of_solvers() -> None:
     assert names == ["DAQP", "PIQP", "OSQP", "CLARABEL", "SCS", "HIGHS"]
     for alias in ("DIFFCP", "moreau", "CUCLARABEL"):  # still understood
         dcl.QPLayer(alias)
+
+
+def test_unknown_arguments_are_told_the_valid_ones() -> None:
+    """Python's own error names the wrong argument and no right one."""
+    x = cp.Variable(2, name="x")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x)))
+    data = r"valid: P, q, A, b, G, h, lb, ub, "
+    calls: list[tuple[Any, str]] = [
+        (lambda: dcl.QPLayer()(P, Q, lower=0), rf"layer has no argument 'lower' \(did you mean lb\?\); {data}solver_args"),
+        (lambda: dcl.QPLayer().solve(P, Q, ubb=0), rf"layer\.solve has no argument 'ubb' \(did you mean ub\?\); {data}"),
+        (lambda: dcl.solve_qp(P, Q, A_ub=G, b_ub=H), rf"solve_qp has no argument 'A_ub', 'b_ub' .*mean G\?\); {data}solver"),
+        (lambda: dcl.QPLayer(eps=1e-9), r"QPLayer has no argument 'eps'; valid: solver, .*go into solver_args=\{\.\.\.\}"),
+        (lambda: dcl.ConeLayer({"l": 1}, on_fail="nan"), r"ConeLayer has no .*\(did you mean on_failure\?\); valid: cones"),
+        (lambda: dcl.ConeLayer({"l": 1})(P, Q, G, H, lb=0), "layer has no argument 'lb'; valid: P, q, A, b, solver_args"),
+        (lambda: dcl.CvxpyLayer(problem, [], [x], params=1), "CvxpyLayer has no .*mean parameters.*valid: problem"),
+        (lambda: dcl.ArgminLayer(lambda y: y.sum(), ineq=1), "ArgminLayer has no argument 'ineq'; valid: objective"),
+        (lambda: dcl.argmin(lambda y: y.sum(), Q, eps=1), "ArgminLayer has no argument 'eps'"),
+        (lambda: dcl.ParametricProgram(problem, solvers="x"), r"ParametricProgram has .*\(did you mean solver\?\)"),
+    ]
+    for call, words in calls:
+        with pytest.raises(dcl.OptionError, match=words):
+            call()

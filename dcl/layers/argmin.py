@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
 
 from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
+from dcl.frontends.arguments import check_known
 from dcl.implicit import project
 from dcl.layers.engine import Engine, LayerPoint, Settings, warm
 from dcl.outcome.messages import check_finite, entry, where
@@ -134,8 +135,10 @@ class ArgminLayer(nn.Module):
         batch_dims: int = 1,
         on_failure: str = "raise",
         on_degenerate: str = "warn",
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("ArgminLayer", ArgminLayer.__init__, unknown)
         self._engine = Engine(Settings(mu=mu, on_failure=on_failure, on_degenerate=on_degenerate))
         _one_of("hessian", hessian, HESSIANS)
         _one_of("linear_solve", linear_solve, LINEAR_SOLVES)
@@ -189,6 +192,7 @@ class ArgminLayer(nn.Module):
         mu: float | Tensor | None = None,
         warm_start: Solution | None = None,
         return_solution: bool = False,
+        **unknown: Never,
     ) -> Any:
         """The argmin for these parameters, in the structure and the shapes of y0.
 
@@ -207,6 +211,7 @@ class ArgminLayer(nn.Module):
             InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, DivergedError, FlatError,
             SaddleError, LocallyInfeasibleError where all failed instances are alike.  DegenerateError: as set.
         """
+        check_known("layer", ArgminLayer.forward, unknown)
         return self._uncompiled(y0, params, mu, warm_start, return_solution)
 
     @uncompiled("ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside of one")
@@ -285,8 +290,9 @@ class ArgminLayer(nn.Module):
             degeneracy=call.outcome.degeneracy,
         )
 
-    def solve(self, y0: Any, *params: Any, mu: float | Tensor | None = None) -> Solution:
+    def solve(self, y0: Any, *params: Any, mu: float | Tensor | None = None, **unknown: Never) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients."""
+        check_known("layer.solve", ArgminLayer.solve, unknown)
         with torch.no_grad():
             _, solution = self(y0, *params, mu=mu, return_solution=True)
         return solution  # type: ignore[no-any-return]

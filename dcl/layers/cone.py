@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.frontends import cone
+from dcl.frontends.arguments import check_known
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cone_lane import ConeMap, ConicWay
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
@@ -77,8 +78,10 @@ class ConeLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         verbose: bool = False,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("ConeLayer", ConeLayer.__init__, unknown)
         self._cones = cone.parse(cones)
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
@@ -96,6 +99,7 @@ class ConeLayer(AbstractLayer):
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
+        **unknown: Never,
     ) -> ConeResult | tuple[ConeResult, Solution]:
         """Solve the programs with these data.
 
@@ -112,6 +116,7 @@ class ConeLayer(AbstractLayer):
         Raises:
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
+        check_known("layer", ConeLayer.forward, unknown)
         outputs, solution = self._call(
             cone.present({"P": P, "q": q, "A": A, "b": b}),
             solver_args=solver_args,
@@ -161,8 +166,10 @@ class ConeLayer(AbstractLayer):
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        **unknown: Never,
     ) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients; `Solution.outputs` is (x, z, s)."""
+        check_known("layer.solve", ConeLayer.solve, unknown)
         with torch.no_grad():
             _, solution = self(P, q, A, b, solver_args=solver_args, warm_start=warm_start, mu=mu, return_solution=True)
         return solution  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.errors import InputError
+from dcl.frontends.arguments import check_known
 from dcl.frontends.batching import batching
 from dcl.frontends.constants import as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
@@ -159,8 +160,10 @@ class CvxpyLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         reduce: bool = True,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("CvxpyLayer", CvxpyLayer.__init__, unknown)
         if not isinstance(variables, Sequence) or isinstance(variables, str) or not variables:
             raise InputError(
                 f"variables must be a list with at least one entry{_as_a_list(variables, 'x')}", argument="variables"

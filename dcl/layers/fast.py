@@ -23,7 +23,7 @@ from dcl.layers.lane import AbstractKept, Fast, FastCall, Lane, lane_of, mu_in, 
 from dcl.layers.vertex import watch
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
-from dcl.torch_modes import is_ordinary, is_plain
+from dcl.torch_modes import is_ordinary, is_plain, is_traced
 
 if TYPE_CHECKING:
     from dcl.layers.base import AbstractLayer
@@ -42,7 +42,7 @@ def through_core(
     return_solution: bool,
 ) -> tuple[tuple[Tensor, ...], Solution | None] | None:
     """The outputs, and the `Solution` if it was asked for, by the compiled core; None where it does not serve."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or is_traced():
         return None
     if not core.available:
         warn_of_slow_path()

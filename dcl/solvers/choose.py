@@ -201,8 +201,8 @@ def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
     kind = _SOLVERS.get(upper) or _ALIASES.get(upper)
     if kind is None:
         raise OptionError(
-            f"unknown solver {name!r}; valid names: {', '.join(_SOLVERS)}, or an object such as dcl.solvers.Clarabel(); None lets "
-            "dcl choose",
+            f"unknown solver {name!r}; valid names: {', '.join(_SOLVERS)}, or an object such as dcl.solvers.Clarabel(); "
+            "None lets dcl choose",
             argument=argument,
         )
     return kind
