@@ -316,3 +316,68 @@ def test_unknown_arguments_are_told_the_valid_ones() -> None:
     for call, words in calls:
         with pytest.raises(dcl.OptionError, match=words):
             call()
+
+
+def test_a_product_of_parameters_is_told_what_to_write() -> None:
+    w, gamma = cp.Variable(2, name="w"), cp.Parameter(nonneg=True, name="gamma")
+    m, Sigma = cp.Parameter(2, name="m"), cp.Parameter((2, 2), PSD=True, name="Sigma")
+
+    def said(cost: Any, *constraints: Any) -> str:
+        problem = cp.Problem(cp.Minimize(cost), [cp.sum(w) == 1, *constraints])
+        with pytest.raises(dcl.DppError) as caught:
+            dcl.CvxpyLayer(problem, problem.parameters(), [w])
+        return str(caught.value).rsplit("Here: ", 1)[1] if "Here: " in str(caught.value) else ""
+
+    risk = cp.quad_form(w, Sigma)
+    product = r"take one parameter for the product, Q = cp.Parameter((2, 2), PSD=True); write cp.quad_form(w, Q), and pass "
+    for cost, passed in (
+        (gamma * risk - m @ w, "gamma * Sigma"),
+        (gamma / 2 * risk, "(gamma / 2.0) * Sigma"),
+        (risk / gamma, "Sigma / gamma"),
+    ):
+        text = said(cost)
+        assert product + passed + ", computed in torch, for Q" in text
+        assert "give gamma the shape (batch, 1, 1)" in text
+    assert "write 0.5 * cp.quad_form(w, Q)" in said(gamma * (0.5 * risk))
+    for cost in (gamma * (m @ w), (gamma * m) @ w):
+        assert "take one parameter of shape (2,), and pass gamma * m, computed in torch." in said(cost)
+    way = "take a new variable, y = cp.Variable((2,)), with the constraint y == w + -m, and write y in its place."
+    assert way in said(gamma * cp.sum_squares(w - m))
+    assert way in said(cp.sum(w), gamma * cp.norm1(w - m) <= 1)
+    assert said(gamma * (risk + cp.sum_squares(w))) == ""  # no word where none is known
+    assert said(cp.sum(w), gamma * risk <= 1) == ""  # a quad_form with a parameter is for the objective
+
+
+def test_the_remedy_for_gamma_quad_form_is_exact() -> None:
+    """Against the closed form of min gamma w'Sw on sum(w) = 1 with -m'w, with gradients of both factors."""
+    w, Q, m = cp.Variable(2, name="w"), cp.Parameter((2, 2), PSD=True, name="Q"), cp.Parameter(2, name="m")
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.quad_form(w, Q) - m @ w), [cp.sum(w) == 1]), [Q, m], [w])
+    gamma = torch.tensor([0.5, 2.0], **F64, requires_grad=True)
+    Sigma = torch.tensor([[2.0, 0.5], [0.5, 1.0]], **F64, requires_grad=True)
+    mean = torch.tensor([0.3, -0.2], **F64)
+    (found,) = layer(gamma[:, None, None] * Sigma, mean)
+    one = torch.ones(2, **F64)
+    inverse = torch.linalg.inv(2.0 * gamma[:, None, None] * Sigma)
+    price = (one @ inverse @ mean - 1.0) / (one @ inverse @ one)
+    known = (inverse @ (mean - price[:, None] * one).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(found, known, rtol=0.0, atol=1e-10)
+    for a, b in zip(*(torch.autograd.grad(x[:, 0].sum(), [gamma, Sigma]) for x in (found, known)), strict=True):
+        torch.testing.assert_close(a, 0.5 * (b + b.mT) if b.ndim == 2 else b, rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", [None, "clarabel"])
+def test_a_column_beside_a_batch_is_told_to_be_a_grid(solver: str | None) -> None:
+    layer, _ = layer_of(solver=solver)
+    t, s = torch.ones(4, 2, **F64), torch.ones(4, 1, **F64)
+    words = r"s has shape \(4, 1\) beside t \(4, 2\): .* 4 x 4 programs\. For 4 programs pass s with shape \(4,\)"
+    with pytest.warns(dcl.ShapeWarning, match=words) as told:
+        (x,) = layer(t, s)
+    assert [warning.filename for warning in told] == [__file__]
+    assert x.shape == (4, 4, 2)
+    layer(t, s)  # said once
+    layer(t[:3], s[:3])
+    for other in (s[:, 0], torch.ones(1, 1, **F64), torch.ones(5, 1, 1, **F64)):  # no grid, or one that is meant
+        layer_of(solver=solver)[0](t, other)
+    with pytest.warns(dcl.ShapeWarning, match=r"q has shape \(4, 1, 2\) beside h \(4, 1\).* pass q with shape \(4, 2\)"):
+        result = dcl.QPLayer(solver)(P, Q.expand(4, 1, 2), G=G, h=H.expand(4, 1))
+    assert result.x.shape == (4, 4, 2)

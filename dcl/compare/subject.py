@@ -55,6 +55,7 @@ class Spy:
     other: Callable[[ConeProgram], Answer] | None = None
     is_free: ClassVar[bool] = False  # nothing goes past it
     tells_vertices: ClassVar[bool] = False  # what is compared speaks for itself
+    has_told_of_grid: ClassVar[bool] = True
     program: ConeProgram | None = field(default=None, init=False)
     context: AbstractCallContext | None = field(default=None, init=False)
     answer: Answer | None = field(default=None, init=False)

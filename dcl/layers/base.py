@@ -7,6 +7,7 @@ the straight-through estimator.
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from dcl.errors import InputError
-from dcl.frontends.batching import Batching
+from dcl.errors import InputError, ShapeWarning, level_of_caller
+from dcl.frontends.batching import Batching, grid
 from dcl.implicit import STATUS, Known
 from dcl.layers import compiled, fast
 from dcl.layers.engine import Engine, LayerPoint, barrier_tensor
@@ -134,6 +135,7 @@ class AbstractLayer(nn.Module):
         members: Members | None = None,
     ) -> tuple[tuple[Tensor, ...], Solution | None]:
         check_no_trace()
+        self._look_at_shapes(arguments)
         plan = self._plan(arguments)
         if not straight:
             outputs, stated, point = self._solved(arguments, plan, members, **options)
@@ -150,6 +152,28 @@ class AbstractLayer(nn.Module):
             return outputs, None
         value = self._engine.finish(point, self._value(stated, point), plan.batch)
         return outputs, self._engine.solution(point, outputs, value, plan.batch)
+
+    @abstractmethod
+    def _shown(self, name: str) -> str:
+        """What the caller calls the argument `name`."""
+
+    @final
+    def _look_at_shapes(self, arguments: Arguments) -> None:
+        """Warn once per layer of batch dimensions that make a grid of programs, perhaps by mistake."""
+        if self._engine.has_told_of_grid:
+            return
+        found = grid(arguments, self._cores())
+        if found is not None:
+            self._engine.has_told_of_grid = True
+            column, other = (arguments[name] for name in found)
+            k, meant = column.shape[0], (column.shape[0], *column.shape[2:])
+            name, beside = map(self._shown, found)
+            warnings.warn(
+                f"{name} has shape {tuple(column.shape)} beside {beside} {tuple(other.shape)}: batch dimensions broadcast, so "
+                f"that these are {k} x {k} programs. For {k} programs pass {name} with shape {meant}",
+                ShapeWarning,
+                stacklevel=level_of_caller(),
+            )
 
     def _watch(self, arguments: Arguments, outputs: Sequence[Tensor], point: LayerPoint) -> None:
         """Say that nothing is learned at the vertex of a linear program, if these are vertices (`dcl.layers.vertex`)."""

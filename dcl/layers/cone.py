@@ -135,6 +135,9 @@ class ConeLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return cone.CORE
 
+    def _shown(self, name: str) -> str:
+        return name
+
     def _plan(self, arguments: Arguments) -> Plan:
         batch, n = cone.plan(arguments, self._cones)
         m = self._cones.cone.dim

@@ -268,6 +268,9 @@ class CvxpyLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
 
+    def _shown(self, name: str) -> str:
+        return self._form.domains[int(name)].name
+
     def _plan(self, arguments: Arguments) -> Plan:
         form = self._form
         pairs = list(zip(form.domains, arguments.values(), strict=True))

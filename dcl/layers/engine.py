@@ -98,6 +98,7 @@ class Engine:
     """One layer's settings and what it has warned of already; the only state is these flags.
 
     tells_vertices: is there still something to say of a linear program's vertex (`dcl.layers.vertex`)?
+    has_told_of_grid: of batch dimensions that broadcast to a grid.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -106,6 +107,7 @@ class Engine:
         self._has_warned = False
         self._has_warned_of_options = bool(self._choice.ignored)
         self.tells_vertices = settings.on_degenerate != "ignore"
+        self.has_told_of_grid = False
 
     @property
     def is_free(self) -> bool:

@@ -118,6 +118,7 @@ def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane |
     """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
     if not arguments:
         return None  # a program without parameters
+    layer._look_at_shapes(arguments)
     plan = layer._plan(arguments)
     first = next(iter(arguments.values()))
     alike = all(t.dtype == first.dtype and t.device.type == "cpu" for t in arguments.values())

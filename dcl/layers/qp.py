@@ -165,6 +165,9 @@ class QPLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return matrix.CORE
 
+    def _shown(self, name: str) -> str:
+        return name
+
     def _plan(self, arguments: Arguments) -> Plan:
         blocks, batch = matrix.plan(arguments)
         n, m = blocks.n, blocks.A + blocks.G + blocks.lb + blocks.ub
