@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import dcl
+from dcl import core
 
 F64 = {"dtype": torch.float64}
 P, Q = torch.eye(2, **F64), torch.tensor([-1.0, -3.0], **F64)
@@ -140,6 +142,7 @@ def test_dir_shows_the_public_names() -> None:
     code = """
 import sys
 import dcl
+from dcl import core
 assert not {"torch", "cvxpy", "clarabel", "scs", "osqp", "numpy"} & set(sys.modules), sorted(sys.modules)
 assert dir(dcl) == sorted([*dcl.__all__, "__version__"])
 dcl.QPLayer, dcl.compare_gradients, dcl.info()
@@ -381,3 +384,30 @@ def test_a_column_beside_a_batch_is_told_to_be_a_grid(solver: str | None) -> Non
     with pytest.warns(dcl.ShapeWarning, match=r"q has shape \(4, 1, 2\) beside h \(4, 1\).* pass q with shape \(4, 2\)"):
         result = dcl.QPLayer(solver)(P, Q.expand(4, 1, 2), G=G, h=H.expand(4, 1))
     assert result.x.shape == (4, 4, 2)
+
+
+@pytest.mark.parametrize("solver", [None, "daqp", "osqp", "clarabel", "scs"])
+def test_verbose_says_how_a_call_went(solver: str | None, capfd: pytest.CaptureFixture[str]) -> None:
+    layer = dcl.QPLayer(solver, verbose=True)
+    layer(P, Q.expand(3, 2), G=G, h=H)
+    out = capfd.readouterr().out
+    name = "compiled core" if solver is None and core.available else solver.upper() if solver else "DAQP"
+    line = rf"dcl: 3 instances: solved by {name} 3; OPTIMAL 3; relative residuals: primal \S+, dual \S+, gap \S+; \S+ iterations"
+    assert re.search(line, out), out
+    dcl.QPLayer(solver)(P, Q, G=G, h=H)
+    assert capfd.readouterr().out == ""
+    dcl.QPLayer(solver)(P, Q, G=G, h=H, solver_args={"verbose": True})
+    assert "dcl: 1 instance: solved by " in capfd.readouterr().out
+
+
+def test_verbose_says_who_answered_what(capfd: pytest.CaptureFixture[str]) -> None:
+    """An infeasible instance among two, for a program that HiGHS takes: its status is in the line of the careful lane."""
+    h = torch.tensor([[1.0], [-1.0]], **F64)
+    dcl.QPLayer(verbose=True, on_failure="nan")(None, torch.ones(2, **F64), G=G, h=h, lb=0)
+    out = capfd.readouterr().out
+    assert "PRIMAL_INFEASIBLE 1" in out
+    assert "OPTIMAL 1" in out
+    dcl.QPLayer("highs", verbose=True)(None, torch.ones(2, **F64), G=G, h=H, lb=0)
+    out = capfd.readouterr().out
+    assert "HiGHS" in out
+    assert "solved by HIGHS 1; OPTIMAL 1" in out

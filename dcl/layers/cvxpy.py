@@ -119,7 +119,7 @@ class CvxpyLayer(AbstractLayer):
         solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", "SCS"; the names of cvxpylayers are understood), an object such as
             `dcl.solvers.Clarabel(eps=1e-9)`, or None for the documented rule of `dcl.solvers.choose`.
         gp: the problem is a geometric program.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
         canon_backend: CVXPY's canonicalization backend.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
         mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.

@@ -17,6 +17,7 @@ from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, lift, project, solve
 from dcl.implicit.solve import Outcome
+from dcl.layers.verbose import tell
 from dcl.outcome.messages import AbstractCallContext, check_barrier
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Moving, Requested
@@ -112,7 +113,12 @@ class Engine:
     @property
     def is_free(self) -> bool:
         """May the compiled core answer? Not where the caller named a solver or gave it options: then that is what runs."""
-        return self.settings.solver is None and not self.settings.solver_args
+        return self.settings.solver is None and set(self.settings.solver_args or ()) <= {"verbose"}
+
+    @property
+    def is_verbose(self) -> bool:
+        """Does every call say how it went?"""
+        return self._choice.is_verbose
 
     def is_exact(self, mu: float | Tensor | None) -> bool:
         """Is a call with this mu, that of the layer for None, at mu = 0 for certain? A tensor is not looked at."""
@@ -218,6 +224,8 @@ class Engine:
             x, v, at_kink, report = solve(call, units, mu, lifted, program, given)
         outcome = call.outcome
         self.note(outcome)
+        if choice.is_verbose and known is None:
+            tell(report, [solver.name for solver in outcome.solvers])
         z = project(program.structure, mu, v, at_kink)
         return LayerPoint(
             x=x,

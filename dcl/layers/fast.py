@@ -20,6 +20,7 @@ from dcl.about import warn_of_slow_path
 from dcl.errors import InputError
 from dcl.layers.known import known_of
 from dcl.layers.lane import AbstractKept, Fast, FastCall, Lane, lane_of, mu_in, started
+from dcl.layers.verbose import tell_core
 from dcl.layers.vertex import watch
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
@@ -82,6 +83,9 @@ def through_core(
     except InputError:
         return None  # the careful lane names the place in the caller's batch
     assert call.kept is not None
+    if layer._engine.is_verbose:
+        kept = call.kept
+        tell_core(kept.status, kept.residuals, kept.iterations, call.seconds)
     if return_solution and not call.kept.is_regular:
         return None
     if call.kept.left == 0:

@@ -78,7 +78,7 @@ class QPLayer(AbstractLayer):
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
         straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
             function that is returned.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
 
     Raises:
         OptionError: unknown solver or option.  InputError: invalid on_failure or on_degenerate.

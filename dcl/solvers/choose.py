@@ -79,6 +79,11 @@ class Choice:
     threads: int | None = None
     ignored: tuple[str, ...] = ()
 
+    @property
+    def is_verbose(self) -> bool:
+        """Was it asked to print?"""
+        return bool(self.options.get("verbose")) if self.solver is None else self.solver.verbose
+
     def order(self, structure: Structure, P_is_zero: bool) -> tuple[AbstractSolver, ...]:
         """The solvers to try on programs of this structure, first to last. Law: their types are distinct.
 
