@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import dcl
+import dcl.compat.qpth
 from dcl import core
 
 F64 = {"dtype": torch.float64}
@@ -142,6 +143,7 @@ def test_dir_shows_the_public_names() -> None:
     code = """
 import sys
 import dcl
+import dcl.compat.qpth
 from dcl import core
 assert not {"torch", "cvxpy", "clarabel", "scs", "osqp", "numpy"} & set(sys.modules), sorted(sys.modules)
 assert dir(dcl) == sorted([*dcl.__all__, "__version__"])
@@ -411,3 +413,70 @@ def test_verbose_says_who_answered_what(capfd: pytest.CaptureFixture[str]) -> No
     out = capfd.readouterr().out
     assert "HiGHS" in out
     assert "solved by HIGHS 1; OPTIMAL 1" in out
+
+
+def redundant_qp() -> None:
+    dcl.QPLayer()(P, Q.clone().requires_grad_(), A=torch.ones(2, 2, **F64), b=torch.ones(2, **F64).requires_grad_())
+
+
+def flat_argmin() -> None:
+    a = torch.zeros((), **F64, requires_grad=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dcl.smooth.cg._LIMIT", -1.0)
+        y = dcl.argmin(lambda y, a: (y - a).square().sum(), torch.zeros(2, **F64), a, linear_solve="cg")
+        y.sum().backward()
+
+
+def inaccurate_qp() -> None:
+    q = Q.clone().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["dcl.implicit.kkt_solve"], "_ACCURACY_LIMIT", -1.0)
+        dcl.QPLayer("clarabel")(P, q, G=G, h=H).x.sum().backward()
+
+
+def degenerate_sweep() -> None:
+    x, t = cp.Variable(name="x"), cp.Parameter(name="t")
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.square(x - t)), [x >= 0]))
+    program.sweep({"t": [-1.0, 0.0, 1.0]}, gradient={x: 1.0}, progress=False)
+
+
+def degenerate_jacobian() -> None:
+    x, t = cp.Variable(name="x"), cp.Parameter(name="t")
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.square(x - t)), [x >= 0]))
+    program.solve(t=0.0).jacobian(x, wrt=t)
+
+
+def ignored_option() -> None:
+    dcl.QPLayer("SCS", solver_args={"use_indirect": True})
+
+
+def ignored_option_of_qpth() -> None:
+    dcl.compat.qpth.QPFunction(maxIter=7)
+
+
+def older_name() -> None:
+    dcl.RunsOffError  # noqa: B018
+
+
+WARNINGS = [redundant_qp, flat_argmin, inaccurate_qp, degenerate_sweep, degenerate_jacobian, ignored_option]
+WARNINGS += [ignored_option_of_qpth, older_name]
+
+
+@pytest.mark.parametrize("function", WARNINGS, ids=lambda function: function.__name__)
+def test_warnings_point_at_the_users_line(function: Any) -> None:
+    """Of forward, backward, programs and adapters; those of vertices and of grids are looked at in their own tests."""
+    code = function.__code__
+    lines = range(code.co_firstlineno, code.co_firstlineno + 12)
+    with pytest.warns() as told:
+        function()
+    assert told
+    for warning in told:
+        assert warning.filename == __file__, (warning.filename, str(warning.message))
+        assert warning.lineno in lines
+
+
+def test_a_variable_for_the_gradient_of_a_sweep_is_told_what_to_pass() -> None:
+    x, t = cp.Variable(name="x"), cp.Parameter(name="t")
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.square(x - t)), [x >= 0]))
+    with pytest.raises(dcl.InputError, match=r'gradient must be "value", or a dict \{variable: weights\}'):
+        program.sweep({"t": [1.0, 2.0]}, gradient=x, progress=False)
