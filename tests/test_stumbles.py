@@ -480,3 +480,52 @@ def test_a_variable_for_the_gradient_of_a_sweep_is_told_what_to_pass() -> None:
     program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.square(x - t)), [x >= 0]))
     with pytest.raises(dcl.InputError, match=r'gradient must be "value", or a dict \{variable: weights\}'):
         program.sweep({"t": [1.0, 2.0]}, gradient=x, progress=False)
+
+
+def test_a_solution_has_the_variables_by_name() -> None:
+    x, y, t = cp.Variable(2, name="x"), cp.Variable(name="y"), cp.Parameter(2, name="t")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t) + cp.abs(y - 3)), [cp.sum(x) == 1])
+    layer = dcl.CvxpyLayer(problem, [t], [y, x, problem.objective])
+    solution = layer.solve(torch.tensor([0.5, 0.5], **F64))
+    assert solution.names == ("y", "x", "value")
+    torch.testing.assert_close(solution["x"], torch.tensor([0.5, 0.5], **F64), rtol=0.0, atol=1e-9)
+    assert float(solution["y"]) == pytest.approx(3.0)
+    with pytest.raises(dcl.InputError, match=r"the solution has no 'w'; it has y, x, value"):
+        solution["w"]
+    assert len(solution.canonical_x) > 3  # with the epigraph of abs, and what sum_squares adds
+    with pytest.warns(DeprecationWarning, match=r"Solution\.x goes away: use solution\[\"name\"\].*canonical_x") as told:
+        assert solution.x is solution.canonical_x
+    assert told[0].filename == __file__
+    for name in ("program", "v", "mu"):
+        with pytest.warns(DeprecationWarning, match=rf"Solution\.{name} goes away: .*in dcl's units"):
+            getattr(solution, name)
+    twins = [cp.Variable(name="x"), cp.Variable(name="x")]
+    both = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(cp.hstack(twins) - t))), [t], twins)
+    found = both.solve(torch.tensor([1.0, 2.0], **F64))
+    assert found.names == ("x (1)", "x (2)")
+    assert float(found["x (2)"]) == pytest.approx(2.0)
+
+
+def test_solutions_of_matrices_and_functions_have_x_of_their_own() -> None:
+    qp = dcl.QPLayer().solve(P, Q, G=G, h=H)
+    assert qp.names == dcl.QPResult._fields
+    assert qp["z"] is qp.outputs[2]
+    torch.testing.assert_close(qp.x, qp["x"])
+    cone = dcl.ConeLayer({"l": 1}).solve(P, Q, G, H)
+    assert cone.names == ("x", "z", "s")
+    torch.testing.assert_close(cone.x, cone["x"])
+    argmin = dcl.ArgminLayer(lambda y: (y["a"] - 1).square().sum() + (y["b"] - 2).square())
+    start = {"a": torch.zeros(2, **F64), "b": torch.zeros((), **F64)}
+    assert argmin.solve(start).names == ("y (tensor 0)", "y (tensor 1)")
+    torch.testing.assert_close(argmin.solve(start).x, torch.tensor([1.0, 1.0, 2.0], **F64))
+
+
+def test_a_solution_shows_its_values() -> None:
+    shown = repr(dcl.QPLayer().solve(P, Q, G=G, h=H)).splitlines()
+    assert re.fullmatch(r"Solution\(1 OPTIMAL \(worst residual \S+\)\)", shown[0])
+    assert shown[1:] == ["  x = [-0.5, 1.5]", "  z = [1.5]", "  value = -2.75"]
+    many = repr(dcl.QPLayer().solve(P, Q.expand(50, 2)))
+    assert "  x (50, 2) = [[1., 3.], [1., 3.], ..., [1., 3.], [1., 3.]]" in many
+    layer, _ = layer_of()
+    text = repr(layer.solve(torch.tensor([0.5, 0.5], **F64), 1.0))
+    assert re.search(r"  x = \[0\.5, 0\.5\]\n  value = -?0\.$", text)

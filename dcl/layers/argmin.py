@@ -205,7 +205,7 @@ class ArgminLayer(nn.Module):
             warm_start: a `Solution` of this layer for parameters nearby: Newton's method starts at its point and multipliers, and
                 the search from y0 is left out where that ends at a solution.  Not for linear_solve="cg", where y0 does it.
             return_solution: return `(y, Solution)`.  Its x is y flattened; z has the multipliers of the equalities, then
-                of the inequalities; `program` is the quadratic program that agrees with this one at the solution.
+                of the inequalities.
 
         Raises:
             InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, DivergedError, FlatError,
@@ -261,7 +261,8 @@ class ArgminLayer(nn.Module):
         point = self._point(plan, call, x.detach(), v.detach(), chosen, at_kink, report)
         value = self._sign * plan.program.f_and_c(point.x, [t.detach() for t in plan.theta])[0]
         leaves = function.take_apart(result)[1]
-        return result, engine.solution(point, leaves, value.reshape(plan.batch.shape), plan.batch)
+        names = ["y"] if len(leaves) == 1 else [f"y (tensor {k})" for k in range(len(leaves))]
+        return result, engine.solution(point, leaves, value.reshape(plan.batch.shape), plan.batch, names)
 
     def _point(
         self, plan: function.Plan, call: SmoothCall, x: Tensor, v: Tensor, mu: Barrier, at_kink: Tensor, report: Tensor

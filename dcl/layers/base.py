@@ -151,7 +151,22 @@ class AbstractLayer(nn.Module):
         if not return_solution:
             return outputs, None
         value = self._engine.finish(point, self._value(stated, point), plan.batch)
-        return outputs, self._engine.solution(point, outputs, value, plan.batch)
+        return outputs, self._solution(point, outputs, value, plan)
+
+    @property
+    @abstractmethod
+    def _names(self) -> tuple[str, ...]:
+        """The names of the outputs, for `Solution`."""
+
+    @property
+    @abstractmethod
+    def _has_own_x(self) -> bool:
+        """Is x of the program what the caller calls x?"""
+
+    @final
+    def _solution(self, point: LayerPoint, outputs: Sequence[Tensor], value: Tensor, plan: Plan) -> Solution:
+        """Everything known of the point."""
+        return self._engine.solution(point, outputs, value, plan.batch, self._names, is_own_x=self._has_own_x)
 
     @abstractmethod
     def _shown(self, name: str) -> str:

@@ -135,6 +135,14 @@ class ConeLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return cone.CORE
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ConeResult._fields
+
+    @property
+    def _has_own_x(self) -> bool:
+        return True
+
     def _shown(self, name: str) -> str:
         return name
 

@@ -268,6 +268,17 @@ class CvxpyLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        names = [output.name for output in self._form.outputs]
+        for place in self._values:
+            names.insert(place, "value")
+        return tuple(names)
+
+    @property
+    def _has_own_x(self) -> bool:
+        return False
+
     def _shown(self, name: str) -> str:
         return self._form.domains[int(name)].name
 

@@ -259,8 +259,17 @@ class Engine:
             t = torch.where(ok.reshape((-1, *[1] * (t.ndim - 1))), t, last)
         return batch.restore(t)
 
-    def solution(self, point: LayerPoint, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
-        """Everything known of `point`, detached."""
+    def solution(
+        self,
+        point: LayerPoint,
+        outputs: Sequence[Tensor],
+        value: Tensor,
+        batch: Batching,
+        names: Sequence[str],
+        *,
+        is_own_x: bool = True,
+    ) -> Solution:
+        """Everything known of `point`, detached. names: of the outputs. is_own_x: see `Solution`."""
         report, rows = point.report, point.rows
         # inside of torch.func.vmap these belong to the whole batch, which a single instance does not see
         certificate, degeneracy = (point.certificate, point.degeneracy) if is_readable(report) else (None, None)
@@ -270,7 +279,8 @@ class Engine:
 
         return Solution(
             outputs=tuple(t.detach() for t in outputs),
-            x=shaped(point.x),
+            names=distinct(names),
+            canonical_x=shaped(point.x),
             z=shaped(rows.multipliers(point.z, point.given)),
             s=shaped(rows.to_user(point.s)),
             value=value.detach(),
@@ -283,13 +293,25 @@ class Engine:
             solver=shaped(report[:, SOLVER]).to(torch.int64),
             solvers=point.solvers,
             certificate=None if certificate is None else shaped(certificate),
-            program=point.program.detach(),
-            v=point.v.detach(),
-            mu=point.mu,
+            _program=point.program.detach(),
+            _v=point.v.detach(),
+            _mu=point.mu,
+            is_own_x=is_own_x,
             requested=point.requested,
             moving=point.moving,
             known_degeneracy=degeneracy,
         )
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, those that occur more than once as "k (1)", "k (2)"."""
+    counts = {name: list(names).count(name) for name in names}
+    seen: dict[str, int] = dict.fromkeys(names, 0)
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if counts[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(found)
 
 
 def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
@@ -341,7 +363,7 @@ def warm(warm_start: object, batch: int, structure: Structure) -> tuple[Tensor, 
     if not isinstance(warm_start, Solution):
         raise InputError(f"warm_start must be a dcl.Solution, got {type(warm_start).__name__}", argument="warm_start")
     x, z, s = (
-        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]) for t in (warm_start.x, warm_start.z, warm_start.s)
+        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]) for t in (warm_start.canonical_x, warm_start.z, warm_start.s)
     )
     n, m = structure.n, structure.m
     if x.shape != (batch, n) or z.shape != (batch, m) or s.shape != (batch, m):

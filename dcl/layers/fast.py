@@ -115,7 +115,7 @@ def _told(layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...
             known=known,
         )
         value = layer._engine.finish(point, layer._value(stated, point), plan.batch)
-        return layer._engine.solution(point, outputs, value, plan.batch)
+        return layer._solution(point, outputs, value, plan)
 
 
 def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane | None:

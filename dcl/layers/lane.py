@@ -225,9 +225,9 @@ class FastCall:
 
 def started(warm_start: object, batch: Batching) -> tuple[Tensor, Tensor] | None:
     """x (B, n) and z (B, m) to start from, zero where there is no point; None if it is for the careful lane to refuse."""
-    if not isinstance(warm_start, Solution) or not (is_ordinary(warm_start.x) and is_ordinary(warm_start.z)):
+    if not isinstance(warm_start, Solution) or not (is_ordinary(warm_start.canonical_x) and is_ordinary(warm_start.z)):
         return None
-    x, z = (t.detach().reshape(-1, t.shape[-1]).nan_to_num() for t in (warm_start.x, warm_start.z))
+    x, z = (t.detach().reshape(-1, t.shape[-1]).nan_to_num() for t in (warm_start.canonical_x, warm_start.z))
     on_host = x.device.type == "cpu" and z.device.type == "cpu"
     return (x, z) if on_host and x.shape[0] == z.shape[0] == batch.size else None
 

@@ -165,6 +165,14 @@ class QPLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return matrix.CORE
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return QPResult._fields
+
+    @property
+    def _has_own_x(self) -> bool:
+        return True
+
     def _shown(self, name: str) -> str:
         return name
 
