@@ -21,7 +21,7 @@ MODULES = {".".join(("dcl", *p.relative_to(ROOT).with_suffix("").parts)): p for 
 # Parts of the package, lowest first: a part imports parts of lower lines only. "dcl" is the public package itself.
 ORDER = [
     {"core", "errors", "status"},
-    {"about", "torch_modes"},
+    {"about", "torch_modes", "user_code"},
     {"cones"},
     {"program"},
     {"kkt"},

@@ -124,7 +124,7 @@ class Work:
                 kind[left] = torch.where(part.ok, self._kinds(tensors, left, part), int(GradientKind.EXACT))
             good = torch.nonzero(part.ok).flatten()
             if flat:
-                strong = part.v > tie_width(part.program, part.v)
+                strong = part._v > tie_width(part._program, part._v)
                 active[left] = strong[:, zeros:] & part.ok.unsqueeze(-1)
             elif width and good.numel():
                 active[left[good]] = self._curved(tensors, left[good], part.x[good], part.z[good])
@@ -151,7 +151,7 @@ class Work:
         """What the gradient is worth at the instances at `places`, `GradientKind` as integers."""
         chosen = self._chosen(tensors, places)
         value = len(self.model.variables) + len(self.model.duals)
-        if list(self.cotangents) == [value] and not isinstance(solution.mu, Tensor):
+        if list(self.cotangents) == [value] and not isinstance(solution._mu, Tensor):
             return derivatives.value_degeneracy_of(self.model, chosen, solution)[0].kind
         variables = [place for place in self.cotangents if place != value]
         requested = self.model.requested(variables or range(len(self.model.variables)))
