@@ -102,6 +102,10 @@ class DegenerateWarning(UserWarning):
     """The derivative at a solution is one-sided, not unique, or ill-conditioned (DESIGN: `dcl.point.degeneracy`)."""
 
 
+class ShapeWarning(UserWarning):
+    """Batch dimensions broadcast to more programs than were meant, perhaps. Said once per layer."""
+
+
 class SlowWarning(UserWarning):
     """The compiled core is not there, so that every call takes the slow path. Said once."""
 
