@@ -1,4 +1,6 @@
-"""The documentation site. Build it in a clone, after `pip install -c constraints.txt -e ".[docs]"`, from the root:
+"""The documentation site.
+
+Build it in a clone, after `pip install -c constraints.txt -e ".[docs]"`, from the root:
 
     python -m sphinx -W -n -b html docs build/site                                   everything; the gallery is executed
     python -m sphinx -W -n -b html -D sphinx_gallery_conf.plot_gallery=0 docs build/site     the gallery as it is written
