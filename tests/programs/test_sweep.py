@@ -19,7 +19,7 @@ import torch
 import dcl
 from dcl.programs.store import Store, gaps
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def frontier(n: int = 5, **settings: Any) -> dcl.ParametricProgram:
@@ -278,7 +278,11 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     from dcl.programs.chunk import Work
 
     folder = tmp_path / "sweep"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "PYTHONHASHSEED": "7"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]),
+        "PYTHONHASHSEED": "7",
+    }
     process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(folder)], env=environment)
     deadline = time.monotonic() + 120.0
     while len(list(folder.glob("rows_*.npz"))) < 3:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from oracles import polish
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import cvxpy_peers  # noqa: E402 -- it lies beside the package

@@ -13,7 +13,7 @@ import torch
 
 from dcl.__main__ import COMMANDS, main
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PROGRAMS, COMMAND_LINE = ((DOCS / name).read_text(encoding="utf-8") for name in ("programs.md", "command_line.md"))
 EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PROGRAMS, re.DOTALL)
 FILES = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", COMMAND_LINE, re.DOTALL)

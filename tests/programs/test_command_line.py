@@ -21,7 +21,7 @@ import torch
 import dcl
 from dcl.__main__ import COMMANDS, main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 PORTFOLIO = """
 import cvxpy as cp, numpy as np

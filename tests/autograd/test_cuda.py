@@ -10,9 +10,9 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from cvxpy_families import FAMILIES, build, chain
 from known_layers import KNOWN, QPByPosition
 from simulated_device import DEVICE, SimulatedDevice, fetch, send
-from test_layer_cvxpy import FAMILIES, build, chain
 
 import dcl
 from dcl import core

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).parent.parent / "docs" / "examples"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "examples"
 LARGEST = 150_000  # bytes of a committed figure
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 import dcl
 
 NAMES = list(KNOWN)
+HERE = [str(folder) for folder in Path(__file__).resolve().parents[:2]]  # this module, and what it imports
 # Python 3.12 and newer say this of every fork of a process that has threads, which a DataLoader's parent often has.
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -114,7 +116,7 @@ print(max(counts))
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="counts threads in /proc, which Linux has")
 def test_no_more_threads_than_asked(asked):
     # the caller waits while the workers work; no solver and no factorization starts threads of its own
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(HERE)}
     command = [sys.executable, "-c", COUNT, str(asked)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.optimize import brentq, minimize, nnls
 
-FOLDER = Path(__file__).parent.parent / "docs" / "examples"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "examples"
 Array = np.ndarray
 
 
@@ -218,11 +218,13 @@ def test_the_scripts_of_the_thread(tmp_path: Path, capsys: Any) -> None:
 def test_the_page_of_the_report_names_tests_and_files_that_exist() -> None:
     page = (FOLDER.parent / "report.md").read_text(encoding="utf-8")
     default = "test_argmin_report.py"
-    sources = {path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")}
+    sources = {
+        path.name: path.read_text(encoding="utf-8") for path in Path(__file__).resolve().parents[1].rglob("test_*.py")
+    }
     count = 0
     for row in (line for line in page.splitlines() if line.startswith("|")):
         for cell in row.split("; "):
-            files = re.findall(r"`tests/(test_\w+\.py)`", cell) or [default]
+            files = re.findall(r"`tests/\w+/(test_\w+\.py)`", cell) or [default]
             for name in re.findall(r"`(test_\w+)`", cell):
                 count += 1
                 assert any(f"def {name}(" in sources[file] for file in files), f"{name} is not in {files}"
