@@ -55,9 +55,18 @@ toc_object_entries_show_parents = "hide"
 # Types of other packages and of dcl's own inside, which have no page here.
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|cvxpy|cp|np|numpy|pandas|pd|xarray|xr|collections|typing|enum|threading|pathlib)\b.*"),
-    (r"py:.*", r"(Tensor|Array|NDArray|Any|Path|Module|Iterator|Callable|Mapping|Sequence|Iterable|Event|optional)\b.*"),
-    (r"py:.*", r"(Axes|Barrier|Block|ConeProgram|Degeneracy|Effect|Key|Layer|Loss|Model|Moving|Requested|Row|Values|Y)"),
-    (r"py:.*", r"(At|Chunk|Constant|dcl\.(programs|point|program|compare|cones|layers|outcome|frontends|solvers\.base)\..*)"),
+    (
+        r"py:.*",
+        r"(Tensor|Array|NDArray|Any|Path|Module|Iterator|Callable|Mapping|Sequence|Iterable|Event|optional)\b.*",
+    ),
+    (
+        r"py:.*",
+        r"(Axes|Barrier|Block|ConeProgram|Degeneracy|Effect|Key|Layer|Loss|Model|Moving|Requested|Row|Values|Y)",
+    ),
+    (
+        r"py:.*",
+        r"(At|Chunk|Constant|dcl\.(programs|point|program|compare|cones|layers|outcome|frontends|solvers\.base)\..*)",
+    ),
 ]
 
 html_theme = "furo"

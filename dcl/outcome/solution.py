@@ -46,9 +46,11 @@ class Solution:
         >>> import torch, dcl
         >>> q = torch.tensor([[-1.0, -3.0], [-1.0, -1.0]])
         >>> result, solution = dcl.QPLayer()(torch.eye(2), q, lb=0.0, ub=2.0, return_solution=True)
-        >>> solution.x, solution.value
-        (tensor([[1., 2.],
-                [1., 1.]]), tensor([-4.5000, -1.0000]))
+        >>> solution.x
+        tensor([[1., 2.],
+                [1., 1.]])
+        >>> solution.value
+        tensor([-4.5000, -1.0000])
         >>> bool(solution.ok.all()), bool((solution.primal_residual < 1e-9).all())
         (True, True)
     """
