@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cvxpy_families import FAMILIES, build, chain
-from known_layers import KNOWN, QPByPosition
+from front_end_cases import KNOWN, QPByPosition
 from simulated_device import DEVICE, SimulatedDevice, fetch, send
 
 import dcl

@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 import torch
-from known_layers import KNOWN
+from front_end_cases import KNOWN
 
 import dcl
 from dcl.core.conic import ConicAnswer

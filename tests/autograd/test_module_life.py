@@ -1,6 +1,6 @@
 """What happens to a module in its life: copied, saved, moved, averaged, hooked, recomputed, changed in place under its graph.
 
-Answers and gradients are held to closed forms (`known_layers.py`), not to the layer itself.
+Answers and gradients are held to closed forms (`front_end_cases.py`), not to the layer itself.
 """
 
 import copy
@@ -10,7 +10,7 @@ import pickle
 import cvxpy as cp
 import pytest
 import torch
-from known_layers import KNOWN, Model, gradients
+from front_end_cases import KNOWN, Model, gradients
 from tolerances import IDENTITY
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from known_layers import F64, KNOWN, Model, QPByPosition
+from front_end_cases import F64, KNOWN, Model, QPByPosition
 from tolerances import IDENTITY, ROUNDING
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset

@@ -17,7 +17,7 @@ from typing import Any
 import cvxpy as cp
 import pytest
 import torch
-from known_layers import QPByPosition
+from front_end_cases import QPByPosition
 from tolerances import IDENTITY, ROUNDING
 from torch import Tensor
 from torch.autograd import forward_ad

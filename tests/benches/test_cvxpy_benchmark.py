@@ -56,6 +56,7 @@ def solved(
 # The references
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_references_are_solutions_and_differences_of_the_program_itself(family: str) -> None:
     """Of the family's own form, though the references of some come from a simpler one; solved anew, with a longer step."""
@@ -138,6 +139,7 @@ def lines_of(todo: list[Work]) -> list[Done]:
     return list(cvxpy_timing.time_works(todo, [], EFFORT))
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dcl_is_right_and_absent_peers_are_listed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = tuple(p if p.is_dcl else replace(p, needs=("no-such-package",)) for p in cvxpy_peers.PEERS)

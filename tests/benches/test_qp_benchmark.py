@@ -250,6 +250,7 @@ def test_a_wrong_layer_and_one_that_breaks(monkeypatch: pytest.MonkeyPatch) -> N
     assert [entry.verdict for entry in lines] == ["wrong", "failed: ValueError: no such thing"]
 
 
+@pytest.mark.slow
 def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qp_peers, "PEERS", (qp_peers.PEERS[1],))
     done = lines_of([Work("qp", Shape(2, 2, 1), 1), Work("qp", Shape(8, 8, 1), 4)], replace(EFFORT, call=1e-9))

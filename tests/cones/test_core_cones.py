@@ -60,6 +60,7 @@ def agree(cone, v, mu, w):
     )
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("mu", MUS)
 @pytest.mark.parametrize("name", CONES)
 def test_projection_and_derivative(name, mu):

@@ -122,6 +122,7 @@ def test_eigenvectors_of_a_point_nearby_are_others():
     assert certified == 2
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("mu", [1.0, 1e-3, 1e-6])
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_the_central_path(kind, mu):

@@ -43,6 +43,7 @@ def test_a_cone_layer_without_the_careful_lane(monkeypatch):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 def test_gradcheck_and_gradgradcheck(mu):
     P, q, A, b = program(B=1, n=3, cones={"z": 1, "l": 1, "q": [3], "s": [2], "ep": 1}, seed=1)

@@ -30,6 +30,7 @@ def program_of(known):
     return polish.Program(P, known.q, A, b, tuple(blocks)), z
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "keys", [("z", "l"), ("l", "q"), ("z", "s"), ("l", "ep"), ("l", "p"), ("z", "l", "q", "s", "ep", "p")]
 )

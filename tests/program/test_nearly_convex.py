@@ -160,6 +160,7 @@ def test_the_batch_index_is_named(layer):
     assert error.value.indices == [(1,)]
 
 
+@pytest.mark.sample(5)
 @DTYPES
 @pytest.mark.parametrize(("size", "least"), [(1.0, 10), (30.0, 4), (1e4, 0)])
 def test_optimal_is_globally_optimal(dtype, size, least):
@@ -188,6 +189,7 @@ def test_optimal_is_globally_optimal(dtype, size, least):
 # What is right is solved
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("derivative", ["reverse", "vmap"])
 def test_float32_gram_with_enough_equalities(seed, derivative):
@@ -223,6 +225,7 @@ def test_float32_gram_with_enough_equalities(seed, derivative):
     assert np.abs(slope.double().numpy() - g).max() <= tolerance * (1.0 + np.abs(g).max())
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("seed", range(6))
 @LAYERS
 def test_float32_gram_that_is_flat(layer, seed):

@@ -122,6 +122,7 @@ def test_solution_and_multipliers_are_those_of_cvxpy(name: str) -> None:
     assert max(solution.primal_residual, solution.dual_residual, solution.gap) <= 1e-8
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", CASES)
 def test_derivatives_are_those_of_central_differences(name: str) -> None:
     case = CASES[name]()
@@ -138,6 +139,7 @@ def test_derivatives_are_those_of_central_differences(name: str) -> None:
             np.testing.assert_allclose(solution.jacobian(variable, wrt=parameter), known, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", CASES)
 def test_derivative_and_adjoint_agree_with_the_jacobian(name: str) -> None:
     case, rng = CASES[name](), np.random.default_rng(2)
@@ -155,6 +157,7 @@ def test_derivative_and_adjoint_agree_with_the_jacobian(name: str) -> None:
     assert forward == pytest.approx(backward, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", CASES)
 def test_a_batch_is_a_loop_of_single_calls(name: str) -> None:
     case = CASES[name]()
@@ -301,6 +304,7 @@ def test_failures() -> None:
         mixed.active_range({"cap": 1.0})
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("how", ["nan", "last"])
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 def test_what_has_no_solution_has_no_derivative(how: str, mu: float) -> None:

@@ -204,6 +204,7 @@ def test_no_rows() -> None:
     assert "no rows" in repr(sweep)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_backends_give_the_same_arrays(backend: str) -> None:
     program = frontier()
@@ -319,6 +320,7 @@ def _kill_once(flag: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_worker_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dcl.programs import sweep as module

@@ -1,5 +1,8 @@
 """One layer of each kind with its solution in closed form, and a model that trains through it.
 
+**A new front end is one more entry of KNOWN**: how to make a layer, how to draw its arguments, and x in closed form.
+test_front_end_laws.py, test_transforms.py, test_module_life.py, test_parallel.py and test_compile.py do the rest.
+
     quadratic  minimize 1/2 x'Px + q'x  subject to  Ax = b, Gx <= h  with the first row of G active, the others not:
                [[P, M'], [M, 0]] (x, y) = (-q, r),   M = [A; G_1],  r = [b; h_1]
     ball       minimize 1/2 |x - p|^2  subject to  |x + c| <= r < |p + c|:      x = r (p + c) / |p + c| - c
