@@ -18,6 +18,7 @@ from sphinx.application import Sphinx
 import dcl
 
 _SECTIONS = ("Args:", "Raises:", "Returns:", "Example:", "Examples:", "Attributes:")
+_PROPERTIES: dict[str, list[str]] = {}  # name -> lines, on their way past napoleon
 _CODE = re.compile(r"`+([^`]+)`+")
 _RAISED = re.compile(r"(?:^|\s{1,2})((?:\w*(?:Error|Interrupt)|StopIteration)(?:, \w+Error)*): ")
 
@@ -101,9 +102,17 @@ def convert(lines: list[str]) -> list[str]:
 
 def _process(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     lines[:] = convert(lines)
+    if what in ("property", "attribute"):
+        _PROPERTIES[name] = list(lines)
+
+
+def _restore(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Napoleon takes what stands before a colon in the first line of a property for its type: ours have sentences there."""
+    lines[:] = _PROPERTIES.pop(name, lines)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Before napoleon, which listens at 500."""
+    """Before and after napoleon, which listens at 500."""
     app.connect("autodoc-process-docstring", _process, priority=400)
+    app.connect("autodoc-process-docstring", _restore, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
