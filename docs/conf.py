@@ -64,7 +64,7 @@ nitpick_ignore_regex = [
     ),
     (
         r"py:.*",
-        r"(At|Chunk|Constant|dcl\.(programs|point|program|compare|cones|layers|outcome|frontends|solvers\.base)\..*)",
+        r"(At|Chunk|TensorLike|dcl\.(programs|point|program|compare|cones|layers|outcome|frontends|solvers\.base)\..*)",
     ),
 ]
 
@@ -74,6 +74,7 @@ html_title = f"dcl {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#1f5fa8", "color-brand-content": "#1f5fa8"},
