@@ -21,10 +21,20 @@ _ABSENT = "not installed"
 
 @dataclass(frozen=True)
 class Info:
-    """core: the instruction set that the compiled core was built for, "" where there is none; reason: why there is none.
+    """What is installed; `print` it.
 
-    threads: as many instances at a time as torch has threads.  versions: of Python, dcl and what it stands on; "not
-    installed" for a solver that the rule of `dcl.solvers.choose` has to do without.
+    Attributes:
+        core: the instruction set that the compiled core was built for, "" where there is none.
+        reason: why there is no core, "" where there is one.
+        threads: as many instances at a time as torch has threads.
+        versions: of Python, dcl and what it stands on; "not installed" for a solver that the rule of `dcl.solvers.choose`
+            has to do without.
+
+    Example:
+        >>> import dcl
+        >>> found = dcl.info()
+        >>> found.threads >= 1, bool(found.core) != bool(found.reason)
+        (True, True)
     """
 
     core: str

@@ -148,8 +148,8 @@ def called(layer: Layer, tensors: Sequence[Tensor | None], **options: Any) -> An
     """The layer's call with its tensors in order; a `QPLayer` takes those after q by name."""
     if not isinstance(layer, QPLayer):
         return layer(*tensors, **options)
-    by_name = dict(zip(list(matrix.CORE)[2:], tensors[2:], strict=False))
-    return layer(*tensors[:2], **by_name, **options)
+    data: dict[str, Any] = dict(zip(matrix.CORE, tensors, strict=False))
+    return layer(**data, **options)
 
 
 def primal(result: Result) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Never
+from typing import Any, Literal, Never, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.arguments import check_known
 from dcl.implicit import project
+from dcl.layers.calls import ArgminCall, Y
 from dcl.layers.engine import Engine, LayerPoint, Settings, warm
 from dcl.outcome.messages import check_finite, entry, where
 from dcl.outcome.solution import Solution
@@ -118,6 +119,8 @@ class ArgminLayer(nn.Module):
         >>> torch.autograd.grad(y[0], a)[0]  # 2 / (2 + 12 y^2)
         tensor([0.1429, 0.0000], dtype=torch.float64)
     """
+
+    __call__: ArgminCall
 
     def __init__(
         self,
@@ -296,7 +299,27 @@ class ArgminLayer(nn.Module):
         check_known("layer.solve", ArgminLayer.solve, unknown)
         with torch.no_grad():
             _, solution = self(y0, *params, mu=mu, return_solution=True)
-        return solution  # type: ignore[no-any-return]
+        return solution
+
+
+@overload
+def argmin(
+    objective: Callable[..., Tensor],
+    y0: Y,
+    *params: Any,
+    return_solution: Literal[False] = False,
+    **settings: Any,
+) -> Y: ...
+
+
+@overload
+def argmin(
+    objective: Callable[..., Tensor],
+    y0: Y,
+    *params: Any,
+    return_solution: Literal[True],
+    **settings: Any,
+) -> tuple[Y, Solution]: ...
 
 
 def argmin(
@@ -306,8 +329,17 @@ def argmin(
     return_solution: bool = False,
     **settings: Any,
 ) -> Any:
-    """`ArgminLayer(objective, **settings)(y0, *params)` in one call; arguments and errors as there."""
-    return ArgminLayer(objective, **settings)(y0, *params, return_solution=return_solution)
+    """`ArgminLayer(objective, **settings)(y0, *params)` in one call; arguments and errors as there.
+
+    Example:
+        >>> import torch, dcl
+        >>> a = torch.tensor([3.0, -1.0], requires_grad=True)
+        >>> y = dcl.argmin(lambda y, a: (y - a).square().sum(), torch.zeros(2), a, inequality=lambda y, a: y - 1.0)
+        >>> y.detach(), torch.autograd.grad(y[1], a)[0][1]
+        (tensor([ 1., -1.]), tensor(1.))
+    """
+    layer: Any = ArgminLayer(objective, **settings)
+    return layer(y0, *params, return_solution=return_solution)
 
 
 def _one_of(name: str, value: object, valid: Sequence[object]) -> None:

@@ -12,7 +12,9 @@ from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.frontends import cone
 from dcl.frontends.arguments import check_known
+from dcl.frontends.constants import TensorLike
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.calls import ConeCall
 from dcl.layers.cone_lane import ConeMap, ConicWay
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay
@@ -22,7 +24,15 @@ from dcl.solvers.base import AbstractSolver
 
 
 class ConeResult(NamedTuple):
-    """Answer of a cone program, every entry differentiable: x (*batch, n), z (*batch, m) in K*, s (*batch, m) in K."""
+    """Answer of a cone program, every entry differentiable: x (*batch, n), z (*batch, m) in K*, s (*batch, m) in K.
+
+    Example:
+        >>> import torch, dcl
+        >>> A, b = -torch.eye(2), torch.zeros(2)  # x >= 0
+        >>> result = dcl.ConeLayer({"l": 2})(torch.eye(2), torch.tensor([-1.0, 3.0]), A, b)
+        >>> result.x[0], result.s[0], result.z[1]
+        (tensor(1.), tensor(1.), tensor(3.))
+    """
 
     x: Tensor
     z: Tensor
@@ -67,6 +77,8 @@ class ConeLayer(AbstractLayer):
         tensor([0.6000, 0.8000], dtype=torch.float64)
     """
 
+    __call__: ConeCall
+
     def __init__(
         self,
         cones: Mapping[str, Any],
@@ -89,10 +101,10 @@ class ConeLayer(AbstractLayer):
 
     def forward(
         self,
-        P: Tensor | None,
-        q: Tensor,
-        A: Tensor,
-        b: Tensor,
+        P: TensorLike | None,
+        q: TensorLike,
+        A: TensorLike,
+        b: TensorLike,
         *,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
@@ -169,10 +181,10 @@ class ConeLayer(AbstractLayer):
 
     def solve(
         self,
-        P: Tensor | None,
-        q: Tensor,
-        A: Tensor,
-        b: Tensor,
+        P: TensorLike | None,
+        q: TensorLike,
+        A: TensorLike,
+        b: TensorLike,
         *,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
@@ -183,4 +195,4 @@ class ConeLayer(AbstractLayer):
         check_known("layer.solve", ConeLayer.solve, unknown)
         with torch.no_grad():
             _, solution = self(P, q, A, b, solver_args=solver_args, warm_start=warm_start, mu=mu, return_solution=True)
-        return solution  # type: ignore[no-any-return]
+        return solution

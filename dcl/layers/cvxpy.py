@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from dcl.core.conic import conic_core
 from dcl.errors import InputError
 from dcl.frontends.arguments import check_known
 from dcl.frontends.batching import batching
-from dcl.frontends.constants import as_tensors
+from dcl.frontends.constants import TensorLike, as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.calls import CvxpyCall
 from dcl.layers.cone_lane import ConicWay
 from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
 from dcl.layers.either_way import either
@@ -144,6 +145,8 @@ class CvxpyLayer(AbstractLayer):
         tensor([[0.4000, 0.2000, 0.4000]])
     """
 
+    __call__: CvxpyCall
+
     def __init__(
         self,
         problem: cp.Problem,
@@ -185,13 +188,13 @@ class CvxpyLayer(AbstractLayer):
 
     def forward(
         self,
-        *params: Tensor,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
-        **named: Tensor,
+        **named: TensorLike,
     ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Solution]:
         """The requested variables, (*batch, *shape) each, for one tensor (*batch, *shape) per parameter.
 
@@ -219,7 +222,7 @@ class CvxpyLayer(AbstractLayer):
                 f"A tensor must be provided for each CVXPY parameter: the layer takes {len(domains)} tensors ({names}), "
                 f"got {len(params)}"
             )
-        arguments = {str(p): t for p, t in enumerate(params)}  # names may repeat
+        arguments: dict[str, Any] = {str(p): t for p, t in enumerate(params)}  # names may repeat
         if not all([isinstance(t, Tensor) for t in params]):
             arguments = dict(as_tensors(arguments, {str(p): domain.name for p, domain in enumerate(domains)}))
         outputs, solution = self._call(
@@ -232,7 +235,7 @@ class CvxpyLayer(AbstractLayer):
         )
         return outputs if solution is None else (outputs, solution)
 
-    def _in_order(self, params: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def _in_order(self, params: Sequence[TensorLike], named: Mapping[str, TensorLike]) -> tuple[TensorLike, ...]:
         """The parameters in the order of the layer, for some by position and the others by name. Raises InputError."""
         names = [domain.name for domain in self._form.domains]
         for name in named:
@@ -342,11 +345,11 @@ class CvxpyLayer(AbstractLayer):
 
     def solve(
         self,
-        *params: Tensor,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
-        **named: Tensor,
+        **named: TensorLike,
     ) -> Solution:
         """The `Solution` for the tensors of `forward`, without gradients; `Solution.outputs` is what the layer returns."""
         params = self._in_order(params, named) if named else params

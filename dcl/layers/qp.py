@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Never
+from typing import Any, Literal, NamedTuple, Never, overload
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from torch import Tensor
 from dcl.core import dense
 from dcl.frontends import matrix
 from dcl.frontends.arguments import check_known
+from dcl.frontends.constants import TensorLike
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.calls import QPCall
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap, AbstractWay, Grads, direct
 from dcl.layers.vertex import Linear, matrix_linear
@@ -27,6 +29,12 @@ class QPResult(NamedTuple):
 
     x (*batch, n); multipliers y (*batch, p) of Ax = b, z (*batch, m) >= 0 of Gx <= h, z_lb and z_ub (*batch, n) >= 0 of
     the bounds (zero entries where a block is absent); value (*batch), 1/2 x'Px + q'x.
+
+    Example:
+        >>> import torch, dcl
+        >>> result = dcl.solve_qp(torch.eye(2), torch.tensor([-1.0, -3.0]), lb=0.0, ub=2.0)
+        >>> result.x, result.z_ub[1], result.value
+        (tensor([1., 2.]), tensor(1.), tensor(-4.5000))
     """
 
     x: Tensor
@@ -92,6 +100,8 @@ class QPLayer(AbstractLayer):
         tensor([-0.5000,  1.5000], dtype=torch.float64)
     """
 
+    __call__: QPCall
+
     def __init__(
         self,
         solver: str | AbstractSolver | None = None,
@@ -111,15 +121,15 @@ class QPLayer(AbstractLayer):
 
     def forward(
         self,
-        P: Tensor | None,
-        q: Tensor,
+        P: TensorLike | None,
+        q: TensorLike,
         *misplaced: object,
-        A: Tensor | None = None,
-        b: Tensor | None = None,
-        G: Tensor | None = None,
-        h: Tensor | None = None,
-        lb: Tensor | float | None = None,
-        ub: Tensor | float | None = None,
+        A: TensorLike | None = None,
+        b: TensorLike | None = None,
+        G: TensorLike | None = None,
+        h: TensorLike | None = None,
+        lb: TensorLike | None = None,
+        ub: TensorLike | None = None,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
@@ -198,15 +208,15 @@ class QPLayer(AbstractLayer):
 
     def solve(
         self,
-        P: Tensor | None,
-        q: Tensor,
+        P: TensorLike | None,
+        q: TensorLike,
         *misplaced: object,
-        A: Tensor | None = None,
-        b: Tensor | None = None,
-        G: Tensor | None = None,
-        h: Tensor | None = None,
-        lb: Tensor | float | None = None,
-        ub: Tensor | float | None = None,
+        A: TensorLike | None = None,
+        b: TensorLike | None = None,
+        G: TensorLike | None = None,
+        h: TensorLike | None = None,
+        lb: TensorLike | None = None,
+        ub: TensorLike | None = None,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
@@ -218,19 +228,61 @@ class QPLayer(AbstractLayer):
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         with torch.no_grad():
             _, solution = self(P, q, A=A, b=b, G=G, h=h, lb=lb, ub=ub, **options, return_solution=True)
-        return solution  # type: ignore[no-any-return]
+        return solution
+
+
+@overload
+def solve_qp(
+    P: TensorLike | None,
+    q: TensorLike,
+    *,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
+    solver: str | AbstractSolver | None = None,
+    solver_args: dict[str, object] | None = None,
+    mu: float | Tensor = 0.0,
+    on_failure: str = "raise",
+    on_degenerate: str = "warn",
+    warm_start: Solution | bool | None = None,
+    return_solution: Literal[False] = False,
+) -> QPResult: ...
+
+
+@overload
+def solve_qp(
+    P: TensorLike | None,
+    q: TensorLike,
+    *,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
+    solver: str | AbstractSolver | None = None,
+    solver_args: dict[str, object] | None = None,
+    mu: float | Tensor = 0.0,
+    on_failure: str = "raise",
+    on_degenerate: str = "warn",
+    warm_start: Solution | bool | None = None,
+    return_solution: Literal[True],
+) -> tuple[QPResult, Solution]: ...
 
 
 def solve_qp(
-    P: Tensor | None,
-    q: Tensor,
+    P: TensorLike | None,
+    q: TensorLike,
     *misplaced: object,
-    A: Tensor | None = None,
-    b: Tensor | None = None,
-    G: Tensor | None = None,
-    h: Tensor | None = None,
-    lb: Tensor | float | None = None,
-    ub: Tensor | float | None = None,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
     solver: str | AbstractSolver | None = None,
     solver_args: dict[str, object] | None = None,
     mu: float | Tensor = 0.0,
@@ -240,7 +292,15 @@ def solve_qp(
     return_solution: bool = False,
     **unknown: Never,
 ) -> QPResult | tuple[QPResult, Solution]:
-    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A=A, ...)` in one call; arguments and errors as there."""
+    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A=A, ...)` in one call; arguments and errors as there.
+
+    Example:
+        >>> import torch, dcl
+        >>> P, q = torch.eye(2), torch.tensor([-1.0, -3.0], requires_grad=True)
+        >>> x = dcl.solve_qp(P, q, G=torch.ones(1, 2), h=torch.ones(1)).x  # x1 + x2 <= 1
+        >>> x.detach(), torch.autograd.grad(x[0], q)[0]
+        (tensor([-0.5000,  1.5000]), tensor([-0.5000,  0.5000]))
+    """
     matrix.check_by_name("solve_qp", misplaced)
     check_known("solve_qp", solve_qp, unknown)
     settings = (solver, solver_args, on_failure, on_degenerate)
@@ -257,7 +317,5 @@ def _layer(
 
 
 @uncompiled(compiled.UNFIT)
-def _solved(
-    settings: tuple[Any, ...], blocks: dict[str, Any], **options: Any
-) -> QPResult | tuple[QPResult, Solution]:
+def _solved(settings: tuple[Any, ...], blocks: dict[str, Any], **options: Any) -> QPResult | tuple[QPResult, Solution]:
     return _layer(*settings)(**blocks, **options)  # type: ignore[no-any-return]

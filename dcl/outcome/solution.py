@@ -27,18 +27,37 @@ class Solution:
     """An answer, detached from the graph; every tensor leads with the batch dimensions of the call.
 
     `solution["x"]` is what the layer returns under that name: a variable of a CVXPY problem, or x, y, z, ... of a QPLayer.
+    Every program ends as minimize 1/2 x'Px + q'x subject to Ax + s = b, s in K, with multipliers z in K*.
 
-    outputs: what the layer returns, `names` their names.  canonical_x (*batch, n), z (*batch, m), s (*batch, m): the canonical
-    variables of `dcl.program`, the rows in the caller's order: those of A and b of a ConeLayer; of A, G, lb and ub of a QPLayer
-    (where a right-hand side is infinite z is 0 and s is 1, that of 0'x + s = 1); of the canonical form of a CVXPY problem, which
-    has variables and rows besides the caller's.  x: canonical_x where that is the caller's own, of matrices and functions.
-    value (*batch): the optimal value.
-    status (*batch): `dcl.Status` as integers.  primal_residual, dual_residual, gap (*batch): relative, as measured by dcl.
-    iterations, seconds (*batch): of all solvers that were tried.  solver (*batch): position in `solvers` of the one
-    that gave the point.  certificate (*batch, n + m) or None: of an infeasible instance, see `dcl.point.truth`, NaN elsewhere;
-    its rows are those of z.
+    Attributes:
+        outputs: what the layer returns, in its order; `names` are their names.
+        canonical_x: the variables of that program, (*batch, n); of matrices and functions they are the caller's own, and `x` is
+            the same.
+        z, s: its multipliers and slacks, (*batch, m). Rows in the caller's order: those of A and b of a `ConeLayer`; of A, G, lb
+            and ub of a `QPLayer` (where a right-hand side is infinite z is 0 and s is 1); of the canonical form of a CVXPY
+            problem, which has variables and rows besides the caller's.
+        value: the optimal value, (*batch).
+        status: `dcl.Status` as integers, (*batch).
+        primal_residual, dual_residual, gap: relative, as measured by dcl, (*batch).
+        iterations, seconds: of all solvers that were tried, (*batch).
+        solver: position in `solvers` of the one that gave the point, (*batch).
+        solvers: names of the solvers that were tried.
+        certificate: None, or (*batch, n + m), of infeasible instances, checked: z (the last m) with z in K*, A'z = 0, b'z < 0, or
+            x (the first n) with Px = 0, -Ax in K, q'x < 0. NaN elsewhere.
 
     Raises InputError for a name that it does not have.
+
+    Example:
+        >>> import torch, dcl
+        >>> q = torch.tensor([[-1.0, -3.0], [-1.0, -1.0]])
+        >>> result, solution = dcl.QPLayer()(torch.eye(2), q, lb=0.0, ub=2.0, return_solution=True)
+        >>> solution["x"]
+        tensor([[1., 2.],
+                [1., 1.]])
+        >>> solution.value
+        tensor([-4.5000, -1.0000])
+        >>> bool(solution.ok.all()), bool((solution.primal_residual < 1e-9).all())
+        (True, True)
     """
 
     outputs: tuple[Tensor, ...]
