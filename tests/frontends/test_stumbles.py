@@ -565,7 +565,7 @@ def test_points_of_a_sweep_are_named_in_errors(tmp_path: Path, capsys: pytest.Ca
     assert "must be NAME=POINTS, as in gamma=0:1:50, not 's'" in capsys.readouterr().err
 
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "docs" / "examples").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "docs" / "examples").glob("*.py"))
 
 
 @pytest.mark.slow
