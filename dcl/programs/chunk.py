@@ -127,10 +127,10 @@ class Work:
                 strong = part._v > tie_width(part._program, part._v)
                 active[left] = strong[:, zeros:] & part.ok.unsqueeze(-1)
             elif width and good.numel():
-                active[left[good]] = self._curved(tensors, left[good], part.x[good], part.z[good])
+                active[left[good]] = self._curved(tensors, left[good], part.canonical_x[good], part.z[good])
             if good.numel() and last is None:
                 place = int(good[-1])
-                last = Start(part.x[place], part.z[place], instance(part, place))
+                last = Start(part.canonical_x[place], part.z[place], instance(part, place))
         for gradient in gradients:
             gradient[status != Status.OPTIMAL] = torch.nan
         seconds = torch.full((count,), (time.perf_counter() - began) / max(1, count), dtype=torch.float64)
