@@ -28,6 +28,7 @@ from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
 from dcl.program.pattern import AbstractPattern
+from dcl.program.reduction.plan import Reduction
 from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
@@ -258,8 +259,14 @@ class CvxpyLayer(AbstractLayer):
 
     def _reduced(self) -> str:
         """As in "reduced=[n=10, m=1, bounds=10], ", the size of what the core solves at mu = 0; "" where that is the same."""
-        found = None if self._reductions is None or not is_quadratic(self._form) else self._reductions.exact
+        found = self._reduction(exact=True)
         return "" if found is None else "reduced=[n={}, m={}, bounds={}], ".format(*found.after)
+
+    def _reduction(self, exact: bool) -> Reduction | None:
+        """The reduction of its programs at mu = 0 (exact) or mu > 0, None where there is none."""
+        if self._reductions is None or not is_quadratic(self._form):
+            return None
+        return self._reductions.exact if exact else self._reductions.on_path
 
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
