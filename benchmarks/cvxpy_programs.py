@@ -264,7 +264,11 @@ FAMILIES = {
     "tv": Family("total variation, n {size}", ("y",), _build_tv, _draw_tv),
     "svm": Family("SVM, X {size} x {columns}", ("X",), _build_svm, _draw_classes, columns=_fifth, bounds=True),
     "quantile": Family(
-        "quantile regression, A {size} x {columns}", ("A", "b"), _build_quantile, _draw_regression(_fifth), columns=_fifth
+        "quantile regression, A {size} x {columns}",
+        ("A", "b"),
+        _build_quantile,
+        _draw_regression(_fifth),
+        columns=_fifth,
     ),
     "wide_lasso": Family(
         "lasso, A {size} x {columns}",

@@ -58,7 +58,16 @@ LONG: dict[str, dict[int, tuple[int, ...]]] = {
     "ot": {8: (1, 32)},
     "entropy": {10: (1, 64), 50: (1, 16)},
 }
-_SMALL = {"ls_simplex": 20, "lasso": 15, "ridge": 15, "tv": 12, "svm": 15, "quantile": 15, "logistic": 15, "portfolio": 10}
+_SMALL = {
+    "ls_simplex": 20,
+    "lasso": 15,
+    "ridge": 15,
+    "tv": 12,
+    "svm": 15,
+    "quantile": 15,
+    "logistic": 15,
+    "portfolio": 10,
+}
 _SMALL |= {"flow": 8, "flow_redundant": 8}
 SHORT = {family: {_SMALL.get(family, 4): (1, 4)} for family in LONG}
 

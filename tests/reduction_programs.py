@@ -148,7 +148,9 @@ def median(rng: np.random.Generator) -> Case:
     m, n = 15, 3
     x, A, b = cp.Variable(n), cp.Parameter((m, n)), cp.Parameter(m)
     problem = cp.Problem(cp.Minimize(cp.norm1(A @ x - b)), [x <= 0.2, cp.sum(x) >= -1.0])
-    return Case(problem, [A, b], [x], [rng.standard_normal((BATCH, m, n)), rng.standard_normal((BATCH, m))], (n, m + 1, n))
+    return Case(
+        problem, [A, b], [x], [rng.standard_normal((BATCH, m, n)), rng.standard_normal((BATCH, m))], (n, m + 1, n)
+    )
 
 
 def relu(rng: np.random.Generator) -> Case:

@@ -317,9 +317,7 @@ def test_the_dual_of_a_constraint_that_says_less_is_zero(monkeypatch):
     x, y = cp.Variable(3), cp.Parameter(3)
     strong, weak = x <= 1, x <= 2
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - y)), [strong, weak])
-    layer = dcl.CvxpyLayer(
-        problem, [y], [x, strong.dual_variables[0], weak.dual_variables[0]], on_degenerate="raise"
-    )
+    layer = dcl.CvxpyLayer(problem, [y], [x, strong.dual_variables[0], weak.dual_variables[0]], on_degenerate="raise")
     assert layer._reductions.exact.after == (3, 0, 3)
     y = torch.tensor([3.0, 0.5, 1.5], **F64, requires_grad=True)
     with careful_calls(monkeypatch) as calls:

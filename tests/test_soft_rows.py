@@ -61,7 +61,9 @@ def drawn(rng: np.random.Generator):
     return problem, [p for p, _ in pairs], x, [t for _, t in pairs]
 
 
-@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 150), marks=pytest.mark.slow)], ids=["few", "more"])
+@pytest.mark.parametrize(
+    "seeds", [range(12), pytest.param(range(12, 150), marks=pytest.mark.slow)], ids=["few", "more"]
+)
 def test_what_is_certified_is_exact_and_agrees_with_the_careful_lane(seeds):
     certified = left = 0
     for seed in seeds:
@@ -113,7 +115,9 @@ def test_a_weighted_median():
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize(("y", "kind"), [(1.0, "WEAKLY_ACTIVE"), (0.0, "WEAKLY_ACTIVE"), (0.5, "EXACT"), (2.0, "EXACT")])
+@pytest.mark.parametrize(
+    ("y", "kind"), [(1.0, "WEAKLY_ACTIVE"), (0.0, "WEAKLY_ACTIVE"), (0.5, "EXACT"), (2.0, "EXACT")]
+)
 def test_multipliers_at_the_cap_and_at_zero_are_ties(y, kind):
     """min (x - y)^2 / 2 + max(x, 0) + |v - 1|: x = 0 with multiplier y where that is between 0 and 1, else y or y - 1."""
     x, v, p = cp.Variable(), cp.Variable(), cp.Parameter()

@@ -116,7 +116,7 @@ def listed(names: Sequence[str]) -> str:
 class Sizes:
     """variables, rows: of the program as CVXPY or the caller states it.
 
-    reduced: variables, rows, and bounds of the smaller program that the compiled core may solve in its place; None: there is none.
+    reduced: variables, rows and bounds of the smaller program that the compiled core may solve in its place; None: none.
     """
 
     variables: int

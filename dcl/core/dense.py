@@ -268,8 +268,8 @@ def solve_framed(
 class Cells(NamedTuple):
     """The cells of the solutions of programs with soft rows, and points to start from there (soft.hpp).
 
-    beyond (B, m) bool: soft rows that are violated.  start: x (B, n), z (B, m), and z_lb, z_ub (B, n) where there are such bounds,
-    of the cell's program.
+    beyond (B, m) bool: soft rows that are violated.  start: x (B, n), z (B, m), and z_lb, z_ub (B, n) where there are such
+    bounds, of the cell's program.
     """
 
     beyond: Tensor

@@ -24,9 +24,10 @@ struct CellOut {
 struct SoftWorker {
     void find(const Call& call, const Block& cap, const General* shared, Index i, const CellOut& to) {
         load(call, cap, shared, i);
-        // of an interior point that is not near the solution, which may be far away, the cell is good enough
-        const auto settles = [&](const Vector&, const Vector&, const Vector&, const Vector&) { return interior_.mu < decided; };
         if (is_fit()) {
+            // whether z > s says nothing of a row until mu = s z is far below the square of its cap
+            const double smallest = std::min(program_.cap.minCoeff(), 1.0), enough = decided * smallest * smallest;
+            const auto settles = [&](const Vector&, const Vector&, const Vector&, const Vector&) { return interior_.mu < enough; };
             interior_.solve(program_, settles);
         } else {
             interior_.x.setZero(call.n);
@@ -39,7 +40,7 @@ struct SoftWorker {
     }
 
 private:
-    static constexpr double decided = 1e-5;
+    static constexpr double decided = 1e-4;
     Program program_;
     Curvature curvature_;
     Matrix P_;

@@ -27,7 +27,6 @@ from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.plan import Cuts, Reduction
 
-
 # Cells that are tried, and how far a multiplier is from its cap, in units of the objective (`clear` of dcl/core/certify.hpp).
 _MOST_CELLS = 4
 _CLEAR = 1e-7

@@ -191,7 +191,8 @@ def _products(t: Matrices, u: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor
 class Elimination:
     """The plan: blocks by the names of `Matrices`, and how many of the rows K the reduced matrix A' is wanted for.
 
-    A_IJ is given by its parts A_FF, A_SF and A_SS; M_S: A_SS^-1.  vectors: theta -> (-q, b) in the order of the partition, (B or 1, n + m).
+    A_IJ is given by its parts A_FF, A_SF and A_SS; M_S: A_SS^-1.
+    vectors: theta -> (-q, b) in the order of the partition, (B or 1, n + m).
     """
 
     partition: Partition
@@ -252,7 +253,6 @@ class Elimination:
             A=self._A if A_is_fixed else _rows(t.A_KJ, t.A_KR, E, self.general),
         )
 
-
     def _inverse(
         self, A_FF: AbstractMatrix, A_SF: AbstractMatrix, A_SS: AbstractMatrix
     ) -> tuple[AbstractMatrix, AbstractMatrix]:
@@ -267,9 +267,9 @@ class Elimination:
         if A_IR.is_zero:
             return A_IR
         if k == 0:
-            return product(self.M_S, A_IR).negative()
-        found = product(self.M_S, Full(A_IR.full()[:, k:])).full()
-        return Full(torch.cat([found.new_zeros(found.shape[0], k, found.shape[2]), -found], -2))
+            return product(self.M_S.negative(), A_IR)
+        found = product(self.M_S.negative(), Full(A_IR.full()[:, k:])).full()
+        return Full(torch.cat([found.new_zeros(found.shape[0], k, found.shape[2]), found], -2))
 
 
 _PARTS = ("A_FF", "A_SF", "A_SS")

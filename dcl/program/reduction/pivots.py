@@ -2,8 +2,8 @@
 
 1. An equality row with a constant entry at a free variable defines it.  Rows with no other entry come first: their variables
    are numbers (aliases of parameters), wherever they stand.  Variables of one equality row only come first (the
-   residuals of sum_squares, epigraphs) are next: taking them out changes no other row.  Then Markowitz's order: (r - 1)(c - 1), for r
-   entries in the row and c in the column, is the fill.
+   residuals of sum_squares, epigraphs) are next: taking them out changes no other row.  Then Markowitz's order:
+   (r - 1)(c - 1), for r entries in the row and c in the column, is the fill.
 2. A variable without a cost that only inequality rows see, with one sign in all of them but one: Fourier-Motzkin combines
    that row with each of the others, which adds no row.  That is to take it for an equality: its multiplier is the sum of the
    others' (|u| <= 1, which CVXPY writes u <= t, -u <= t, t <= 1, becomes a box).  Its value is one of many, so neither it nor
@@ -35,8 +35,8 @@ from dcl.program.reduction.working import Working, working
 _GROWTH = 100.0
 # A pivot is at least this, relative to the largest constant entry of its row.
 _PIVOT = 1e-2
-# Entries of the dense working matrix.
-_MOST_WORK = 500_000
+# Entries of the dense working matrix, which each pivot looks through: of its equalities, and of all of its rows.
+_MOST_WORK, _MOST_ENTRIES = 500_000, 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +223,7 @@ def choose(shape: Shape, *, on_path: bool, cuts: bool, wanted: Bools) -> tuple[P
     second = private(shape, first[0])
     m, n = shape.A.shape
     taken = len(first[0]) + len(second[0])
-    if (m - taken) * (n - taken) > _MOST_WORK or taken == n:
+    if (shape.zeros - taken) * (n - taken) > _MOST_WORK or (m - taken) * (n - taken) > _MOST_ENTRIES or taken == n:
         return None
     search = Search(shape, first, second, wanted)
     search.equalities()
