@@ -88,8 +88,8 @@ def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | Tensor
 
 
 def _sizes(layer: Layer, solution: Solution) -> Sizes:
-    structure = solution.program.structure
-    exact = not isinstance(solution.mu, Tensor)
+    structure = solution._program.structure
+    exact = not isinstance(solution._mu, Tensor)
     reduction = layer._reduction(exact) if isinstance(layer, CvxpyLayer) else None
     return Sizes(structure.n, structure.m, None if reduction is None else reduction.after)
 
