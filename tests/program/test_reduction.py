@@ -478,7 +478,7 @@ def test_solutions_and_warm_starts():
     layer, plain = (layer_of(case, reduce=reduce) for reduce in (True, False))
     tensors = case.tensors()
     one, other = (f.solve(*tensors) for f in (layer, plain))
-    for name in ("x", "z", "s", "value"):
+    for name in ("canonical_x", "z", "s", "value"):
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-11, atol=1e-12)
     assert one.solvers == ("CORE",)
     (again,) = layer(*tensors, warm_start=one)
