@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.implicit import project
-from dcl.layers.engine import Engine, LayerPoint, Settings, warm
+from dcl.layers.engine import Engine, LayerPoint, Settings, check_path, warm
 from dcl.outcome.messages import check_finite, entry, where
 from dcl.outcome.solution import Solution
 from dcl.point import Point
@@ -228,6 +228,7 @@ class ArgminLayer(nn.Module):
         plan = function.plan(self._parts(), self._sign, y0, params, self._in_dims, self._batch_dims)
         chosen = engine.barrier(mu, plan.batch.shape)
         if isinstance(chosen, Tensor):
+            check_path(chosen)
             chosen = chosen.to(plan.start.device)
         solver = self._solver
         if callable(solver):

@@ -31,7 +31,7 @@ from dcl.torch_modes import check_order, is_ordinary, is_readable, is_recorded
 
 ON_FAILURE = ("raise", "nan", "last")
 ON_DEGENERATE = ("ignore", "warn", "raise")
-_NO_MU = "mu requires a gradient, and the derivative with respect to mu is not available: pass mu.detach()"
+_NO_MU = "mu requires a gradient, and ArgminLayer has no derivative with respect to mu: pass mu.detach()"
 
 
 @dataclass(frozen=True)
@@ -114,17 +114,19 @@ class Engine:
         return isinstance(mu, (int, float)) and mu == 0
 
     def path(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> tuple[Tensor | None] | None:
-        """For the core: (None,) at mu = 0, (mu (B or 1,),) on the central path; None where the careful lane has to judge mu."""
+        """For the core: (None,) at mu = 0, else (mu (B or 1,),), zero at exact instances; None where the careful lane judges mu."""
         mu = self.settings.mu if mu is None else mu
         if isinstance(mu, float) and mu == 0.0:
             return (None,)
         if isinstance(mu, Tensor):
-            usual = is_ordinary(mu) and mu.dtype.is_floating_point and mu.device.type == "cpu" and not mu.requires_grad
-            if not usual or not bool(((mu > 0.0) & torch.isfinite(mu)).all()):
+            usual = is_ordinary(mu) and mu.dtype.is_floating_point and mu.device.type == "cpu"
+            if (mu.requires_grad and torch.is_grad_enabled()) or not usual or not bool(((mu >= 0.0) & torch.isfinite(mu)).all()):
                 return None
         found = barrier(mu, batch_shape)
+        if not isinstance(found, Tensor) or not bool(found.any()):
+            return (None,)
         # a copy: the caller may change his mu before the backward pass
-        return (found.reshape(-1).clone(),) if isinstance(found, Tensor) else (None,)
+        return (found.detach().reshape(-1).clone(),)
 
     def barrier(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> Barrier:
         """The barrier parameter of a call, that of the layer for None, as `barrier` has it."""
@@ -181,22 +183,24 @@ class Engine:
         start = _start(warm_start, program, context.rows)
         program, units = scaled(program)
         data = (program.P, program.q, program.A, program.b)
-        check_order(data)
+        mu = units.barrier(self.barrier(mu, context.batch_shape))
+        moves_mu = isinstance(mu, Tensor) and is_recorded([mu])
+        check_order((*data, mu) if isinstance(mu, Tensor) else data)
         lifted = lift(program)
         if lifted is not None:
             program = replace(program, P=program.P + lifted)
-        mu = units.barrier(self.barrier(mu, context.batch_shape))
         call = Call(
             structure=program.structure,
             context=context,
             choose=choice.order,
             on_failure=settings.on_failure,
             on_degenerate=self.on_degenerate,
-            record=is_recorded(data) if record is None else record,
+            record=(moves_mu or is_recorded(data)) if record is None else record,
             # an operator of a compiled graph says that something is recorded, not what
             moving=moving
             if record is not None or moving is None
             else moving.restricted(*(is_recorded([t]) for t in data)),
+            moves_mu=moves_mu,
             known=known,
             requested=requested,
             threads=choice.threads,
@@ -271,7 +275,7 @@ class Engine:
             certificate=None if certificate is None else shaped(certificate),
             program=point.program.detach(),
             v=point.v.detach(),
-            mu=point.mu,
+            mu=point.mu.detach() if isinstance(point.mu, Tensor) else point.mu,
             requested=point.requested,
             moving=point.moving,
             known_degeneracy=degeneracy,
@@ -279,12 +283,10 @@ class Engine:
 
 
 def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
-    """Mu as the float 0.0 or a tensor (B or 1, 1) of positive numbers. Raises InputError for anything else."""
+    """Mu as the float 0.0 or a tensor (B or 1, 1) of numbers >= 0. Raises InputError for anything else."""
     _check_barrier(mu)
     if not isinstance(mu, Tensor):
         return torch.full((1, 1), mu, dtype=torch.float64, device="cpu") if mu > 0.0 else 0.0
-    if is_recorded([mu]):
-        raise UnsupportedError(_NO_MU)
     mu = mu.to(torch.float64)
     if mu.numel() == 1:
         return mu.reshape(1, 1)
@@ -294,6 +296,14 @@ def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
         raise InputError(
             f"mu has shape {tuple(mu.shape)}, which does not broadcast to the batch {batch_shape}", argument="mu"
         ) from None
+
+
+def check_path(mu: Tensor) -> None:
+    """For a layer without the derivative in mu and without mu = 0 in some instances. Raises UnsupportedError, InputError."""
+    if is_recorded([mu]):
+        raise UnsupportedError(_NO_MU)
+    if is_readable(mu) and not bool(mu.all()):
+        raise InputError("ArgminLayer takes mu = 0 as a number only; as a tensor it must be positive", argument="mu")
 
 
 def barrier_tensor(mu: Any) -> Any:
