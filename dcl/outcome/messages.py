@@ -174,6 +174,7 @@ def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]], 
     moves: is the derivative in mu asked for?  Then UnsupportedError at the first zero: from there x moves like sqrt(mu) where a
     constraint is weakly active.
     """
+    mu = mu.detach()
     good = torch.isfinite(mu) & (mu >= 0.0)
     if not bool(good.all()):
         place = torch.nonzero(~good)[0].tolist()
