@@ -135,7 +135,7 @@ def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagn
     batch = v.shape[0]
     x, on_path = solution.x.reshape(batch, -1), isinstance(mu, Tensor)
     ok = solution.ok.reshape(-1)
-    found = Point(program, x, v, mu)
+    found = Point(program, solution.x_in_units, v, mu)
     kkt, ties = resolved(found).kkt, ~torch.isnan(found.at_kink)
     strong = (kkt.D.d > 0.5) & ~ties
     if on_path:

@@ -22,7 +22,7 @@ from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Moving, Requested
 from dcl.program import ConeProgram, Structure
 from dcl.program.rows import Rows
-from dcl.program.scaling import scaled
+from dcl.program.scaling import in_units
 from dcl.smooth.solve import SmoothOutcome
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.choose import Choice, check_cones, configure
@@ -69,6 +69,7 @@ class LayerPoint:
     """A differentiable answer, beside `dcl.point.Point`: x (B, n), z (B, m), s (B, m), the report (B, 7), what `Solution` needs.
 
     program, v (B, m) and mu are in the units of `dcl.program.scaling`, the rest in the caller's; all rows are the canonical ones.
+    columns (B or 1, n): the units of x in `program`, None for one.
     solvers: names, in the order in which the report counts them.  given: the caller's tensors, (B or 1, ...).
     """
 
@@ -87,11 +88,13 @@ class LayerPoint:
     moving: Moving | None = None
     rows: Rows = field(default=Rows())
     given: Sequence[Tensor] = ()
+    columns: Tensor | None = None
 
     @property
     def known(self) -> Known:
         """What the derivative needs of the solution."""
-        return Known(self.x, self.v, self.at_kink, self.report)
+        x = self.x if self.columns is None else self.x / self.columns
+        return Known(x, self.v, self.at_kink, self.report)
 
 
 class Engine:
@@ -181,9 +184,12 @@ class Engine:
         settings = self.settings
         choice = self._choose(solver_args)
         start = _start(warm_start, program, context.rows)
-        program, units = scaled(program)
+        mu = self.barrier(mu, context.batch_shape)
+        program, units, columns = in_units(program, mu)
+        if start is not None and columns is not None:
+            start.x[:] /= columns.cpu().numpy()
         data = (program.P, program.q, program.A, program.b)
-        mu = units.barrier(self.barrier(mu, context.batch_shape))
+        mu = units.barrier(mu)
         moves_mu = isinstance(mu, Tensor) and is_recorded([mu])
         check_order((*data, mu) if isinstance(mu, Tensor) else data)
         lifted = lift(program)
@@ -218,7 +224,8 @@ class Engine:
         self.note(outcome)
         z = project(program.structure, mu, v, at_kink)
         return LayerPoint(
-            x=x,
+            x=x if columns is None else x * columns,
+            columns=columns,
             z=units.dual(z),
             s=units.slack(z - v),
             report=report,
@@ -278,6 +285,7 @@ class Engine:
             mu=point.mu.detach() if isinstance(point.mu, Tensor) else point.mu,
             requested=point.requested,
             moving=point.moving,
+            columns=point.columns,
             known_degeneracy=degeneracy,
         )
 

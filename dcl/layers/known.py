@@ -10,7 +10,7 @@ from dcl.core import dense
 from dcl.implicit import GAP, ITERATIONS, PRIMAL, SECONDS, STATUS, Known
 from dcl.layers.lane import AbstractKept
 from dcl.program import ConeProgram
-from dcl.program.scaling import scaled
+from dcl.program.scaling import in_units
 from dcl.status import Status
 
 
@@ -21,8 +21,10 @@ def known_of(kept: AbstractKept, program: ConeProgram, mu: Tensor | None, second
     zero in the core is exactly so.
     mu (B or 1,): that of the call, zero or None for the exact point.  seconds: of the whole batch.
     """
-    program, units = scaled(program.detach())
+    program, units, columns = in_units(program.detach(), 0.0 if mu is None else mu.unsqueeze(-1))
     x, z = kept.point()
+    if columns is not None:
+        x = x / columns
     zeros = program.structure.cone.zeros
     s = program.b - program.Ax(x)
     if program.structure.cone.is_orthant and mu is not None:

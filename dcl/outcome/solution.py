@@ -31,7 +31,8 @@ class Solution:
     status (*batch): `dcl.Status` as integers.  primal_residual, dual_residual, gap (*batch): relative, as measured by dcl.
     iterations, seconds (*batch): of all solvers that were tried.  solver (*batch): position in `solvers` of the one
     that gave the point.  certificate (*batch, n + m) or None: of an infeasible instance, see `dcl.point.truth`, NaN elsewhere;
-    its rows are those of z.  program, v: in the units of `dcl.program.scaling`, the rows in dcl's own order.
+    its rows are those of z.  program, v: in the units of `dcl.program.scaling`, the rows in dcl's own order; columns: the
+    units of x in `program`, (B or 1, n), None for one.
     """
 
     outputs: tuple[Tensor, ...]
@@ -54,6 +55,7 @@ class Solution:
     requested: Requested | None = None
     moving: Moving | None = None
     known_degeneracy: Degeneracy | None = None
+    columns: Tensor | None = None
 
     @property
     def ok(self) -> Tensor:
@@ -69,12 +71,18 @@ class Solution:
             raise UnsupportedError(
                 "the kind of derivative is not known inside of torch.func.vmap: return the Solution and ask it outside"
             )
-        x = self.x.reshape(-1, self.x.shape[-1])
         program, v, mu = self._in_one_batch()
+        x = self.x_in_units
         residual = torch.maximum(self.primal_residual, self.dual_residual).reshape(-1)
         masks = self.requested
         requested = masks and Requested(*(mask.reshape(-1, mask.shape[-1])[0] for mask in masks))
         return classify(resolved(Point(program, x, v, mu)), residual, requested, self.moving)
+
+    @property
+    def x_in_units(self) -> Tensor:
+        """x (B, n) of `program`."""
+        x = self.x.reshape(-1, self.x.shape[-1])
+        return x if self.columns is None else x / self.columns.reshape(-1, x.shape[-1])
 
     def _in_one_batch(self) -> tuple[ConeProgram, Tensor, Barrier]:
         """program, v and mu with one batch dimension; torch.func.vmap has put others in front."""
@@ -127,7 +135,7 @@ _PLAIN = (
     "outputs", "x", "z", "s", "value", "status", "primal_residual", "dual_residual", "gap", "iterations", "seconds",
     "solver", "v",
 )  # fmt: skip
-_OPTIONAL = ("certificate", "requested")
+_OPTIONAL = ("certificate", "requested", "columns")
 _DATA = ("P", "q", "A", "b")
 _DEGENERACY = ("kind", "margin", "weakest", "condition")
 
