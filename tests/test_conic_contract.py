@@ -38,7 +38,9 @@ class Both:
         dims = {"P": 2, "q": 1, "A": 2, "b": 1}
         self.tensors = {k: t if t.ndim > dims[k] else t.unsqueeze(0) for k, t in tensors.items()}
         self.batch = max(t.shape[0] for t in self.tensors.values())
-        self.map = ConeMap(conic_core(parse(cones).blocks, self.tensors["q"].shape[-1], lower=True), tuple(names), torch.float64)
+        self.map = ConeMap(
+            conic_core(parse(cones).blocks, self.tensors["q"].shape[-1], lower=True), tuple(names), torch.float64
+        )
         self.blocks = self.map.data(list(self.tensors.values()))
         self.barrier = torch.tensor([mu], dtype=torch.float64) if mu else None
         self.cones, self.mu = cones, mu

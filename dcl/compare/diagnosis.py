@@ -133,7 +133,7 @@ def _advised(
 def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagnosis]:
     program, v, mu = solution.program, solution.v, solution.mu
     batch = v.shape[0]
-    x, on_path = solution.x.reshape(batch, -1), isinstance(mu, Tensor)
+    on_path = isinstance(mu, Tensor)
     ok = solution.ok.reshape(-1)
     found = Point(program, solution.x_in_units, v, mu)
     kkt, ties = resolved(found).kkt, ~torch.isnan(found.at_kink)

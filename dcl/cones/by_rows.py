@@ -62,7 +62,7 @@ def dproject(cone: AbstractCone, v: Tensor, mu: Barrier, at_kink: Tensor) -> Abs
     d = _joined([(place, part.d) for place, part in parts], v)
     if all(part.diagonal for _, part in parts):
         return Diagonal(d)
-    return _ByRows(d, *(tuple(column) for column in zip(*parts, strict=True)))
+    return _ByRows(d, tuple(place for place, _ in parts), tuple(part for _, part in parts))
 
 
 def curvature_product(cone: AbstractCone, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:

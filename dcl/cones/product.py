@@ -72,7 +72,9 @@ class Product(AbstractCone):
         return Diagonal(d) if all(part.diagonal for part in parts) else _Parts(d, tuple(parts), self._sizes)
 
     def slope_in_mu(self, v: Tensor, mu: Tensor) -> Tensor:
-        return torch.cat([cone.slope_in_mu(part, mu) for cone, part in zip(self.cones, self._split(v), strict=True)], -1)
+        return torch.cat(
+            [cone.slope_in_mu(part, mu) for cone, part in zip(self.cones, self._split(v), strict=True)], -1
+        )
 
     def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         parts = zip(self.cones, self._split(v), self._split(a), self._split(w), strict=True)

@@ -2,8 +2,9 @@
 
     dz = D dv + k dmu,  k = D s / mu (`slope_in_mu`)     d(D w) = D dw + C(w, dv - v dmu / (2 mu))     <a, C(w, t)> = <t, C(a, w)>
 
-with C(a, w) = `curvature_product` of the cone, the gradient of <a, D(v) w> in v, from the third derivative of a potential: symmetric
-in a, w and a third vector.  Since z(t v, t^2 mu) = t z(v, mu), D depends on v / sqrt(mu) alone, and k and C follow from Euler's rule:
+with C(a, w) = `curvature_product` of the cone, the gradient of <a, D(v) w> in v, from the third derivative of a potential:
+symmetric in a, w and a third vector.  Since z(t v, t^2 mu) = t z(v, mu), D depends on v / sqrt(mu) alone, and k and C follow
+from Euler's rule:
 
     dk = -(C(v, dv) + (k - C(v, v) / (2 mu)) dmu) / (2 mu)          dC/dmu = -(C + C'(v)[v]) / (2 mu)
 
@@ -202,9 +203,7 @@ class CurvatureProduct(Function):
         return None, grad_mu, grad_v, grad_a, grad_w
 
     @staticmethod
-    def jvp(
-        ctx: Any, _s: None, tmu: Tensor | None, tv: Tensor | None, ta: Tensor | None, tw: Tensor | None
-    ) -> Tensor:
+    def jvp(ctx: Any, _s: None, tmu: Tensor | None, tv: Tensor | None, ta: Tensor | None, tw: Tensor | None) -> Tensor:
         mu, v, a, w, C = kept(ctx)
         structure: Structure = ctx.structure
         terms = []

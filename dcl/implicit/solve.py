@@ -195,7 +195,18 @@ class Solve(Function):
             grad_A = -(structure.A.outer(z, ux, A.shape[0]) + structure.A.outer(uv, x, A.shape[0]))
         grad_q = -_fold(ux, ctx.q_batch) if need_q else None
         grad_b = _fold(uv, ctx.b_batch) if need_b else None
-        return None, None, None, grad_mu, None, grad_P, grad_q, grad_A, grad_b, *[None] * (len(ctx.needs_input_grad) - 9)
+        return (
+            None,
+            None,
+            None,
+            grad_mu,
+            None,
+            grad_P,
+            grad_q,
+            grad_A,
+            grad_b,
+            *[None] * (len(ctx.needs_input_grad) - 9),
+        )
 
     @staticmethod
     def jvp(

@@ -117,13 +117,17 @@ class Engine:
         return isinstance(mu, (int, float)) and mu == 0
 
     def path(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> tuple[Tensor | None] | None:
-        """For the core: (None,) at mu = 0, else (mu (B or 1,),), zero at exact instances; None where the careful lane judges mu."""
+        """For the core: (None,) at mu = 0, else (mu (B or 1,),), zero at exact instances; None for the careful lane."""
         mu = self.settings.mu if mu is None else mu
         if isinstance(mu, float) and mu == 0.0:
             return (None,)
         if isinstance(mu, Tensor):
             usual = is_ordinary(mu) and mu.dtype.is_floating_point and mu.device.type == "cpu"
-            if (mu.requires_grad and torch.is_grad_enabled()) or not usual or not bool(((mu >= 0.0) & torch.isfinite(mu)).all()):
+            if (
+                (mu.requires_grad and torch.is_grad_enabled())
+                or not usual
+                or not bool(((mu >= 0.0) & torch.isfinite(mu)).all())
+            ):
                 return None
         found = barrier(mu, batch_shape)
         if not isinstance(found, Tensor) or not bool(found.any()):

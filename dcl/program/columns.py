@@ -2,8 +2,8 @@
 
     P' = F P F,   q' = F q,   A' = A F,   F diagonal, powers of two
 
-On the path z = mu / s.  In a box of width w both multipliers are of size mu / w, and the carrier v = z - s of `dcl.program.structure`
-keeps of s what eps z leaves: nothing for w^2 < eps mu.  With x' of size one, the rows of the bounds, and then z' and s', are so too.
+On the path z = mu / s.  In a box of width w both multipliers are of size mu / w, and the carrier v = z - s keeps of s what
+eps z leaves: nothing for w^2 < eps mu.  With x' of size one, the rows of the bounds, and then z' and s', are so too.
 
 Only where mu > 0 and w is below NARROW: everywhere else units of columns would change what is tied and what is small at mu = 0,
 where nothing fails for want of them, and a shared matrix would become one for each instance.

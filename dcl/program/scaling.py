@@ -2,7 +2,7 @@
 
     P' = c P,  q' = c q,  A' = E A,  b' = E b:      x' = x,   s' = E s,   z' = c E^-1 z,   mu' = c mu
 
-Columns have units only where the path runs through tiny boxes (`dcl.program.columns`); there mu counts as a part of the objective.
+Columns have units only where the path runs through tiny boxes (`dcl.program.columns`); mu counts as part of the objective then.
 
 E (diagonal, constant on each cone that is no orthant) and c are powers of two, so nothing is rounded.  They are constants
 for differentiation, which is exact: the solution does not depend on them.  Without this, a tolerance of 1e-8 would accept
@@ -81,7 +81,7 @@ def scaled(program: ConeProgram, least: Barrier = 0.0) -> tuple[ConeProgram, Uni
 
 
 def in_units(program: ConeProgram, mu: Barrier) -> tuple[ConeProgram, Units, Tensor | None]:
-    """`scaled` for a call with mu, (B or 1, 1) or 0.0, and the units of the columns (B or 1, n): x = columns * x', None for one."""
+    """`scaled` for a call with mu, (B or 1, 1) or 0.0, and the units of columns (B or 1, n): x = columns * x', None for one."""
     columns = narrow_columns(program, mu)
     if columns is None:
         return *scaled(program), None

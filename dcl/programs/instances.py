@@ -32,7 +32,9 @@ def instance(solution: Solution, place: int) -> Solution:
         certificate=certificate,
         program=solution.program.rows(index).expanded(1),
         v=solution.v[index],
-        columns=solution.columns[index] if solution.columns is not None and len(solution.columns) > 1 else solution.columns,
+        columns=solution.columns[index]
+        if solution.columns is not None and len(solution.columns) > 1
+        else solution.columns,
         mu=mu[index] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu,
         known_degeneracy=None,
         **rest,
