@@ -186,8 +186,8 @@ def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]], 
         )
     if moves and bool((mu == 0.0).any()):
         raise UnsupportedError(
-            f"mu requires a gradient and is zero{where(index_of(torch.nonzero(mu == 0.0)[0].tolist()))}: the derivative in mu exists "
-            "for mu > 0 only (from 0 a solution may move like sqrt(mu)); keep mu positive, or pass mu.detach()"
+            f"mu requires a gradient and is zero{where(index_of(torch.nonzero(mu == 0.0)[0].tolist()))}: the derivative in mu "
+            "exists for mu > 0 only (from 0 a solution may move like sqrt(mu)); keep mu positive, or pass mu.detach()"
         )
 
 
