@@ -13,8 +13,9 @@ from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.arguments import check_known
 from dcl.implicit import project
+from dcl.layers.barrier import check_path
 from dcl.layers.calls import ArgminCall, Y
-from dcl.layers.engine import Engine, LayerPoint, Settings, check_path, warm
+from dcl.layers.engine import Engine, LayerPoint, Settings, warm
 from dcl.outcome.messages import check_finite, entry, where
 from dcl.outcome.solution import Solution
 from dcl.point import Point

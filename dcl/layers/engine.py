@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Real
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dcl.cones.base import AbstractCone, Barrier
-from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
+from dcl.errors import InputError, OptionError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, lift, project, solve
 from dcl.implicit.solve import Outcome
+from dcl.layers.barrier import barrier, barrier_tensor, check_mu
 from dcl.layers.verbose import tell
-from dcl.outcome.messages import AbstractCallContext, check_barrier
+from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Moving, Requested
 from dcl.program import ConeProgram, Structure
@@ -32,7 +30,6 @@ from dcl.torch_modes import check_order, is_ordinary, is_readable, is_recorded
 
 ON_FAILURE = ("raise", "nan", "last")
 ON_DEGENERATE = ("ignore", "warn", "raise")
-_NO_MU = "mu requires a gradient, and ArgminLayer has no derivative with respect to mu: pass mu.detach()"
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Settings:
             if value not in valid:
                 raise InputError(f"{name} is {value!r}; valid: {', '.join(map(repr, valid))}", argument=name)
         object.__setattr__(self, "mu", barrier_tensor(self.mu))
-        _check_barrier(self.mu)
+        check_mu(self.mu)
 
     def describe(self) -> str:
         """As in "solver=clarabel, mu=0.01", for repr; what is as usual is left out, but solver and mu."""
@@ -330,49 +327,6 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
-    """Mu as the float 0.0 or a tensor (B or 1, 1) of numbers >= 0. Raises InputError for anything else."""
-    _check_barrier(mu)
-    if not isinstance(mu, Tensor):
-        return torch.full((1, 1), mu, dtype=torch.float64, device="cpu") if mu > 0.0 else 0.0
-    mu = mu.to(torch.float64)
-    if mu.numel() == 1:
-        return mu.reshape(1, 1)
-    try:
-        return mu.expand(batch_shape).reshape(-1, 1)
-    except RuntimeError:
-        raise InputError(
-            f"mu has shape {tuple(mu.shape)}, which does not broadcast to the batch {batch_shape}", argument="mu"
-        ) from None
-
-
-def check_path(mu: Tensor) -> None:
-    """For a layer without the derivative in mu and without mu = 0 in some instances. Raises UnsupportedError, InputError."""
-    if is_recorded([mu]):
-        raise UnsupportedError(_NO_MU)
-    if is_readable(mu) and not bool(mu.all()):
-        raise InputError("ArgminLayer takes mu = 0 as a number only; as a tensor it must be positive", argument="mu")
-
-
-def barrier_tensor(mu: Any) -> Any:
-    """A NumPy array or a pandas Series as a tensor; everything else as it is."""
-    is_array = isinstance(mu, np.ndarray) or type(mu).__name__ == "Series"
-    return torch.as_tensor(np.array(mu, dtype=np.float64)) if is_array else mu
-
-
-def _check_barrier(mu: object) -> None:
-    """Raise InputError, DtypeError for what is no barrier parameter of any batch."""
-    if isinstance(mu, Tensor):
-        if mu.is_complex() or mu.dtype == torch.bool:
-            raise DtypeError(f"mu must be real, got {mu.dtype}", argument="mu")
-        if is_readable(mu):  # else when it is solved
-            check_barrier(mu, lambda place: tuple(place))
-    elif isinstance(mu, bool) or not isinstance(mu, Real):
-        raise DtypeError(f"mu must be a number or a tensor, got {type(mu).__name__}", argument="mu")
-    elif not 0.0 <= float(mu) < math.inf:
-        raise InputError(f"mu is {mu}: it must be finite and not negative", argument="mu")
-
-
 def options(solver_args: object, verbose: bool = False) -> dict[str, object]:
     """The caller's solver_args as a dict of his options, over `verbose`. Raises OptionError if it is no dict."""
     if solver_args is not None and not isinstance(solver_args, Mapping):
@@ -385,7 +339,8 @@ def warm(warm_start: object, batch: int, structure: Structure) -> tuple[Tensor, 
     if not isinstance(warm_start, Solution):
         raise InputError(f"warm_start must be a dcl.Solution, got {type(warm_start).__name__}", argument="warm_start")
     x, z, s = (
-        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]) for t in (warm_start.canonical_x, warm_start.z, warm_start.s)
+        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1])
+        for t in (warm_start.canonical_x, warm_start.z, warm_start.s)
     )
     n, m = structure.n, structure.m
     if x.shape != (batch, n) or z.shape != (batch, m) or s.shape != (batch, m):

@@ -62,7 +62,7 @@ def test_for_one_call_or_not(name):
     torch.testing.assert_close(f(q, straight_through=False)[0], 0.5 * (root - q), rtol=0, atol=IDENTITY)
     result, solution = f(q, return_solution=True)
     torch.testing.assert_close(solution.outputs[0], result[0], rtol=0, atol=0)
-    assert solution.mu == 0.0  # the point returned is the exact one
+    assert solution._mu == 0.0  # the point returned is the exact one
     assert bool(solution.ok.all())
 
 
