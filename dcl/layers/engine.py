@@ -198,12 +198,14 @@ class Engine:
         choice = self._choose(solver_args)
         start = _start(warm_start, program, context.rows)
         mu = self.barrier(mu, context.batch_shape)
+        moves_mu = isinstance(mu, Tensor) and is_recorded([mu])
+        if isinstance(mu, Tensor) and not moves_mu and is_readable(mu) and not bool(mu.any()):
+            mu = 0.0
         program, units, columns = in_units(program, mu)
         if start is not None and columns is not None:
             start.x[:] /= columns.cpu().numpy()
         data = (program.P, program.q, program.A, program.b)
         mu = units.barrier(mu)
-        moves_mu = isinstance(mu, Tensor) and is_recorded([mu])
         check_order((*data, mu) if isinstance(mu, Tensor) else data)
         lifted = lift(program)
         if lifted is not None:

@@ -292,6 +292,13 @@ def test_all_zero_is_the_exact_solution_and_negative_or_nan_is_refused():
         assert caught.value.index == (1,)
 
 
+def test_diagnose_tells_active_rows_of_exact_instances_only():
+    P, q, zero = torch.eye(1, **F64), torch.tensor([[1.0], [1.0]], **F64), torch.zeros(1, **F64)
+    exact, smooth = dcl.diagnose(dcl.QPLayer(), P, q, lb=zero, mu=torch.tensor([0.0, 0.1], **F64)).points
+    assert (exact.on_path, exact.active, exact.margin) == (False, ("lb[0]",), 1.0)
+    assert (smooth.on_path, smooth.active, smooth.margin) == (True, (), float("inf"))
+
+
 def test_straight_through_and_compiled_graphs_take_zeros():
     layer, q = dcl.QPLayer(), torch.tensor([[0.3, -0.5]] * 4, **F64)
 
