@@ -2,17 +2,18 @@ r"""
 The bilevel program of Gould et al. (2016)
 ==========================================
 
-In a bilevel program the constraint of one problem is the solution of another. The report "On differentiating parameterized argmin and
-argmax problems with application to bi-level optimization" (Gould et al., 2016) closes with this one: find the parameters of a soft-max
-classifier, so that the most likely point of each class inside the unit ball lies on a given target,
+In a bilevel program the constraint of one problem is the solution of another. The report "On differentiating
+parameterized argmin and argmax problems with application to bi-level optimization" (Gould et al., 2016)
+closes with this one: find the parameters of a soft-max classifier, so that the most likely point of each
+class inside the unit ball lies on a given target,
 
 .. math::
 
    \min_\theta \; \tfrac12 \sum_i \|x_i(\theta) - t_i\|^2, \qquad
    x_i(\theta) = \operatorname{argmax}_{\|x\| \le 1} \; a_i'x + b_i - \log \sum_j \exp(a_j'x + b_j) .
 
-The lower problem is written as two torch functions. :class:`dcl.ArgminLayer` solves it and differentiates the solution, so that
-gradient descent works on the upper one.
+The lower problem is written as two torch functions. :class:`dcl.ArgminLayer` solves it and differentiates the
+solution, so that gradient descent works on the upper one.
 """
 
 import math
@@ -29,7 +30,8 @@ plt.style.use("tableau-colorblind10")
 # The lower problem
 # -----------------
 #
-# The functions are written for one class. ``in_dims`` says which arguments have one entry a class, and which all classes share.
+# The functions are written for one class. ``in_dims`` says which arguments have one entry a class, and which
+# all classes share.
 
 CLASSES, RATE = 3, 4.0
 angles = 0.5 * math.pi + 2.0 * math.pi * torch.arange(CLASSES, dtype=torch.float64) / CLASSES
@@ -54,8 +56,8 @@ def layer(mu):
 # Gradient descent on the upper problem
 # -------------------------------------
 #
-# Each step starts where the last one ended (``warm_start``). We do it twice: with the exact solutions, and with a log-barrier of
-# mu = 0.01, which the report uses.
+# Each step starts where the last one ended (``warm_start``). We do it twice: with the exact solutions, and
+# with a log-barrier of mu = 0.01, which the report uses.
 
 
 def descend(mu, steps):
@@ -65,7 +67,9 @@ def descend(mu, steps):
     b = torch.randn(CLASSES, generator=generator, dtype=torch.float64).requires_grad_()
     points, solution, losses, states = layer(mu), None, [], []
     for _ in range(steps + 1):
-        x, solution = points(torch.zeros(CLASSES, 2, dtype=torch.float64), one_of, a, b, warm_start=solution, return_solution=True)
+        x, solution = points(
+            torch.zeros(CLASSES, 2, dtype=torch.float64), one_of, a, b, warm_start=solution, return_solution=True
+        )
         loss = 0.5 * (x - targets).square().sum()
         losses.append(float(loss.detach()))
         states.append((x.detach(), a.detach(), b.detach()))
@@ -84,9 +88,10 @@ print(f"mu = 0.01:  the loss ends at {barrier[-1]:.0e}")
 # What to see
 # -----------
 #
-# Left and middle: the likelihood of class 1 before and after, its most likely point and its target. Right: with exact solutions the loss falls to
-# rounding. With the barrier it stops: no point of the central path lies on the circle, where the
-# targets are. The conclusion: where the answer lies on the boundary of the constraints, take the exact gradient.
+# Left and middle: the likelihood of class 1 before and after, its most likely point and its target. Right:
+# with exact solutions the loss falls to rounding. With the barrier it stops: no point of the central path
+# lies on the circle, where the targets are. The conclusion: where the answer lies on the boundary of the
+# constraints, take the exact gradient.
 
 grid = torch.linspace(-1.4, 1.4, 121, dtype=torch.float64)
 plane = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1)

@@ -1,11 +1,11 @@
-'''
+"""
 Train on two processes with DistributedDataParallel
 ===================================================
 
-PyTorch trains on several processes or machines with ``DistributedDataParallel`` (DDP): each process sees its share of the batch, and DDP averages the
-gradients. A dcl layer inside the model needs nothing special. This example trains the same model twice, on one process and on two, and compares
-the weights after every step.
-'''
+PyTorch trains on several processes or machines with ``DistributedDataParallel`` (DDP): each process sees its
+share of the batch, and DDP averages the gradients. A dcl layer inside the model needs nothing special. This
+example trains the same model twice, on one process and on two, and compares the weights after every step.
+"""
 
 import subprocess
 import sys
@@ -21,9 +21,9 @@ plt.style.use("tableau-colorblind10")
 # The training script
 # -------------------
 #
-# The model predicts the species of a flower (scikit-learn's iris data) as a point of the probability simplex, the nearest one to a linear
-# prediction. We write the script to a file, since each process has to start from one. Its arguments are the number of this process,
-# the number of all, and a folder in which they meet.
+# The model predicts the species of a flower (scikit-learn's iris data) as a point of the probability simplex,
+# the nearest one to a linear prediction. We write the script to a file, since each process has to start from
+# one. Its arguments are the number of this process, the number of all, and a folder in which they meet.
 
 SCRIPT = """
 import sys
@@ -83,7 +83,8 @@ if world > 1:
 # Run it
 # ------
 #
-# On a cluster ``torchrun`` starts the processes. Here we start them ourselves: one process alone, then two together.
+# On a cluster ``torchrun`` starts the processes. Here we start them ourselves: one process alone, then two
+# together.
 
 
 def run(world):
@@ -104,24 +105,30 @@ single, right = run(1)
 double, _ = run(2)
 difference = np.abs(single - double).max(axis=(1, 2))
 print(f"{right:.0%} of the flowers right after 30 steps")
-print(f"largest difference of a weight, one process and two: {'below 1e-12' if difference.max() < 1e-12 else difference.max()}")
+print(
+    f"largest difference of a weight, one process and two: {'below 1e-12' if difference.max() < 1e-12 else difference.max()}"
+)
 
 # %%
 # What to see
 # -----------
 #
-# Left: four of the twelve weights; the markers of two processes lie on the line of one. Right: the difference stays at rounding,
-# around 1e-16. The conclusion: the gradient of the layer's batch is the sum over its instances, as everywhere in PyTorch,
-# so DDP's average over two halves is the gradient of the whole.
+# Left: four of the twelve weights; the markers of two processes lie on the line of one. Right: the difference
+# stays at rounding, around 1e-16. The conclusion: the gradient of the layer's batch is the sum over its
+# instances, as everywhere in PyTorch, so DDP's average over two halves is the gradient of the whole.
 
 step = np.arange(1, len(single) + 1)
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(9.0, 3.5), layout="constrained")
 for k, name in enumerate(("sepal length", "sepal width", "petal length", "petal width")):
     left.plot(step, single[:, 0, k], color=f"C{k}", label=name)
     left.plot(step[::3], double[::3, 0, k], "o", color=f"C{k}", markersize=4)
-left.set(title="Weights of the first species", xlabel="step", ylabel="weight (per standard deviation)", ylim=(-0.8, 1.1))
+left.set(
+    title="Weights of the first species", xlabel="step", ylabel="weight (per standard deviation)", ylim=(-0.8, 1.1)
+)
 left.legend(fontsize=8, title="line: one process, marker: two", title_fontsize=8, ncols=2, loc="upper right")
 right_axes.semilogy(step, np.maximum(difference, 1e-18), color="C5")
 right_axes.axhline(np.finfo(float).eps, color="0.4", linestyle="--", label="rounding of float64")
-right_axes.set(title="One process minus two", xlabel="step", ylabel="largest difference of a weight", ylim=(1e-18, 1e-8))
+right_axes.set(
+    title="One process minus two", xlabel="step", ylabel="largest difference of a weight", ylim=(1e-18, 1e-8)
+)
 right_axes.legend()

@@ -2,11 +2,13 @@
 Learn a constraint from decisions
 =================================
 
-A fund manager rebalances twenty stocks each month. We see the recommendations that she gets and the portfolios that she holds. She
-follows the recommendations as closely as her rules allow, but we do not know the rules: no short sales and all money invested,
-that is plain to see; but also a limit on every stock, and a limit on the risk of the whole portfolio. We learn the limits from what she did.
+A fund manager rebalances twenty stocks each month. We see the recommendations that she gets and the
+portfolios that she holds. She follows the recommendations as closely as her rules allow, but we do not know
+the rules: no short sales and all money invested, that is plain to see; but also a limit on every stock, and a
+limit on the risk of the whole portfolio. We learn the limits from what she did.
 
-The recommendations come from real prices (S&P 500, from the package skfolio). The manager is simulated, so that we know the truth.
+The recommendations come from real prices (S&P 500, from the package skfolio). The manager is simulated, so
+that we know the truth.
 """
 
 import cvxpy as cp
@@ -24,8 +26,9 @@ plt.style.use("tableau-colorblind10")
 # Recommendations and decisions
 # -----------------------------
 #
-# A month's recommendation weighs the stocks by their growth over the last year. The manager's limits are 12 % a stock, and a sensitivity to
-# the market ("beta") of at most 0.9. Her trades are not exact: each weight is off by some 0.3 % of the money.
+# A month's recommendation weighs the stocks by their growth over the last year. The manager's limits are 12 %
+# a stock, and a sensitivity to the market ("beta") of at most 0.9. Her trades are not exact: each weight is
+# off by some 0.3 % of the money.
 
 prices = load_sp500_dataset().loc["2005":].resample("ME").last()
 returns = prices.pct_change().dropna()
@@ -71,8 +74,9 @@ print(f"true:    at most {float(true[0]):.2%} a stock, beta at most {float(true[
 # Judge on later months
 # ---------------------
 #
-# The obvious alternative does not know of a program: a ridge regression from the recommendation to the portfolio, with its penalty chosen
-# by cross-validation. The second alternative knows that the money is all invested and nothing is sold short, but has no limits.
+# The obvious alternative does not know of a program: a ridge regression from the recommendation to the
+# portfolio, with its penalty chosen by cross-validation. The second alternative knows that the money is all
+# invested and nothing is sold short, but has no limits.
 
 ridge = RidgeCV(np.logspace(-6, 1, 15)).fit(recommended[train].numpy(), held[train].numpy())
 with torch.no_grad():
@@ -90,10 +94,11 @@ for name, error in errors.items():
 # What to see
 # -----------
 #
-# Left: both limits arrive at the truth. Right: the error on the later months. The layer with learned limits is as good as one with the true
-# limits: what is left is the manager's own noise. Ridge regression is several times worse, since a limit that binds in some months
-# and not in others is no linear function. The conclusion: if you know the form of the rules, learn their numbers.
-# (Here the form is right by construction. With real managers, compare with the regression first.)
+# Left: both limits arrive at the truth. Right: the error on the later months. The layer with learned limits
+# is as good as one with the true limits: what is left is the manager's own noise. Ridge regression is several
+# times worse, since a limit that binds in some months and not in others is no linear function. The
+# conclusion: if you know the form of the rules, learn their numbers. (Here the form is right by construction.
+# With real managers, compare with the regression first.)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained", width_ratios=[1.0, 1.4])
 for k, (name, color, dashes) in enumerate((("limit of a stock", "C0", "-"), ("limit of beta", "C5", "--"))):
@@ -102,7 +107,9 @@ left.axhline(100.0, color="0.6", linewidth=1.0)
 left.set(title="Learning the limits", xlabel="gradient step", ylabel="limit (% of the true one)", ylim=(0.0, 125.0))
 left.legend(loc="lower right")
 dates = growth.index[later]
-for (name, error), color, dashes in zip(errors.items(), ("C2", "C5", "C0", "black"), ("-", "--", "-", ":"), strict=True):
+for (name, error), color, dashes in zip(
+    errors.items(), ("C2", "C5", "C0", "black"), ("-", "--", "-", ":"), strict=True
+):
     right.plot(dates, error, dashes, color=color, label=name, linewidth=1.4)
 right.set(title="Error on later months", xlabel="year", ylabel="error of a weight (% of the money)", ylim=(0.0, None))
 right.legend(fontsize=8)

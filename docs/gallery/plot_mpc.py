@@ -2,12 +2,13 @@
 Move a crane's load in closed loop
 ==================================
 
-A crane's trolley carries a load on a cable. The motor pushes the trolley with at most 20 newtons, and the trolley may not go
-faster than 0.6 m/s. Every 0.1 seconds a controller solves a quadratic program: it plans the next 2.5 seconds, applies the first
-force of the plan, and plans again. This is model predictive control (MPC).
+A crane's trolley carries a load on a cable. The motor pushes the trolley with at most 20 newtons, and the
+trolley may not go faster than 0.6 m/s. Every 0.1 seconds a controller solves a quadratic program: it plans
+the next 2.5 seconds, applies the first force of the plan, and plans again. This is model predictive control
+(MPC).
 
-We build the controller with :class:`dcl.ParametricProgram`, run it in closed loop, and then ask how its force depends on what it
-measures. That derivative is the controller's local feedback gain.
+We build the controller with :class:`dcl.ParametricProgram`, run it in closed loop, and then ask how its force
+depends on what it measures. That derivative is the controller's local feedback gain.
 """
 
 import cvxpy as cp
@@ -23,8 +24,9 @@ plt.style.use("tableau-colorblind10")
 # The trolley and the load
 # ------------------------
 #
-# The state is the trolley's position (m) and velocity (m/s), the load's angle (rad) and angular velocity (rad/s). For small angles
-# the motion is linear. The matrix exponential turns it into steps of 0.1 s with a constant force.
+# The state is the trolley's position (m) and velocity (m/s), the load's angle (rad) and angular velocity
+# (rad/s). For small angles the motion is linear. The matrix exponential turns it into steps of 0.1 s with a
+# constant force.
 
 TROLLEY, LOAD, CABLE, GRAVITY = 10.0, 5.0, 1.0, 9.81  # kg, kg, m, m/s^2
 STEP, FORCE, SPEED = 0.1, 20.0, 0.6  # s, N, m/s
@@ -39,8 +41,9 @@ A, B = discrete[:4, :4], discrete[:4, 4:]
 # The controller
 # --------------
 #
-# The stage cost weighs position, velocity, angle, angular velocity and force. The terminal cost is that of the linear-quadratic
-# regulator (LQR), from SciPy's Riccati solver. So MPC and LQR agree where no limit binds along the plan.
+# The stage cost weighs position, velocity, angle, angular velocity and force. The terminal cost is that of
+# the linear-quadratic regulator (LQR), from SciPy's Riccati solver. So MPC and LQR agree where no limit binds
+# along the plan.
 
 HORIZON = 25
 Q, R = np.diag([10.0, 1.0, 20.0, 2.0]), np.array([[0.01]])
@@ -60,8 +63,9 @@ controller = dcl.ParametricProgram(problem)
 # The closed loop
 # ---------------
 #
-# The trolley starts two meters away, at rest. At each step we keep the force, and the derivative of the force in the state. Each
-# program is solved and checked. The derivative uses the factorization that is already there.
+# The trolley starts two meters away, at rest. At each step we keep the force, and the derivative of the force
+# in the state. Each program is solved and checked. The derivative uses the factorization that is already
+# there.
 
 STEPS = 80
 first = np.zeros((HORIZON, 1))
@@ -85,10 +89,11 @@ print(f"gain of LQR:    {lqr_gain.round(3)}")
 # What to see
 # -----------
 #
-# Left: the trolley arrives and the load's swing dies out. Middle: at first the force is at its limit, then the trolley's speed
-# is. Right: while the force is at its limit, its derivative in the position is exactly zero: the controller does not react to a
-# small change. At the speed limit it is zero too. Once no limit binds along the plan, the derivative is the LQR gain.
-# The conclusion: near a limit the linear gain does not describe the controller. The exact derivative does.
+# Left: the trolley arrives and the load's swing dies out. Middle: at first the force is at its limit, then
+# the trolley's speed is. Right: while the force is at its limit, its derivative in the position is exactly
+# zero: the controller does not react to a small change. At the speed limit it is zero too. Once no limit
+# binds along the plan, the derivative is the LQR gain. The conclusion: near a limit the linear gain does not
+# describe the controller. The exact derivative does.
 
 time = STEP * np.arange(STEPS + 1)
 figure, axes = plt.subplots(1, 3, figsize=(11.0, 3.4), layout="constrained")

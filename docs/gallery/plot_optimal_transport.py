@@ -2,12 +2,12 @@
 Move one digit into another: optimal transport
 ==============================================
 
-Two images of handwritten digits are two ways to spread ink over a grid. Optimal transport (OT) asks: what is the cheapest way to move
-the ink of the first image to where the second has it? The answer is a plan, entry (i, j) of which says how much ink goes from pixel
-i to pixel j. The least cost is a distance between images.
+Two images of handwritten digits are two ways to spread ink over a grid. Optimal transport (OT) asks: what is
+the cheapest way to move the ink of the first image to where the second has it? The answer is a plan, entry
+(i, j) of which says how much ink goes from pixel i to pixel j. The least cost is a distance between images.
 
-We solve the program with :class:`dcl.CvxpyLayer` and take two gradients: of the least cost in the prices, and in the ink itself. Then we
-move the ink along the plan.
+We solve the program with :class:`dcl.CvxpyLayer` and take two gradients: of the least cost in the prices, and
+in the ink itself. Then we move the ink along the plan.
 """
 
 import cvxpy as cp
@@ -24,7 +24,8 @@ plt.style.use("tableau-colorblind10")
 # Two images
 # ----------
 #
-# Scikit-learn's digits have 8 by 8 pixels. We take a 1 and a 7, drop the faint pixels, and scale the ink to a total of one.
+# Scikit-learn's digits have 8 by 8 pixels. We take a 1 and a 7, drop the faint pixels, and scale the ink to a
+# total of one.
 
 digits = load_digits()
 pixels = np.array([(row, column) for row in range(8) for column in range(8)], dtype=float)
@@ -46,7 +47,8 @@ print(f"a {digits.target[one]} of {len(start)} dark pixels, a {digits.target[sev
 # The program
 # -----------
 #
-# A small quadratic term makes the plan unique. Its weight is far below the prices, so the cost hardly changes.
+# A small quadratic term makes the plan unique. Its weight is far below the prices, so the cost hardly
+# changes.
 
 plan, price = cp.Variable((len(start), len(end)), nonneg=True), cp.Parameter((len(start), len(end)))
 s, d = cp.Parameter(len(start)), cp.Parameter(len(end))
@@ -63,17 +65,21 @@ flow, least_cost = layer(*tensors)
 by_price, by_supply, _ = torch.autograd.grad(least_cost, tensors)
 flow, least_cost = flow.detach().numpy(), float(least_cost.detach())
 by_price, by_supply = by_price.numpy(), by_supply.numpy()
-print(f"least cost {least_cost:.3f}; the ink moves {np.sqrt(prices[flow > 1e-6]).mean():.2f} pixels on average along {int((flow > 1e-6).sum())} ways")
+print(
+    f"least cost {least_cost:.3f}; the ink moves on {int((flow > 1e-6).sum())} ways, "
+    f"{(np.sqrt(prices) * flow).sum():.2f} pixels on average"
+)
 print(f"largest difference between the gradient in the prices and the plan: {np.abs(by_price - flow).max():.0e}")
 
 # %%
 # What to see
 # -----------
 #
-# Top: the ink on its way, each piece on the straight line of the plan. Below, left: the plan itself. It is also the gradient of the least
-# cost in the prices: a dearer way costs as much more as it carries. Right: the gradient in the ink of the 1: where a little more ink
-# would make the transport dearer (orange) or cheaper (violet) than on average. The conclusion: to bring the 1 closer to the 7, take ink from its
-# foot and add it at the upper right, where the 7 has more.
+# Top: the ink on its way, each piece on the straight line of the plan. Below, left: the plan itself. It is
+# also the gradient of the least cost in the prices: a dearer way costs as much more as it carries. Right: the
+# gradient in the ink of the 1: where a little more ink would make the transport dearer (orange) or cheaper
+# (violet) than on average. The conclusion: to bring the 1 closer to the 7, take ink from its foot and add it
+# at the upper right, where the 7 has more.
 
 figure = plt.figure(figsize=(10.0, 6.4), layout="constrained")
 above, below = figure.subfigures(2, 1, height_ratios=[1.0, 1.5])

@@ -2,11 +2,12 @@
 Robust regression, and what one outlier does
 ============================================
 
-Least squares lets a single unusual measurement move the whole line. The Huber loss does not: it is quadratic for small residuals and
-linear beyond a threshold. How much does each measurement pull? That is the derivative of the fitted line in the measurement, and
-:class:`dcl.ParametricProgram` returns it exactly.
+Least squares lets a single unusual measurement move the whole line. The Huber loss does not: it is quadratic
+for small residuals and linear beyond a threshold. How much does each measurement pull? That is the derivative
+of the fitted line in the measurement, and :class:`dcl.ParametricProgram` returns it exactly.
 
-The data are scikit-learn's Linnerud data: exercises of twenty men in a fitness club. One of them jumped 250 times, far more than all others.
+The data are scikit-learn's Linnerud data: exercises of twenty men in a fitness club. One of them jumped 250
+times, far more than all others.
 """
 
 import cvxpy as cp
@@ -23,8 +24,8 @@ plt.style.use("tableau-colorblind10")
 # Two fits
 # --------
 #
-# We predict the number of jumps from the number of sit-ups. Scikit-learn's ``HuberRegressor`` chooses a threshold together with the
-# line. We take its threshold, so that both have the same optimum.
+# We predict the number of jumps from the number of sit-ups. Scikit-learn's ``HuberRegressor`` chooses a
+# threshold together with the line. We take its threshold, so that both have the same optimum.
 
 exercises = load_linnerud().data
 situps, jumps = exercises[:, 1] / 100.0, exercises[:, 2]  # sit-ups in hundreds
@@ -49,7 +50,10 @@ print(f"{'scikit-learn':14} {theirs.coef_[0]:.1f}")
 
 pull = {name: fit.jacobian("line", wrt="jumps")[0] for name, fit in fits.items()}
 beyond = np.abs(jumps - design @ fits["Huber"]["line"]) > threshold
-print(f"{int(beyond.sum())} of 20 men lie beyond the threshold of {threshold:.1f} jumps; their largest pull: {np.abs(pull['Huber'][beyond]).max():.0e}")
+print(
+    f"{int(beyond.sum())} of 20 men lie beyond the threshold of {threshold:.1f} jumps; "
+    f"their largest pull: {np.abs(pull['Huber'][beyond]).max():.0e}"
+)
 
 # %%
 # The same for a whole range: let the outlier's count go from 0 to 400, in one sweep.
@@ -66,10 +70,11 @@ slopes = {
 # What to see
 # -----------
 #
-# Left: the outlier draws the least-squares line upwards; the Huber line stays with the others. Middle: how much one more jump of each man moves
-# the slope. Those beyond the threshold have no pull at all under the Huber loss (crosses at zero). Right: as the outlier moves,
-# the least-squares slope follows without end, while the Huber slope stops. The conclusion: the Huber line does depend on the fact that
-# there is an outlier, but not on how far away it is.
+# Left: the outlier draws the least-squares line upwards; the Huber line stays with the others. Middle: how
+# much one more jump of each man moves the slope. Those beyond the threshold have no pull at all under the
+# Huber loss (crosses at zero). Right: as the outlier moves, the least-squares slope follows without end,
+# while the Huber slope stops. The conclusion: the Huber line does depend on the fact that there is an
+# outlier, but not on how far away it is.
 
 style = {"least squares": ("C5", "--", "o"), "Huber": ("C0", "-", "x")}
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 3.9), layout="constrained")

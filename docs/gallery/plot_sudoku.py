@@ -2,13 +2,14 @@ r"""
 Learn the rules of sudoku
 =========================
 
-A 4 by 4 sudoku has the digits 1 to 4 in each row, each column and each 2 by 2 block. We do not tell the model these rules. It sees solved
-puzzles only and learns the matrix A of the equality constraints in
+A 4 by 4 sudoku has the digits 1 to 4 in each row, each column and each 2 by 2 block. We do not tell the model
+these rules. It sees solved puzzles only and learns the matrix A of the equality constraints in
 
 .. math:: \hat x = \operatorname{argmin}_x \; \tfrac{\varepsilon}{2} x'x - p'x \quad \text{subject to} \quad Ax = Az, \; x \ge 0 .
 
-Here p are the given cells, and x has one entry for each cell and digit. A and z are learned. The experiment is that of OptNet (Amos and Kolter, 2017).
-An ordinary network with more weights learns from the same puzzles, and both are judged on grids that they have not seen.
+Here p are the given cells, and x has one entry for each cell and digit. A and z are learned. The experiment
+is that of OptNet (Amos and Kolter, 2017). An ordinary network with more weights learns from the same puzzles,
+and both are judged on grids that they have not seen.
 """
 
 import itertools
@@ -25,7 +26,8 @@ plt.style.use("tableau-colorblind10")
 # The puzzles
 # -----------
 #
-# There are 288 grids. 216 are for training, 72 are held out. A puzzle shows some cells of a grid, drawn anew each time.
+# There are 288 grids. 96 are for training, 192 are held out. A puzzle shows eight cells of a grid, drawn anew
+# each time.
 
 grids = []
 for rows in itertools.product(itertools.permutations(range(4)), repeat=4):
@@ -36,7 +38,7 @@ for rows in itertools.product(itertools.permutations(range(4)), repeat=4):
 solved = torch.nn.functional.one_hot(torch.tensor(np.array(grids)), 4).double().flatten(1)  # (288, 64)
 generator = torch.Generator().manual_seed(0)
 order = torch.randperm(len(grids), generator=generator)
-train, held_out = solved[order[:216]], solved[order[216:]]
+train, held_out = solved[order[:96]], solved[order[96:]]
 
 
 def puzzles(grids, shown=8):
@@ -52,7 +54,7 @@ def is_solved(x, grids):
 
 
 # We judge on puzzles of the held-out grids with exactly one solution: no other grid of the 288 has the same shown cells.
-judged = held_out.repeat(4, 1)
+judged = held_out
 judged_puzzles = puzzles(judged)
 unique = ((judged_puzzles @ solved.T) == judged_puzzles.sum(-1, keepdim=True)).sum(-1) == 1
 judged, judged_puzzles = judged[unique], judged_puzzles[unique]
@@ -62,7 +64,8 @@ print(f"{len(grids)} grids; {len(judged)} puzzles with 8 shown cells of held-out
 # Two models
 # ----------
 #
-# The layer has a matrix A with 40 rows, and z, which makes sure that Ax = Az has a solution: 2,624 numbers. The network has two hidden layers, and 115,000.
+# The layer has a matrix A with 40 rows, and z, which makes sure that Ax = Az has a solution: 2,624 numbers.
+# The network has two hidden layers, and 115,000.
 
 
 class Rules(torch.nn.Module):
@@ -106,23 +109,29 @@ by_network = learn(network, 0.003, 1500, 50)
 print(f"held-out puzzles solved: {by_rules[-1]:.0%} by the layer, {by_network[-1]:.0%} by the network")
 
 # %%
-# What did the layer learn? The true rules say that certain sums of four entries are one. We measure how far each
-# true rule is from being a combination of the rows of A: 0 says that it follows from A, 1 that A knows nothing about it.
+# What did the layer learn? The true rules say that certain sums of four entries are one. We measure how far
+# each true rule is from being a combination of the rows of A: 0 says that it follows from A, 1 that A knows
+# nothing about it.
 
 cells = np.arange(16).reshape(4, 4)
 units = [*cells, *cells.T, *(cells[r : r + 2, c : c + 2].ravel() for r in (0, 2) for c in (0, 2))]
 true_rules = np.array([np.isin(np.arange(64), 4 * unit + digit) for unit in units for digit in range(4)], dtype=float)
 rows = np.linalg.svd(rules.A.detach().numpy(), full_matrices=False)[2]
 missing = np.linalg.norm(true_rules - true_rules @ rows.T @ rows, axis=1) / np.linalg.norm(true_rules, axis=1)
-print(f"{len(true_rules)} true rules: {missing.mean():.2f} of each is missing in A on average; in a random A it is {(1 - 40 / 64) ** 0.5:.2f}")
+print(
+    f"{len(true_rules)} true rules: {missing.mean():.2f} of each is missing in A on average; "
+    f"in a random A it is {(1 - 40 / 64) ** 0.5:.2f}"
+)
 
 # %%
 # What to see
 # -----------
 #
-# Left: a held-out puzzle, and what the layer answers; the shown cells are gray. Right: the share of held-out puzzles that are solved. The layer
-# solves nearly all after some hundred steps. The network, with forty times as many weights and five times as many steps, solves few, although
-# it fits its training puzzles. The conclusion: a model that can express constraints learns them from few examples.
+# Left: a held-out puzzle, and what the layer answers; the shown cells are gray. Right: the share of held-out
+# puzzles that are solved. The layer solves nearly all after two hundred steps. The network has forty times as
+# many weights and takes five times as many steps, and solves less than half. With more grids to learn from
+# the gap closes: with 216 in place of 96 the network solves nine in ten. The conclusion: a model that can
+# express constraints learns them from few examples.
 
 with torch.no_grad():
     answer = rules(judged_puzzles[:1]).reshape(4, 4, 4).argmax(-1).numpy()
@@ -130,13 +139,29 @@ shown = judged_puzzles[0].reshape(4, 4, 4).sum(-1).numpy() > 0
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained", width_ratios=[1.0, 1.6])
 left.imshow(np.where(shown, 0.8, 1.0), cmap="gray", vmin=0.0, vmax=1.0)
 for row, column in np.ndindex(4, 4):
-    left.text(column, row, answer[row, column] + 1, ha="center", va="center", fontsize=16, color="black" if shown[row, column] else "C5")
+    left.text(
+        column,
+        row,
+        answer[row, column] + 1,
+        ha="center",
+        va="center",
+        fontsize=16,
+        color="black" if shown[row, column] else "C5",
+    )
 for k in range(5):
     width = 2.5 if k % 2 == 0 else 0.8
     left.axhline(k - 0.5, color="black", linewidth=width)
     left.axvline(k - 0.5, color="black", linewidth=width)
 left.set(title="A held-out puzzle, answered", xticks=[], yticks=[])
 right.plot(np.linspace(10, 300, 30), np.multiply(100.0, by_rules), color="C0", label="layer (2,624 numbers)")
-right.plot(np.linspace(50, 1500, 30), np.multiply(100.0, by_network), "--", color="C5", label="network (115,000 weights)")
-right.set(title="Learning", xlabel="gradient step", ylabel="held-out puzzles solved (%)", ylim=(0.0, 103.0), xlim=(0.0, 1500.0))
+right.plot(
+    np.linspace(50, 1500, 30), np.multiply(100.0, by_network), "--", color="C5", label="network (115,000 weights)"
+)
+right.set(
+    title="Learning",
+    xlabel="gradient step",
+    ylabel="held-out puzzles solved (%)",
+    ylim=(0.0, 103.0),
+    xlim=(0.0, 1500.0),
+)
 right.legend(loc="center right")
