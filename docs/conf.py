@@ -2,8 +2,8 @@
 
 Build it in a clone, after `pip install -c constraints.txt -e ".[docs]"`, from the root:
 
-    python -m sphinx -W -n -b html docs build/site                                   everything; the gallery is executed
-    python -m sphinx -W -n -b html -D sphinx_gallery_conf.plot_gallery=0 docs build/site     the gallery as it is written
+    python -m sphinx -W -n -b html docs build/site                      everything; the gallery is executed
+    python -m sphinx -W -n -b html -D plot_gallery=0 docs build/site    the gallery without its output, in a minute
 
 The pages are Markdown that also reads well in the repository.  Extensions of our own are in `docs/_extensions`.
 """
@@ -34,13 +34,12 @@ extensions = [
     "mathml",
     "outside",
 ]
-exclude_patterns = ["_*", "examples", "gallery/README.*", "gallery/*.py", "**/GALLERY_HEADER.*"]
+exclude_patterns = ["_*", "examples", "gallery"]
 templates_path: list[str] = []
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
-suppress_warnings = ["config.cache"]  # sphinx_gallery_conf holds a class
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
@@ -65,15 +64,17 @@ nitpick_ignore_regex = [
     ),
     (
         r"py:.*",
-        r"(At|Chunk|Constant|dcl\.(programs|point|program|compare|cones|layers|outcome|frontends|solvers\.base)\..*)",
+        r"(At|Chunk|TensorLike|dcl\.(programs|point|program|compare|cones|layers|outcome|frontends|solvers\.base)\..*)",
     ),
 ]
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"dcl {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#1f5fa8", "color-brand-content": "#1f5fa8"},
@@ -85,7 +86,7 @@ copybutton_prompt_is_regexp = True
 GALLERY = HERE / "gallery"
 sphinx_gallery_conf = {
     "examples_dirs": ["gallery"],
-    "gallery_dirs": ["_gallery"],
+    "gallery_dirs": ["gallery_built"],
     "filename_pattern": r"[\\/]plot_",
     "abort_on_example_error": True,
     "download_all_examples": True,
@@ -99,6 +100,7 @@ sphinx_gallery_conf = {
 }
 if not any(GALLERY.glob("plot_*.py")):
     extensions.remove("sphinx_gallery.gen_gallery")
+    suppress_warnings = ["toc.not_readable"]
 
 # sphinx-gallery builds every example in this process: one that warns is one to mend
 warnings.filterwarnings("error", category=DeprecationWarning, module=r"gallery\..*")

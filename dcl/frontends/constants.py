@@ -25,7 +25,7 @@ class HasArray(Protocol):
     def __array__(self) -> Any: ...
 
 
-Constant = Tensor | HasArray | float  # what a call takes, for type checkers
+TensorLike = Tensor | HasArray | float  # what a call takes, for type checkers
 
 
 def as_tensors(arguments: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Mapping[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Un
 
 from torch import Tensor
 
-from dcl.frontends.constants import Constant
+from dcl.frontends.constants import TensorLike
 from dcl.outcome.solution import Solution
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ class QPCall(Protocol):
     @overload
     def __call__(
         self,
-        P: Constant | None,
-        q: Constant,
+        P: TensorLike | None,
+        q: TensorLike,
         *,
-        A: Constant | None = None,
-        b: Constant | None = None,
-        G: Constant | None = None,
-        h: Constant | None = None,
-        lb: Constant | None = None,
-        ub: Constant | None = None,
+        A: TensorLike | None = None,
+        b: TensorLike | None = None,
+        G: TensorLike | None = None,
+        h: TensorLike | None = None,
+        lb: TensorLike | None = None,
+        ub: TensorLike | None = None,
         return_solution: Literal[False] = False,
         **options: Unpack[CallOptions],
     ) -> QPResult: ...
@@ -50,15 +50,15 @@ class QPCall(Protocol):
     @overload
     def __call__(
         self,
-        P: Constant | None,
-        q: Constant,
+        P: TensorLike | None,
+        q: TensorLike,
         *,
-        A: Constant | None = None,
-        b: Constant | None = None,
-        G: Constant | None = None,
-        h: Constant | None = None,
-        lb: Constant | None = None,
-        ub: Constant | None = None,
+        A: TensorLike | None = None,
+        b: TensorLike | None = None,
+        G: TensorLike | None = None,
+        h: TensorLike | None = None,
+        lb: TensorLike | None = None,
+        ub: TensorLike | None = None,
         return_solution: Literal[True],
         **options: Unpack[CallOptions],
     ) -> tuple[QPResult, Solution]: ...
@@ -70,10 +70,10 @@ class ConeCall(Protocol):
     @overload
     def __call__(
         self,
-        P: Constant | None,
-        q: Constant,
-        A: Constant,
-        b: Constant,
+        P: TensorLike | None,
+        q: TensorLike,
+        A: TensorLike,
+        b: TensorLike,
         *,
         return_solution: Literal[False] = False,
         **options: Unpack[CallOptions],
@@ -82,10 +82,10 @@ class ConeCall(Protocol):
     @overload
     def __call__(
         self,
-        P: Constant | None,
-        q: Constant,
-        A: Constant,
-        b: Constant,
+        P: TensorLike | None,
+        q: TensorLike,
+        A: TensorLike,
+        b: TensorLike,
         *,
         return_solution: Literal[True],
         **options: Unpack[CallOptions],
@@ -98,25 +98,25 @@ class CvxpyCall(Protocol):
     @overload
     def __call__(
         self,
-        *params: Constant,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: Literal[False] = False,
-        **named: Constant,
+        **named: TensorLike,
     ) -> tuple[Tensor, ...]: ...
 
     @overload
     def __call__(
         self,
-        *params: Constant,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: Literal[True],
-        **named: Constant,
+        **named: TensorLike,
     ) -> tuple[tuple[Tensor, ...], Solution]: ...
 
 

@@ -12,7 +12,7 @@ from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.frontends import cone
 from dcl.frontends.arguments import check_known
-from dcl.frontends.constants import Constant
+from dcl.frontends.constants import TensorLike
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.calls import ConeCall
 from dcl.layers.cone_lane import ConeMap, ConicWay
@@ -101,10 +101,10 @@ class ConeLayer(AbstractLayer):
 
     def forward(
         self,
-        P: Constant | None,
-        q: Constant,
-        A: Constant,
-        b: Constant,
+        P: TensorLike | None,
+        q: TensorLike,
+        A: TensorLike,
+        b: TensorLike,
         *,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
@@ -181,10 +181,10 @@ class ConeLayer(AbstractLayer):
 
     def solve(
         self,
-        P: Constant | None,
-        q: Constant,
-        A: Constant,
-        b: Constant,
+        P: TensorLike | None,
+        q: TensorLike,
+        A: TensorLike,
+        b: TensorLike,
         *,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,

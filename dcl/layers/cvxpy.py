@@ -15,7 +15,7 @@ from dcl.core.conic import conic_core
 from dcl.errors import InputError
 from dcl.frontends.arguments import check_known
 from dcl.frontends.batching import batching
-from dcl.frontends.constants import Constant, as_tensors
+from dcl.frontends.constants import TensorLike, as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.calls import CvxpyCall
@@ -188,13 +188,13 @@ class CvxpyLayer(AbstractLayer):
 
     def forward(
         self,
-        *params: Constant,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
-        **named: Constant,
+        **named: TensorLike,
     ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Solution]:
         """The requested variables, (*batch, *shape) each, for one tensor (*batch, *shape) per parameter.
 
@@ -235,7 +235,7 @@ class CvxpyLayer(AbstractLayer):
         )
         return outputs if solution is None else (outputs, solution)
 
-    def _in_order(self, params: Sequence[Constant], named: Mapping[str, Constant]) -> tuple[Constant, ...]:
+    def _in_order(self, params: Sequence[TensorLike], named: Mapping[str, TensorLike]) -> tuple[TensorLike, ...]:
         """The parameters in the order of the layer, for some by position and the others by name. Raises InputError."""
         names = [domain.name for domain in self._form.domains]
         for name in named:
@@ -345,11 +345,11 @@ class CvxpyLayer(AbstractLayer):
 
     def solve(
         self,
-        *params: Constant,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
-        **named: Constant,
+        **named: TensorLike,
     ) -> Solution:
         """The `Solution` for the tensors of `forward`, without gradients; `Solution.outputs` is what the layer returns."""
         params = self._in_order(params, named) if named else params

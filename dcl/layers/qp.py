@@ -12,7 +12,7 @@ from torch import Tensor
 from dcl.core import dense
 from dcl.frontends import matrix
 from dcl.frontends.arguments import check_known
-from dcl.frontends.constants import Constant
+from dcl.frontends.constants import TensorLike
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.calls import QPCall
@@ -121,15 +121,15 @@ class QPLayer(AbstractLayer):
 
     def forward(
         self,
-        P: Constant | None,
-        q: Constant,
+        P: TensorLike | None,
+        q: TensorLike,
         *misplaced: object,
-        A: Constant | None = None,
-        b: Constant | None = None,
-        G: Constant | None = None,
-        h: Constant | None = None,
-        lb: Constant | None = None,
-        ub: Constant | None = None,
+        A: TensorLike | None = None,
+        b: TensorLike | None = None,
+        G: TensorLike | None = None,
+        h: TensorLike | None = None,
+        lb: TensorLike | None = None,
+        ub: TensorLike | None = None,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
@@ -208,15 +208,15 @@ class QPLayer(AbstractLayer):
 
     def solve(
         self,
-        P: Constant | None,
-        q: Constant,
+        P: TensorLike | None,
+        q: TensorLike,
         *misplaced: object,
-        A: Constant | None = None,
-        b: Constant | None = None,
-        G: Constant | None = None,
-        h: Constant | None = None,
-        lb: Constant | None = None,
-        ub: Constant | None = None,
+        A: TensorLike | None = None,
+        b: TensorLike | None = None,
+        G: TensorLike | None = None,
+        h: TensorLike | None = None,
+        lb: TensorLike | None = None,
+        ub: TensorLike | None = None,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
@@ -233,15 +233,15 @@ class QPLayer(AbstractLayer):
 
 @overload
 def solve_qp(
-    P: Constant | None,
-    q: Constant,
+    P: TensorLike | None,
+    q: TensorLike,
     *,
-    A: Constant | None = None,
-    b: Constant | None = None,
-    G: Constant | None = None,
-    h: Constant | None = None,
-    lb: Constant | None = None,
-    ub: Constant | None = None,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
     solver: str | AbstractSolver | None = None,
     solver_args: dict[str, object] | None = None,
     mu: float | Tensor = 0.0,
@@ -254,15 +254,15 @@ def solve_qp(
 
 @overload
 def solve_qp(
-    P: Constant | None,
-    q: Constant,
+    P: TensorLike | None,
+    q: TensorLike,
     *,
-    A: Constant | None = None,
-    b: Constant | None = None,
-    G: Constant | None = None,
-    h: Constant | None = None,
-    lb: Constant | None = None,
-    ub: Constant | None = None,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
     solver: str | AbstractSolver | None = None,
     solver_args: dict[str, object] | None = None,
     mu: float | Tensor = 0.0,
@@ -274,15 +274,15 @@ def solve_qp(
 
 
 def solve_qp(
-    P: Constant | None,
-    q: Constant,
+    P: TensorLike | None,
+    q: TensorLike,
     *misplaced: object,
-    A: Constant | None = None,
-    b: Constant | None = None,
-    G: Constant | None = None,
-    h: Constant | None = None,
-    lb: Constant | None = None,
-    ub: Constant | None = None,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
     solver: str | AbstractSolver | None = None,
     solver_args: dict[str, object] | None = None,
     mu: float | Tensor = 0.0,

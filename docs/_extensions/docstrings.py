@@ -17,7 +17,11 @@ from sphinx.application import Sphinx
 
 import dcl
 
-_SECTIONS = ("Args:", "Raises:", "Returns:", "Example:", "Examples:", "Attributes:")
+_LIKE = "Tensor | HasArray | float"  # `dcl.frontends.constants.TensorLike`, which Python writes out
+# what calls return: nobody makes one, so how it is made is left out
+_RESULTS = ("Solution", "Comparison", "Diagnosis", "PointDiagnosis", "Info", "ProgramSolution", "Sensitivity", "Sweep")
+_SECTIONS = ("Args:", "Raises:", "Returns:", "Example:")
+_PROPERTIES: dict[str, list[str]] = {}  # name -> lines, on their way past napoleon
 _CODE = re.compile(r"`+([^`]+)`+")
 _RAISED = re.compile(r"(?:^|\s{1,2})((?:\w*(?:Error|Interrupt)|StopIteration)(?:, \w+Error)*): ")
 
@@ -61,6 +65,20 @@ def _raised(text: str) -> Iterator[str]:
     yield ""
 
 
+def _attributes(lines: list[str]) -> Iterator[str]:
+    """The entries of "Attributes:", a name or several before a colon, as a list."""
+    yield "**Attributes**"
+    yield ""
+    for line in lines:
+        entry = re.fullmatch(r"    ([\w, ]+): (.*)", line)
+        if entry:
+            names = ", ".join(f"``{name}``" for name in entry.group(1).split(", "))
+            yield f"- {names}: {_inline(entry.group(2))}"
+        else:
+            yield f"  {_inline(line.strip())}"
+    yield ""
+
+
 def convert(lines: list[str]) -> list[str]:
     """The lines of a docstring, as reStructuredText with the sections of Google's style."""
     out: list[str] = []
@@ -68,13 +86,19 @@ def convert(lines: list[str]) -> list[str]:
     while at < len(lines):
         line = lines[at]
         blank_before = at == 0 or not lines[at - 1].strip()
-        if line.strip() in ("Raises:",) and not line.startswith(" "):
+        if line == "Raises:":
             at += 1
             raised = []
             while at < len(lines) and (lines[at].startswith(" ") or (raised == [] and not lines[at].strip())):
                 raised.append(lines[at].strip())
                 at += 1
             out += _raised(" ".join(raised))
+        elif line == "Attributes:":
+            at += 1
+            start = at
+            while at < len(lines) and lines[at].startswith(" "):
+                at += 1
+            out += _attributes(lines[start:at])
         elif line.strip() in _SECTIONS and not line.startswith(" "):
             out.append(line)
             at += 1
@@ -90,9 +114,6 @@ def convert(lines: list[str]) -> list[str]:
                 out.append(lines[at])
                 at += 1
             out += [""]
-        elif line.startswith("Raises ") or not line.strip():
-            out.append(_inline(line))
-            at += 1
         else:
             out.append(_inline(line))
             at += 1
@@ -101,9 +122,26 @@ def convert(lines: list[str]) -> list[str]:
 
 def _process(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     lines[:] = convert(lines)
+    if what in ("property", "attribute"):
+        _PROPERTIES[name] = list(lines)
+
+
+def _restore(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Napoleon takes what stands before a colon in the first line of a property for its type: ours have sentences there."""
+    lines[:] = _PROPERTIES.pop(name, lines)
+
+
+def _signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str, str | None] | None:
+    if what == "class" and name.removeprefix("dcl.") in _RESULTS:
+        return "", returned
+    return None if signature is None else (signature.replace(_LIKE, "TensorLike"), returned)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Before napoleon, which listens at 500."""
+    """Before and after napoleon, which listens at 500."""
     app.connect("autodoc-process-docstring", _process, priority=400)
+    app.connect("autodoc-process-docstring", _restore, priority=600)
+    app.connect("autodoc-process-signature", _signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
