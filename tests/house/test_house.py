@@ -44,7 +44,7 @@ RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 NEVER = {("frontends", "solvers"), ("frontends", "solve"), ("frontends", "kkt"), ("solvers", "frontends")}
 # Who may import these packages, by the start of the module's name.
 OWNERS = {
-    "cvxpy": ["dcl.frontends.cvxpy", "dcl.demo"],
+    "cvxpy": ["dcl.frontends.cvxpy"],
     "clarabel": ["dcl.solvers.clarabel"],
     "daqp": ["dcl.solvers.daqp"],
     "osqp": ["dcl.solvers.osqp"],
