@@ -102,5 +102,10 @@ if not any(GALLERY.glob("plot_*.py")):
     extensions.remove("sphinx_gallery.gen_gallery")
     suppress_warnings = ["toc.not_readable"]
 
+    def setup(app):  # type: ignore[no-untyped-def]
+        """`-D plot_gallery=0` has no effect, and is no error, where there are no examples."""
+        app.add_config_value("plot_gallery", True, "html")
+
+
 # sphinx-gallery builds every example in this process: one that warns is one to mend
 warnings.filterwarnings("error", category=DeprecationWarning, module=r"gallery\..*")
