@@ -6,6 +6,7 @@ import platform
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -56,7 +57,8 @@ def info() -> Info:
         >>> dcl.info().versions["dcl"] == dcl.__version__
         True
     """
-    versions = {"python": platform.python_version(), "dcl": _version("dcl")}
+    # not the metadata: this code may be a checkout that is not installed
+    versions = {"python": platform.python_version(), "dcl": import_module("dcl").__version__}
     return Info(
         core=core.variant,
         reason=core.reason,

@@ -241,6 +241,10 @@ class DegenerateWarning(UserWarning):
     """
 
 
+class ShapeWarning(UserWarning):
+    """Batch dimensions broadcast to more programs than were meant, perhaps. Said once per layer."""
+
+
 class SlowWarning(UserWarning):
     """The compiled core is not there, so that every call takes the slow path. Said once.
 

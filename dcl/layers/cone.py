@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import torch
 from torch import Tensor
@@ -11,12 +11,14 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.frontends import cone
+from dcl.frontends.arguments import check_known
 from dcl.frontends.constants import TensorLike
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.calls import ConeCall
 from dcl.layers.cone_lane import ConeMap, ConicWay
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay
+from dcl.layers.vertex import Linear, matrix_linear
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
@@ -59,7 +61,7 @@ class ConeLayer(AbstractLayer):
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
         straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
             function that is returned.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
 
     Raises:
         OptionError: unknown cone, solver or option, or a solver that lacks one of the cones.  UnsupportedError: a cone of SCS
@@ -88,8 +90,10 @@ class ConeLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         verbose: bool = False,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("ConeLayer", ConeLayer.__init__, unknown)
         self._cones = cone.parse(cones)
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
@@ -107,6 +111,7 @@ class ConeLayer(AbstractLayer):
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
+        **unknown: Never,
     ) -> ConeResult | tuple[ConeResult, Solution]:
         """Solve the programs with these data.
 
@@ -123,6 +128,7 @@ class ConeLayer(AbstractLayer):
         Raises:
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
+        check_known("layer", ConeLayer.forward, unknown)
         outputs, solution = self._call(
             cone.present({"P": P, "q": q, "A": A, "b": b}),
             solver_args=solver_args,
@@ -141,6 +147,17 @@ class ConeLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return cone.CORE
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ConeResult._fields
+
+    @property
+    def _has_own_x(self) -> bool:
+        return True
+
+    def _shown(self, name: str) -> str:
+        return name
+
     def _plan(self, arguments: Arguments) -> Plan:
         batch, n = cone.plan(arguments, self._cones)
         m = self._cones.cone.dim
@@ -150,6 +167,9 @@ class ConeLayer(AbstractLayer):
         q = arguments["q"]
         core = conic_core(self._cones.blocks, q.shape[-1], lower=True) if plan.m else None
         return None if core is None else ConicWay(ConeMap(core, tuple(arguments), q.dtype), core, self._cones.rows)
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        return matrix_linear(arguments) if self._cones.cone.is_orthant else None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = cone.assemble(arguments, self._cones, plan.batch)
@@ -169,8 +189,10 @@ class ConeLayer(AbstractLayer):
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        **unknown: Never,
     ) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients; `Solution.outputs` is (x, z, s)."""
+        check_known("layer.solve", ConeLayer.solve, unknown)
         with torch.no_grad():
             _, solution = self(P, q, A, b, solver_args=solver_args, warm_start=warm_start, mu=mu, return_solution=True)
         return solution

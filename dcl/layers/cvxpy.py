@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.errors import InputError
+from dcl.frontends.arguments import check_known
 from dcl.frontends.batching import batching
 from dcl.frontends.constants import TensorLike, as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
@@ -24,6 +25,7 @@ from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
 from dcl.layers.reduced_lane import Reductions, reduced_way
+from dcl.layers.vertex import Linear
 from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
@@ -118,7 +120,7 @@ class CvxpyLayer(AbstractLayer):
         solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", "SCS"; the names of cvxpylayers are understood), an object such as
             `dcl.solvers.Clarabel(eps=1e-9)`, or None for the documented rule of `dcl.solvers.choose`.
         gp: the problem is a geometric program.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
         canon_backend: CVXPY's canonicalization backend.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
         mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
@@ -161,8 +163,10 @@ class CvxpyLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         reduce: bool = True,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("CvxpyLayer", CvxpyLayer.__init__, unknown)
         if not isinstance(variables, Sequence) or isinstance(variables, str) or not variables:
             raise InputError(
                 f"variables must be a list with at least one entry{_as_a_list(variables, 'x')}", argument="variables"
@@ -269,6 +273,20 @@ class CvxpyLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        names = [output.name for output in self._form.outputs]
+        for place in self._values:
+            names.insert(place, "value")
+        return tuple(names)
+
+    @property
+    def _has_own_x(self) -> bool:
+        return False
+
+    def _shown(self, name: str) -> str:
+        return self._form.domains[int(name)].name
+
     def _plan(self, arguments: Arguments) -> Plan:
         form = self._form
         pairs = list(zip(form.domains, arguments.values(), strict=True))
@@ -299,6 +317,17 @@ class CvxpyLayer(AbstractLayer):
             return either(way, as_given, plan.batch.size) if way and as_given else way or as_given
         core = conic_core(self._form.structure.cone.blocks, plan.n)
         return None if core is None else ConicWay(found, core, Rows())
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        form = self._form
+        quadratic = bool(form.map_P.touching) or bool(form.map_P.offset.any())
+        if quadratic or not form.structure.cone.is_orthant:
+            return None
+        costs = form.parameters_of(form.map_q) - form.parameters_of(form.map_A) - form.parameters_of(form.map_b)
+        entries = [not output.dual for output in form.outputs]
+        for place in self._values:
+            entries.insert(place, False)
+        return Linear({str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x])
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, Never, overload
 
 import torch
 from torch import Tensor
 
 from dcl.core import dense
 from dcl.frontends import matrix
+from dcl.frontends.arguments import check_known
 from dcl.frontends.constants import TensorLike
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.calls import QPCall
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap, AbstractWay, Grads, direct
+from dcl.layers.vertex import Linear, matrix_linear
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 from dcl.torch_modes import uncompiled
@@ -84,7 +86,7 @@ class QPLayer(AbstractLayer):
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
         straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
             function that is returned.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
 
     Raises:
         OptionError: unknown solver or option.  InputError: invalid on_failure or on_degenerate.
@@ -110,8 +112,10 @@ class QPLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         verbose: bool = False,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("QPLayer", QPLayer.__init__, unknown)
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
 
@@ -131,6 +135,7 @@ class QPLayer(AbstractLayer):
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
+        **unknown: Never,
     ) -> QPResult | tuple[QPResult, Solution]:
         """Solve the programs with these data, all but P and q by name.
 
@@ -151,6 +156,7 @@ class QPLayer(AbstractLayer):
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
         matrix.check_by_name("layer", misplaced)
+        check_known("layer", QPLayer.forward, unknown)
         blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
         outputs, solution = self._call(
             matrix.present(blocks),
@@ -169,6 +175,17 @@ class QPLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return matrix.CORE
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return QPResult._fields
+
+    @property
+    def _has_own_x(self) -> bool:
+        return True
+
+    def _shown(self, name: str) -> str:
+        return name
+
     def _plan(self, arguments: Arguments) -> Plan:
         blocks, batch = matrix.plan(arguments)
         n, m = blocks.n, blocks.A + blocks.G + blocks.lb + blocks.ub
@@ -177,6 +194,9 @@ class QPLayer(AbstractLayer):
 
     def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
         return direct(_Map(tuple(arguments)), plan.m)
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        return matrix_linear(arguments)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = matrix.assemble(arguments, plan.detail, plan.batch)
@@ -200,9 +220,11 @@ class QPLayer(AbstractLayer):
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        **unknown: Never,
     ) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients."""
         matrix.check_by_name("layer.solve", misplaced)
+        check_known("layer.solve", QPLayer.solve, unknown)
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         with torch.no_grad():
             _, solution = self(P, q, A=A, b=b, G=G, h=h, lb=lb, ub=ub, **options, return_solution=True)
@@ -268,6 +290,7 @@ def solve_qp(
     on_degenerate: str = "warn",
     warm_start: Solution | bool | None = None,
     return_solution: bool = False,
+    **unknown: Never,
 ) -> QPResult | tuple[QPResult, Solution]:
     """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A=A, ...)` in one call; arguments and errors as there.
 
@@ -279,6 +302,7 @@ def solve_qp(
         (tensor([-0.5000,  1.5000]), tensor([-0.5000,  0.5000]))
     """
     matrix.check_by_name("solve_qp", misplaced)
+    check_known("solve_qp", solve_qp, unknown)
     settings = (solver, solver_args, on_failure, on_degenerate)
     blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
     if compiled.fits(None, warm_start, mu, False, return_solution):

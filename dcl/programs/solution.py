@@ -198,7 +198,7 @@ class ProgramSolution:
         Where multipliers or solution are not unique the value has a kink, and `dcl.DegenerateWarning` says so.
         """
         model, wanted = self.model, self._wanted(wrt)
-        if isinstance(self.known.mu, Tensor):
+        if isinstance(self.known._mu, Tensor):
             place = len(model.variables) + len(model.duals)
             one = {place: torch.ones(self.batch, dtype=torch.float64)}
             found = derivatives.pulled(model, self._tensors, self.known, one, wanted)

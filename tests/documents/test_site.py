@@ -29,7 +29,7 @@ EXTERNAL = re.compile(r"https?://[\w-]+(\.[\w-]+)+(:\d+)?(/[\w.~/%+:@=,-]*)?(\?[
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=f'pip install "dcl[docs]": {", ".join(MISSING)} not installed'),
+    pytest.mark.skipif(bool(MISSING), reason=f'pip install "dcl-layers[docs]": {", ".join(MISSING)} not installed'),
 ]
 
 

@@ -226,6 +226,7 @@ def test_what_is_defined_by_a_variable_without_a_cost_is_not_unique_either(alias
 # No cliffs
 
 
+@pytest.mark.filterwarnings("ignore:the gradient with respect to:dcl.DegenerateWarning")  # of a linear program
 def test_a_redundant_row_changes_nothing(monkeypatch):
     one, other = case_of("flow"), case_of("flow_with_redundant_row")
     supply = torch.tensor(other.problem.constraints[0].args[1].value[:-1], **F64)
