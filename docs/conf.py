@@ -73,6 +73,7 @@ html_theme = "furo"
 html_title = f"dcl {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 html_show_copyright = False
 html_copy_source = False

@@ -18,7 +18,11 @@ from sphinx.application import Sphinx
 import dcl
 
 # `dcl.frontends.constants.TensorLike`, which Python writes out, and parameters that only serve messages
-_READABLE = {"Tensor | HasArray | float": "TensorLike", ", **unknown: Never": "", "*misplaced: object": "*"}
+_READABLE = {
+    r"Tensor \| HasArray \| float": "TensorLike",
+    r", \*\*unknown: [\w.~]+": "",
+    r"\*misplaced: object": "*",
+}
 # what calls return: nobody makes one, so how it is made is left out
 _RESULTS = ("Solution", "Comparison", "Diagnosis", "PointDiagnosis", "Info", "ProgramSolution", "Sensitivity", "Sweep")
 _SECTIONS = ("Args:", "Raises:", "Returns:", "Example:")
@@ -140,7 +144,7 @@ def _signature(
     if signature is None:
         return None
     for written, read in _READABLE.items():
-        signature = signature.replace(written, read)
+        signature = re.sub(written, read, signature)
     return signature, returned
 
 
