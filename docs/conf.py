@@ -101,7 +101,7 @@ sphinx_gallery_conf = {
 }
 if not any(GALLERY.glob("plot_*.py")):
     extensions.remove("sphinx_gallery.gen_gallery")
-    suppress_warnings = ["toc.not_readable"]
+    suppress_warnings = ["toc.not_readable"]  # the gallery in the index
 
     def setup(app):  # type: ignore[no-untyped-def]
         """`-D plot_gallery=0` has no effect, and is no error, where there are no examples."""
