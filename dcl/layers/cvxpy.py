@@ -205,6 +205,8 @@ class CvxpyLayer(AbstractLayer):
         Computed in float64; dtype and device out are those in.
 
         Args:
+            params: the parameters, in the order of the layer.
+            named: parameters by name.
             solver_args: options for this call, over those of the layer.
             warm_start: a `Solution` of the same batch to start from (True and False are accepted and mean nothing).
             mu: barrier parameter for this call.
