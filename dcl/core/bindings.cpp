@@ -12,6 +12,7 @@
 
 namespace nb = nanobind;
 
+void bind_affine(nb::module_& module);
 void bind_conic(nb::module_& module);
 
 namespace {
@@ -178,5 +179,6 @@ NB_MODULE(CORE_MODULE, module) {
     module.def("substitute", &substitute);
     module.def("multiply", &multiply);
     module.def("row_sizes", &row_sizes);
+    bind_affine(module);
     bind_conic(module);
 }
