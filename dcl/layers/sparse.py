@@ -1,0 +1,118 @@
+"""A call of a `QPLayer` or `ConeLayer` with sparse tensors: small programs as dense ones, others in the careful lane on patterns.
+
+    small    the values in a dense tensor, a differentiable operation, and the layer as it is: its compiled core
+    others   a layer whose arguments are the values, (*batch, nnz): every matrix stays on its pattern, from the solver to the KKT
+             factor, and the gradient is computed on it
+
+Forms of the last few patterns are kept beside the layer, so that a pattern is analyzed once; they are compared entry by entry.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, final
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from dcl.frontends.sparse import Entries, entries, is_sparse
+from dcl.frontends.sparse_program import Assembled, Form, Patterns
+from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.engine import LayerPoint
+from dcl.layers.lane import AbstractWay
+from dcl.outcome.solution import Solution
+from dcl.torch_modes import uncompiled
+
+# Operations of the core on a dense program, n^3 + n^2 m + n m^2, against those that the careful lane's time on a sparse one amounts
+# to, for each row and column (measured in `dcl.program.reduction.plan`); and the largest n + m for which the careful lane on the
+# dense program, for what the core does not certify, is no slower.
+_SPARSE, _MOST_DENSE = 5e4, 600
+_FORMS = 8
+
+
+class AbstractMatrixLayer(AbstractLayer):
+    """A layer whose arguments are the matrices and vectors of a program."""
+
+    @abstractmethod
+    def _form(self, patterns: Patterns, plan: Plan) -> Form:
+        """What the patterns of the matrices determine. Raises InputError."""
+
+    @abstractmethod
+    def _state_on(self, form: Form, arguments: Arguments, plan: Plan) -> Assembled:
+        """As `_state`, for values (*batch, nnz) in place of matrices."""
+
+    @final
+    def _answer(self, arguments: Arguments, **options: Any) -> tuple[tuple[Tensor, ...], Solution | None]:
+        """`_call`, for sparse tensors too."""
+        if any([is_sparse(t) for t in arguments.values()]):
+            return _sparsely(self, arguments, options)
+        return self._call(arguments, **options)
+
+
+_forms: WeakKeyDictionary[AbstractMatrixLayer, list[Form]] = WeakKeyDictionary()
+
+
+@uncompiled("inside a compiled region a dcl layer takes no sparse tensors: with fullgraph=False such calls run uncompiled")
+def _sparsely(
+    layer: AbstractMatrixLayer, arguments: Arguments, options: dict[str, Any]
+) -> tuple[tuple[Tensor, ...], Solution | None]:
+    cores = layer._cores()
+    matrices = {
+        name: entries(name, t) for name, t in arguments.items() if is_sparse(t) or (cores[name] == 2 and t.ndim >= 2)
+    }
+    plan = layer._plan({name: matrices[name].stand_in if name in matrices else t for name, t in arguments.items()})
+    if _is_small(plan.n, plan.m):
+        return layer._call(
+            {name: matrices[name].dense() if is_sparse(t) else t for name, t in arguments.items()}, **options
+        )
+    found = _Sparse(layer, matrices, _form_of(layer, {name: M.pattern for name, M in matrices.items()}, plan))
+    return found._call(
+        {name: matrices[name].values if name in matrices else t for name, t in arguments.items()}, **options
+    )
+
+
+def _is_small(n: int, m: int) -> bool:
+    return n + m <= _MOST_DENSE and n**3 + n**2 * m + n * m**2 <= _SPARSE * (n + m)
+
+
+def _form_of(layer: AbstractMatrixLayer, patterns: Patterns, plan: Plan) -> Form:
+    known = _forms.setdefault(layer, [])
+    form = next((form for form in known if form.has(patterns)), None)
+    if form is None:
+        form = layer._form(patterns, plan)
+        known.insert(0, form)
+        del known[_FORMS:]
+    return form
+
+
+@final
+class _Sparse(AbstractLayer):
+    """`layer` with values (*batch, nnz) in place of matrices; its settings, plans, outputs and warnings are those of the layer."""
+
+    def __init__(self, layer: AbstractMatrixLayer, matrices: Mapping[str, Entries], form: Form) -> None:
+        super().__init__()
+        self._layer, self._matrices, self._form = layer, matrices, form
+        self._moving = form.moving
+        self._enroll(layer._engine)
+
+    def _cores(self) -> Mapping[str, int]:
+        return {**self._layer._cores(), **dict.fromkeys(self._matrices, 1)}
+
+    def _plan(self, arguments: Arguments) -> Plan:
+        return self._layer._plan(
+            {
+                name: Entries(self._matrices[name].pattern, t).stand_in if name in self._matrices else t
+                for name, t in arguments.items()
+            }
+        )
+
+    def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
+        return None
+
+    def _state(self, arguments: Arguments, plan: Plan) -> Stated:
+        program, context, given = self._layer._state_on(self._form, arguments, plan)
+        return Stated(program, 0.0, context, given)
+
+    def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
+        return self._layer._outputs(stated, plan, point)
