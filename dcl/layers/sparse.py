@@ -1,8 +1,8 @@
-"""A call of a `QPLayer` or `ConeLayer` with sparse tensors: small programs as dense ones, others in the careful lane on patterns.
+"""A call of a `QPLayer` or `ConeLayer` with sparse tensors: small programs as dense ones, others on their patterns.
 
-    small    the values in a dense tensor, a differentiable operation, and the layer as it is: its compiled core
+    small    the values in a dense tensor, a differentiable operation, and the layer as it is
     others   a layer whose arguments are the values, (*batch, nnz): every matrix stays on its pattern, from the solver to the KKT
-             factor, and the gradient is computed on it
+             factor, and the gradient is computed on it.  The compiled core, whose blocks are dense, goes first where it is fast
 
 Forms of the last few patterns are kept beside the layer, so that a pattern is analyzed once; they are compared entry by entry.
 """
@@ -10,7 +10,8 @@ Forms of the last few patterns are kept beside the layer, so that a pattern is a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -20,14 +21,16 @@ from dcl.frontends.sparse import Entries, entries, is_sparse
 from dcl.frontends.sparse_program import Assembled, Form, Patterns
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import LayerPoint
-from dcl.layers.lane import AbstractWay
+from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
 from dcl.outcome.solution import Solution
+from dcl.program.pattern import SparsePattern
 from dcl.torch_modes import uncompiled
 
 # Operations of the core on a dense program, n^3 + n^2 m + n m^2, against those that the careful lane's time on a sparse one amounts
-# to, for each row and column (measured in `dcl.program.reduction.plan`); and the largest n + m for which the careful lane on the
-# dense program, for what the core does not certify, is no slower.
-_SPARSE, _MOST_DENSE = 5e4, 600
+# to, for each row and column (measured in `dcl.program.reduction.plan`).
+_SPARSE = 5e4
+# The largest n + m for which the careful lane on a dense program, for what the core does not certify, is no slower.
+_MOST_DENSE = 600
 _FORMS = 8
 
 
@@ -50,6 +53,28 @@ class AbstractMatrixLayer(AbstractLayer):
         return self._call(arguments, **options)
 
 
+@dataclass(frozen=True, eq=False)
+class _DenseWay(AbstractWay):
+    """`way` for values in place of matrices. patterns: of each tensor, None for those that are no matrices."""
+
+    way: AbstractWay
+    patterns: tuple[SparsePattern | None, ...]
+
+    def serves(self, needed: Sequence[bool]) -> bool:
+        return self.way.serves(needed)
+
+    def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
+        pairs = zip(given, self.patterns, strict=True)
+        return self.way.ask([t if M is None else Entries(M, t).dense() for t, M in pairs], ask)
+
+    def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
+        found = self.way.pull(kept, grads, needed, threads)
+        return [
+            g if g is None or M is None else g.flatten(-2).index_select(-1, M.rows * M.shape[1] + M.cols)
+            for g, M in zip(found, self.patterns, strict=True)
+        ]
+
+
 _forms: WeakKeyDictionary[AbstractMatrixLayer, list[Form]] = WeakKeyDictionary()
 
 
@@ -62,7 +87,7 @@ def _sparsely(
         name: entries(name, t) for name, t in arguments.items() if is_sparse(t) or (cores[name] == 2 and t.ndim >= 2)
     }
     plan = layer._plan({name: matrices[name].stand_in if name in matrices else t for name, t in arguments.items()})
-    if _is_small(plan.n, plan.m):
+    if plan.n + plan.m <= _MOST_DENSE and _suits_core(plan.n, plan.m):
         return layer._call(
             {name: matrices[name].dense() if is_sparse(t) else t for name, t in arguments.items()}, **options
         )
@@ -72,8 +97,8 @@ def _sparsely(
     )
 
 
-def _is_small(n: int, m: int) -> bool:
-    return n + m <= _MOST_DENSE and n**3 + n**2 * m + n * m**2 <= _SPARSE * (n + m)
+def _suits_core(n: int, m: int) -> bool:
+    return n**3 + n**2 * m + n * m**2 <= _SPARSE * (n + m)
 
 
 def _form_of(layer: AbstractMatrixLayer, patterns: Patterns, plan: Plan) -> Form:
@@ -100,15 +125,21 @@ class _Sparse(AbstractLayer):
         return {**self._layer._cores(), **dict.fromkeys(self._matrices, 1)}
 
     def _plan(self, arguments: Arguments) -> Plan:
-        return self._layer._plan(
-            {
-                name: Entries(self._matrices[name].pattern, t).stand_in if name in self._matrices else t
-                for name, t in arguments.items()
-            }
-        )
+        return self._layer._plan(self._stand_ins(arguments))
+
+    def _stand_ins(self, arguments: Arguments) -> Arguments:
+        return {
+            name: Entries(self._matrices[name].pattern, t).stand_in if name in self._matrices else t
+            for name, t in arguments.items()
+        }
 
     def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
-        return None
+        if not _suits_core(plan.n, plan.m):
+            return None
+        stand_ins = self._stand_ins(arguments)
+        way = self._layer._way(stand_ins, plan, exact)
+        patterns = tuple(self._matrices[name].pattern if name in self._matrices else None for name in arguments)
+        return None if way is None else _DenseWay(way, patterns)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = self._layer._state_on(self._form, arguments, plan)
