@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from dcl.frontends.sparse import Entries, entries, is_sparse
+from dcl.frontends.sparse import Entries, check_places, entries, is_sparse
 from dcl.frontends.sparse_program import Assembled, Form, Patterns
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import LayerPoint
@@ -84,12 +84,17 @@ def _sparsely(
 ) -> tuple[tuple[Tensor, ...], Solution | None]:
     cores = layer._cores()
     matrices = {
-        name: entries(name, t) for name, t in arguments.items() if is_sparse(t) or (cores[name] == 2 and t.ndim >= 2)
+        # what is no matrix is for the plan to refuse
+        name: entries(name, t)
+        for name, t in arguments.items()
+        if cores[name] == 2 and isinstance(t, Tensor) and t.ndim >= 2
     }
     plan = layer._plan({name: matrices[name].stand_in if name in matrices else t for name, t in arguments.items()})
     if plan.n + plan.m <= _MOST_DENSE and _suits_core(plan.n, plan.m):
+        for name, M in matrices.items():
+            check_places(name, M.pattern)
         return layer._call(
-            {name: matrices[name].dense() if is_sparse(t) else t for name, t in arguments.items()}, **options
+            {name: matrices[name].dense() if name in matrices and is_sparse(t) else t for name, t in arguments.items()}, **options
         )
     found = _Sparse(layer, matrices, _form_of(layer, {name: M.pattern for name, M in matrices.items()}, plan))
     return found._call(
