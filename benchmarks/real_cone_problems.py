@@ -31,7 +31,19 @@ import dcl
 from dcl import GradientKind, Status
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from oracles.cone_data import COLLECTIONS, SDPLIB, Cbf, Reference, Rows, Sdpa, certificate, load, names, reference, sparse_tensor
+from oracles.cone_data import (
+    COLLECTIONS,
+    SDPLIB,
+    Cbf,
+    Reference,
+    Rows,
+    Sdpa,
+    certificate,
+    load,
+    names,
+    reference,
+    sparse_tensor,
+)
 from oracles.cone_data import infeasibility as infeasibility_of
 from oracles.real_data import data_folder
 

@@ -63,7 +63,9 @@ def examine(problem: Problem, known: Reference, solver: str | None = None, dense
     """Solve, differentiate the sum of x, and judge."""
     leaves = {
         name: (t if dense or t.ndim < 2 else t.to_sparse()).requires_grad_()
-        for name, t in ((name, torch.tensor(t, dtype=torch.float64)) for name, t in problem.data.items() if t is not None)
+        for name, t in (
+            (name, torch.tensor(t, dtype=torch.float64)) for name, t in problem.data.items() if t is not None
+        )
     }
     head = (problem.name, problem.n, rows_of(problem))
     layer = dcl.QPLayer(solver, on_degenerate="ignore")

@@ -31,8 +31,8 @@ from dcl.cones.semidefinite import lower_from_upper
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching, batching
 from dcl.frontends.constants import as_tensors
-from dcl.frontends.sparse import check_convex, check_values
-from dcl.outcome.messages import AbstractCallContext, check_finite, check_psd
+from dcl.frontends.sparse import check_values
+from dcl.outcome.messages import AbstractCallContext, check_convex, check_finite, check_psd
 from dcl.program import ConeProgram, dense_structure, symmetric
 from dcl.program.pattern import SparsePattern
 from dcl.program.rows import Rows

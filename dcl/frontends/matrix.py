@@ -21,8 +21,8 @@ from dcl.cones import orthant
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
 from dcl.frontends.constants import as_tensors
-from dcl.frontends.sparse import check_convex, check_values
-from dcl.outcome.messages import AbstractCallContext, check_finite, check_psd, entry
+from dcl.frontends.sparse import check_values
+from dcl.outcome.messages import AbstractCallContext, check_convex, check_finite, check_psd, entry
 from dcl.program import ConeProgram, Structure, dense_structure, symmetric
 from dcl.program.pattern import SparsePattern
 from dcl.program.rows import Rows

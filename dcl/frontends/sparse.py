@@ -7,7 +7,7 @@
 What is differentiated is a tensor of values, (*batch, nnz); the gradient goes back as a sparse tensor on the same pattern and in
 the same layout, as torch does it.  A place that is not in the pattern is a constant zero.
 
-P may have any pattern; 0.5 P + 0.5 P' is what counts, as with dense tensors: so a triangle alone is taken for half of what is meant.
+P may have any pattern; 0.5 P + 0.5 P' is what counts, as with dense tensors: so a triangle alone is half of what is meant.
 """
 
 from __future__ import annotations
@@ -23,13 +23,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dcl.errors import InputError, UnsupportedError
-from dcl.kkt.inertia import is_semidefinite
 from dcl.outcome.messages import AbstractCallContext, where
-from dcl.program import ConeProgram
 from dcl.program.affine import take
-from dcl.program.convexity import PSD_TOLERANCE
 from dcl.program.pattern import SparsePattern
-from dcl.torch_modes import is_readable, is_wrapped
+from dcl.torch_modes import is_readable, is_wrapped, outside_of_transforms
 
 _LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
@@ -64,15 +61,24 @@ def entries(name: str, t: Tensor) -> Entries:
     Raises InputError that names the argument: another layout, instances with different places; UnsupportedError inside of a
     transform of torch.func that maps it.
     """
-    if not is_readable(t):
-        raise UnsupportedError(f"torch.func.vmap over sparse {name}: map its values, or give a batch of them without vmap")
+    if not is_readable(t) and t.layout != torch.strided:
+        raise UnsupportedError(
+            f"torch.func.vmap over sparse {name}: map its values, or give a batch of them without vmap"
+        )
     if t.layout == torch.strided:
         m, n = t.shape[-2:]
-        rows, cols = torch.arange(m, device="cpu").repeat_interleave(n), torch.arange(n, device="cpu").repeat(m)
+        with outside_of_transforms():
+            rows, cols = torch.arange(m, device="cpu").repeat_interleave(n), torch.arange(n, device="cpu").repeat(m)
         return Entries(SparsePattern((m, n), rows, cols), t.reshape(*t.shape[:-2], m * n))
     if t.layout not in _LAYOUTS:
-        raise InputError(f"{name} has layout {t.layout}: pass {name}.to_sparse_csr() or {name}.to_dense()", argument=name)
-    return _of_coo(name, t) if t.layout == torch.sparse_coo else _of_compressed(name, t)
+        raise InputError(
+            f"{name} has layout {t.layout}: pass {name}.to_sparse_csr() or {name}.to_dense()", argument=name
+        )
+    of = _of_coo if t.layout == torch.sparse_coo else _of_compressed
+    if is_wrapped(t):
+        return of(name, t)
+    with outside_of_transforms():  # which take no compressed tensors, even where they do not change them
+        return of(name, t)
 
 
 def _of_coo(name: str, t: Tensor) -> Entries:
@@ -91,14 +97,16 @@ def _of_coo(name: str, t: Tensor) -> Entries:
     places, values = t._indices().cpu(), _values(t)
     if t.sparse_dim() == 2:
         m, n = t.shape[:2]
-        return Entries(SparsePattern((m, n), places[0], places[1]), values.movedim(0, -1) if values.ndim > 1 else values)
+        return Entries(SparsePattern((m, n), places[0], places[1]), values.movedim(0, -1))
     *lead, m, n = t.shape
     batch = math.prod(lead)
     each = places.shape[1] // batch if batch else 0
     inner = places[-2:, : each * batch].reshape(2, batch, each)
     first = torch.arange(batch, device="cpu").repeat_interleave(each)
     # sorted: the places of each instance are consecutive, in one order
-    of = sum((place * math.prod(lead[k + 1 :]) for k, place in enumerate(places[:-2])), start=torch.zeros_like(places[0]))
+    of = torch.zeros_like(places[0])
+    for size, place in zip(lead, places, strict=False):
+        of = of * size + place
     if each * batch != places.shape[1] or not torch.equal(of, first) or bool((inner != inner[:, :1]).any()):
         raise _mixed(name)
     return Entries(SparsePattern((m, n), inner[0, :1].flatten(), inner[1, :1].flatten()), values.reshape(*lead, each))
@@ -165,10 +173,11 @@ class _Packed(Function):
 
     @staticmethod
     def forward(values: Tensor, layout: torch.layout, shape: torch.Size, *indices: Tensor) -> Tensor:
-        options = {"size": shape, "check_invariants": False}
         if layout == torch.sparse_coo:
-            return torch.sparse_coo_tensor(*indices, values, is_coalesced=True, **options)  # type: ignore[arg-type]
-        return torch.sparse_compressed_tensor(*indices, values, layout=layout, **options)  # type: ignore[arg-type]
+            (places,) = indices
+            return torch.sparse_coo_tensor(places, values, shape, is_coalesced=True, check_invariants=False)
+        starts, inner = indices
+        return torch.sparse_compressed_tensor(starts, inner, values, shape, layout=layout, check_invariants=False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -242,20 +251,4 @@ def check_values(context: AbstractCallContext, values: Tensor, name: str, patter
         i, k = bad[0].tolist()
         index, place = context.index_in(values, i), (int(pattern.rows[k]), int(pattern.cols[k]))
         value = float(values[i, k])
-        raise InputError(
-            f"{name}[{place[0]}, {place[1]}] is {value}{where(index)}", argument=name, index=index
-        )
-
-
-def check_convex(context: AbstractCallContext, program: ConeProgram, name: str, dtype: torch.dtype) -> None:
-    """Raise InputError where the sparse P (B or 1, nnz) of the program has a negative eigenvalue. dtype: the caller's."""
-    tolerance = max(PSD_TOLERANCE, 8.0 * program.structure.n * torch.finfo(dtype).eps)
-    good = is_semidefinite(program.structure.P, program.P, tolerance)
-    for i in torch.nonzero(~good).flatten().tolist():
-        index = context.index_in(program.P, i)
-        raise InputError(
-            f"{name} is not positive semidefinite{where(index)}: it has a negative eigenvalue, below {-tolerance:.1g} of its "
-            "largest row sum, so the problem is not convex",
-            argument=name,
-            index=index,
-        )
+        raise InputError(f"{name}[{place[0]}, {place[1]}] is {value}{where(index)}", argument=name, index=index)

@@ -101,7 +101,11 @@ def assemble_quadratic(arguments: Mapping[str, Tensor], form: Form, blocks: Bloc
     if blocks.A:
         values.append(flat["A"])
         sides.append(flat["b"])
-    for name, size, entries, sign in (("h", blocks.G, flat.get("G"), 1.0), ("lb", blocks.lb, None, -1.0), ("ub", blocks.ub, None, 1.0)):
+    for name, size, entries, sign in (
+        ("h", blocks.G, flat.get("G"), 1.0),
+        ("lb", blocks.lb, None, -1.0),
+        ("ub", blocks.ub, None, 1.0),
+    ):
         if size:
             rows = bound if entries is None else form.patterns["G"].rows
             entries, side = _neutral(sign * ones if entries is None else entries, rows, sign * flat[name])

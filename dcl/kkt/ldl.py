@@ -30,7 +30,7 @@ class AbstractLdl(ABC):
 
     @abstractmethod
     def turned(self, factors: Any) -> Indices:
-        """Pivots whose sign is not that of their shift, (B,). Law: zero exactly if S + diag(shift) has the inertia of the shift."""
+        """Pivots whose sign is not that of their shift, (B,). Law: zero exactly if S + diag(shift) has the shift's inertia."""
 
     @abstractmethod
     def solve(self, factors: Any, r: Array) -> Array:

@@ -244,7 +244,5 @@ def _layer(
 
 
 @uncompiled(compiled.UNFIT)
-def _solved(
-    settings: tuple[Any, ...], blocks: dict[str, Any], **options: Any
-) -> QPResult | tuple[QPResult, Solution]:
+def _solved(settings: tuple[Any, ...], blocks: dict[str, Any], **options: Any) -> QPResult | tuple[QPResult, Solution]:
     return _layer(*settings)(**blocks, **options)  # type: ignore[no-any-return]

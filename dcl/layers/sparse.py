@@ -24,10 +24,10 @@ from dcl.layers.engine import LayerPoint
 from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
 from dcl.outcome.solution import Solution
 from dcl.program.pattern import SparsePattern
-from dcl.torch_modes import uncompiled
+from dcl.torch_modes import outside_of_transforms, uncompiled
 
-# Operations of the core on a dense program, n^3 + n^2 m + n m^2, against those that the careful lane's time on a sparse one amounts
-# to, for each row and column (measured in `dcl.program.reduction.plan`).
+# Operations of the core on a dense program, n^3 + n^2 m + n m^2, against those that the careful lane's time on a sparse one
+# amounts to, for each row and column (measured in `dcl.program.reduction.plan`).
 _SPARSE = 5e4
 # The largest n + m for which the careful lane on a dense program, for what the core does not certify, is no slower.
 _MOST_DENSE = 600
@@ -78,7 +78,9 @@ class _DenseWay(AbstractWay):
 _forms: WeakKeyDictionary[AbstractMatrixLayer, list[Form]] = WeakKeyDictionary()
 
 
-@uncompiled("inside a compiled region a dcl layer takes no sparse tensors: with fullgraph=False such calls run uncompiled")
+@uncompiled(
+    "inside a compiled region a dcl layer takes no sparse tensors: with fullgraph=False such calls run uncompiled"
+)
 def _sparsely(
     layer: AbstractMatrixLayer, arguments: Arguments, options: dict[str, Any]
 ) -> tuple[tuple[Tensor, ...], Solution | None]:
@@ -91,10 +93,12 @@ def _sparsely(
     }
     plan = layer._plan({name: matrices[name].stand_in if name in matrices else t for name, t in arguments.items()})
     if plan.n + plan.m <= _MOST_DENSE and _suits_core(plan.n, plan.m):
-        for name, M in matrices.items():
-            check_places(name, M.pattern)
+        with outside_of_transforms():
+            for name, M in matrices.items():
+                check_places(name, M.pattern)
         return layer._call(
-            {name: matrices[name].dense() if name in matrices and is_sparse(t) else t for name, t in arguments.items()}, **options
+            {name: matrices[name].dense() if name in matrices and is_sparse(t) else t for name, t in arguments.items()},
+            **options,
         )
     found = _Sparse(layer, matrices, _form_of(layer, {name: M.pattern for name, M in matrices.items()}, plan))
     return found._call(
@@ -108,17 +112,18 @@ def _suits_core(n: int, m: int) -> bool:
 
 def _form_of(layer: AbstractMatrixLayer, patterns: Patterns, plan: Plan) -> Form:
     known = _forms.setdefault(layer, [])
-    form = next((form for form in known if form.has(patterns)), None)
-    if form is None:
-        form = layer._form(patterns, plan)
-        known.insert(0, form)
-        del known[_FORMS:]
+    with outside_of_transforms():  # indices are no part of them
+        form = next((form for form in known if form.has(patterns)), None)
+        if form is None:
+            form = layer._form(patterns, plan)
+            known.insert(0, form)
+            del known[_FORMS:]
     return form
 
 
 @final
 class _Sparse(AbstractLayer):
-    """`layer` with values (*batch, nnz) in place of matrices; its settings, plans, outputs and warnings are those of the layer."""
+    """`layer` with values (*batch, nnz) in place of matrices; settings, plans, outputs and warnings are those of the layer."""
 
     def __init__(self, layer: AbstractMatrixLayer, matrices: Mapping[str, Entries], form: Form) -> None:
         super().__init__()
