@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from dcl.compare.advice import advise
-from dcl.compare.points import Diagnosis, PointDiagnosis
+from dcl.compare.points import Diagnosis, PointDiagnosis, Sizes
 from dcl.compare.probes import nearby_mu, zero_in
 from dcl.compare.subject import Layer, bind, called, has_engine, with_engine, with_settings
 from dcl.compare.unique import uniqueness
 from dcl.errors import InputError
 from dcl.layers.argmin import ArgminLayer
+from dcl.layers.cvxpy import CvxpyLayer
 from dcl.outcome.messages import AbstractCallContext, conflict, entry, named
 from dcl.outcome.solution import Solution
 from dcl.point import Point
@@ -67,11 +68,11 @@ def diagnose(
         solution, context = _of_cones(twin, tensors, mu)
     else:
         raise InputError(f"diagnose takes a layer of dcl, got {type(layer).__name__}", argument="layer")
+    sizes = _sizes(twin, solution)
     if not solution.status.numel():
-        return Diagnosis((), context.batch_shape)
-    return Diagnosis(
-        tuple(_advised(_points(solution, context), twin, tensors, context.batch_shape)), context.batch_shape
-    )
+        return Diagnosis((), context.batch_shape, sizes)
+    points = _advised(_points(solution, context), twin, tensors, context.batch_shape)
+    return Diagnosis(tuple(points), context.batch_shape, sizes)
 
 
 Found = tuple[Solution, AbstractCallContext]
@@ -84,6 +85,13 @@ def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | Tensor
     if spy.context is None:
         raise InputError("the layer did not ask for a solution", argument="layer")
     return solution, spy.context
+
+
+def _sizes(layer: Layer, solution: Solution) -> Sizes:
+    structure = solution._program.structure
+    exact = not isinstance(solution._mu, Tensor)
+    reduction = layer._reduction(exact) if isinstance(layer, CvxpyLayer) else None
+    return Sizes(structure.n, structure.m, None if reduction is None else reduction.after)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +113,7 @@ def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float
         raise InputError('diagnose needs matrices, which linear_solve="cg" is there to avoid', argument="layer")
     with torch.no_grad():
         _, solution = layer(*tensors, mu=mu, return_solution=True)
-    cone = solution.program.structure.cone
+    cone = solution._program.structure.cone
     parts = ("equality", cone.zeros), ("inequality", cone.dim - cone.zeros)
     return solution, _FunctionContext(tuple(solution.status.shape), parts)
 
@@ -131,9 +139,9 @@ def _advised(
 
 
 def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagnosis]:
-    program, v, mu = solution.program, solution.v, solution.mu
+    program, v, mu = solution._program, solution._v, solution._mu
     batch = v.shape[0]
-    x, on_path = solution.x.reshape(batch, -1), isinstance(mu, Tensor)
+    x, on_path = solution.canonical_x.reshape(batch, -1), isinstance(mu, Tensor)
     ok = solution.ok.reshape(-1)
     found = Point(program, x, v, mu)
     kkt, ties = resolved(found).kkt, ~torch.isnan(found.at_kink)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor
@@ -13,21 +13,25 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.errors import InputError
+from dcl.frontends.arguments import check_known
 from dcl.frontends.batching import batching
-from dcl.frontends.constants import as_tensors
+from dcl.frontends.constants import TensorLike, as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.calls import CvxpyCall
 from dcl.layers.cone_lane import ConicWay
 from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
 from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
 from dcl.layers.reduced_lane import Reductions, reduced_way
+from dcl.layers.vertex import Linear
 from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
 from dcl.program.pattern import AbstractPattern
+from dcl.program.reduction.plan import Reduction
 from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
@@ -117,7 +121,7 @@ class CvxpyLayer(AbstractLayer):
         solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", "SCS"; the names of cvxpylayers are understood), an object such as
             `dcl.solvers.Clarabel(eps=1e-9)`, or None for the documented rule of `dcl.solvers.choose`.
         gp: the problem is a geometric program.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
         canon_backend: CVXPY's canonicalization backend.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
         mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
@@ -142,6 +146,8 @@ class CvxpyLayer(AbstractLayer):
         tensor([[0.4000, 0.2000, 0.4000]])
     """
 
+    __call__: CvxpyCall
+
     def __init__(
         self,
         problem: cp.Problem,
@@ -158,8 +164,10 @@ class CvxpyLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         reduce: bool = True,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("CvxpyLayer", CvxpyLayer.__init__, unknown)
         if not isinstance(variables, Sequence) or isinstance(variables, str) or not variables:
             raise InputError(
                 f"variables must be a list with at least one entry{_as_a_list(variables, 'x')}", argument="variables"
@@ -181,13 +189,13 @@ class CvxpyLayer(AbstractLayer):
 
     def forward(
         self,
-        *params: Tensor,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
-        **named: Tensor,
+        **named: TensorLike,
     ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Solution]:
         """The requested variables, (*batch, *shape) each, for one tensor (*batch, *shape) per parameter.
 
@@ -215,7 +223,7 @@ class CvxpyLayer(AbstractLayer):
                 f"A tensor must be provided for each CVXPY parameter: the layer takes {len(domains)} tensors ({names}), "
                 f"got {len(params)}"
             )
-        arguments = {str(p): t for p, t in enumerate(params)}  # names may repeat
+        arguments: dict[str, Any] = {str(p): t for p, t in enumerate(params)}  # names may repeat
         if not all([isinstance(t, Tensor) for t in params]):
             arguments = dict(as_tensors(arguments, {str(p): domain.name for p, domain in enumerate(domains)}))
         outputs, solution = self._call(
@@ -228,7 +236,7 @@ class CvxpyLayer(AbstractLayer):
         )
         return outputs if solution is None else (outputs, solution)
 
-    def _in_order(self, params: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def _in_order(self, params: Sequence[TensorLike], named: Mapping[str, TensorLike]) -> tuple[TensorLike, ...]:
         """The parameters in the order of the layer, for some by position and the others by name. Raises InputError."""
         names = [domain.name for domain in self._form.domains]
         for name in named:
@@ -258,11 +266,31 @@ class CvxpyLayer(AbstractLayer):
 
     def _reduced(self) -> str:
         """As in "reduced=[n=10, m=1, bounds=10], ", the size of what the core solves at mu = 0; "" where that is the same."""
-        found = None if self._reductions is None or not is_quadratic(self._form) else self._reductions.exact
+        found = self._reduction(exact=True)
         return "" if found is None else "reduced=[n={}, m={}, bounds={}], ".format(*found.after)
+
+    def _reduction(self, exact: bool) -> Reduction | None:
+        """The reduction of its programs at mu = 0 (exact) or mu > 0, None where there is none."""
+        if self._reductions is None or not is_quadratic(self._form):
+            return None
+        return self._reductions.exact if exact else self._reductions.on_path
 
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        names = [output.name for output in self._form.outputs]
+        for place in self._values:
+            names.insert(place, "value")
+        return tuple(names)
+
+    @property
+    def _has_own_x(self) -> bool:
+        return False
+
+    def _shown(self, name: str) -> str:
+        return self._form.domains[int(name)].name
 
     def _plan(self, arguments: Arguments) -> Plan:
         form = self._form
@@ -295,6 +323,19 @@ class CvxpyLayer(AbstractLayer):
         core = conic_core(self._form.structure.cone.blocks, plan.n)
         return None if core is None else ConicWay(found, core, Rows())
 
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        form = self._form
+        quadratic = bool(form.map_P.touching) or bool(form.map_P.offset.any())
+        if quadratic or not form.structure.cone.is_orthant:
+            return None
+        costs = form.parameters_of(form.map_q) - form.parameters_of(form.map_A) - form.parameters_of(form.map_b)
+        entries = [not output.dual for output in form.outputs]
+        for place in self._values:
+            entries.insert(place, False)
+        return Linear(
+            {str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x]
+        )
+
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch
         given = [batch.merge(t, len(domain.shape)) for t, domain in zip(arguments.values(), form.domains, strict=True)]
@@ -313,11 +354,11 @@ class CvxpyLayer(AbstractLayer):
 
     def solve(
         self,
-        *params: Tensor,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
-        **named: Tensor,
+        **named: TensorLike,
     ) -> Solution:
         """The `Solution` for the tensors of `forward`, without gradients; `Solution.outputs` is what the layer returns."""
         params = self._in_order(params, named) if named else params

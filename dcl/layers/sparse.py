@@ -22,6 +22,7 @@ from dcl.frontends.sparse_program import Assembled, Form, Patterns
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.engine import LayerPoint
 from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
+from dcl.layers.vertex import Linear
 from dcl.outcome.solution import Solution
 from dcl.program.pattern import SparsePattern
 from dcl.torch_modes import outside_of_transforms, uncompiled
@@ -128,8 +129,22 @@ class _Sparse(AbstractLayer):
     def __init__(self, layer: AbstractMatrixLayer, matrices: Mapping[str, Entries], form: Form) -> None:
         super().__init__()
         self._layer, self._matrices, self._form = layer, matrices, form
-        self._moving = form.moving
+        self._moving, self._called = form.moving, type(layer).__name__
         self._enroll(layer._engine)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self._layer._names
+
+    @property
+    def _has_own_x(self) -> bool:
+        return self._layer._has_own_x
+
+    def _shown(self, name: str) -> str:
+        return self._layer._shown(name)
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        return self._layer._linear(arguments)
 
     def _cores(self) -> Mapping[str, int]:
         return {**self._layer._cores(), **dict.fromkeys(self._matrices, 1)}

@@ -197,6 +197,7 @@ def test_positive_mean_in_closed_form(total, mu):
     np.testing.assert_allclose(values.grad.numpy(), 2.0 / (2.0 * m + mu / known**2), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:the gradient with respect to:dcl.DegenerateWarning")  # of a linear program
 @each_mu
 def test_linear_program_at_a_vertex(mu):
     """On the box [0, 1]: c = mu / x - mu / (1 - x).  The exact gradient is zero, the barrier's is not, and has its sign."""

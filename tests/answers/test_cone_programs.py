@@ -277,7 +277,7 @@ def test_sparse_kkt_is_the_dense_one(name):
     (P, q, A, b), (_, z, s) = moreau(CONES[name], 4, batch=(2,), n=6)
     M, v = known.rows.to_canonical(A, -2), known.rows.to_canonical(z - s)
     m, n = M.shape[1:]
-    dense = dcl.ConeLayer(CONES[name]).solve(P, q, A, b).program.structure
+    dense = dcl.ConeLayer(CONES[name]).solve(P, q, A, b)._program.structure
     sparse = Structure(*(pattern_of(*np.divmod(np.arange(r * n), n), (r, n)) for r in (n, m)), known.cone)
     r = torch.randn(3, 2, n + m, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     nowhere = torch.full_like(v, torch.nan)

@@ -55,6 +55,7 @@ def test_answers_are_those_of_problem_solve(family):
     assert float(solution.dual_residual) < 1e-11
 
 
+@pytest.mark.filterwarnings("ignore:the gradient with respect to:dcl.DegenerateWarning")  # of a linear program
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
 def test_gradients_are_those_of_central_differences(family):
     problem, parameters, outputs = build(family)

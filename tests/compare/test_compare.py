@@ -519,7 +519,7 @@ def test_command_without_matplotlib(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["compare", "--plot", str(tmp_path / "a.png")]) == 2
-    assert 'pip install "dcl[compare]"' in capsys.readouterr().err
+    assert 'pip install "dcl-layers[compare]"' in capsys.readouterr().err
 
 
 def test_on_another_device():

@@ -44,6 +44,7 @@ def careful_calls(monkeypatch):
 # Against high precision
 
 
+@pytest.mark.filterwarnings("ignore:the gradient with respect to:dcl.DegenerateWarning")  # of a linear program
 @pytest.mark.sample(5)
 @pytest.mark.parametrize("n", [2, 10, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)

@@ -99,7 +99,7 @@ def test_demo_names_the_extra_that_is_missing(
 ) -> None:
     monkeypatch.setattr(command, "find_spec", lambda module: None if module == "sklearn" else module)
     assert main(["demo"]) == 2
-    assert 'scikit-learn, not installed here: pip install "dcl[demo]"' in capsys.readouterr().err
+    assert 'scikit-learn, not installed here: pip install "dcl-layers[demo]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,21 @@ def test_constraints_pin_every_requirement() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
     for needed in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):
-        assert _names(needed) - {"dcl"} <= _names(pins)
+        assert _names(needed) - {"dcl-layers"} <= _names(pins)
     assert "torch==2.13.0" in pins
+
+
+def test_the_distribution_is_not_that_of_somebody_else() -> None:
+    """`dcl` on PyPI is another package: nothing may tell a user, or pip, to install it."""
+    assert PROJECT["name"] == "dcl-layers"
+    assert set(PROJECT["scripts"]) == {"dcl"}
+    files = [ROOT / "pyproject.toml", *PAGES, *(ROOT / "dcl").rglob("*.py"), *(ROOT / "docs").rglob("*.py")]
+    name = r"(?<![\w/.-])dcl"  # but not a path that ends so
+    for file in files:
+        found = re.findall(
+            rf"{name}\[[a-z,]+\]|pip install [^`\n&,]*{name}(?![\w/.-])", file.read_text(encoding="utf-8")
+        )
+        assert found == [], f"{file}: {found}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

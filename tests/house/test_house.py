@@ -68,7 +68,7 @@ PRINTS = {
     "dcl.cli.sweep",
     "dcl.cli.sensitivity",
 }
-PRINTS |= {"dcl.cli.diagnose", "dcl.cli.info"}
+PRINTS |= {"dcl.cli.diagnose", "dcl.cli.info", "dcl.layers.verbose"}
 LONGEST, LONGEST_MEDIAN = 400, 150
 
 
