@@ -90,7 +90,7 @@ def through_core(
         return None
     if call.kept.left == 0:
         if lane.linear is not None and recorded and layer._engine.tells_vertices:
-            watch(layer._engine, lane.linear, arguments, outputs, f"{type(layer).__name__}(..., mu=0.1)")
+            watch(layer._engine, lane.linear, arguments, outputs, f"{layer._called or type(layer).__name__}(..., mu=0.1)")
         return outputs, _told(layer, arguments, outputs, call) if return_solution else None
     completed = None if return_solution else _completed(layer, arguments, outputs, call)
     return None if completed is None else (completed, None)
