@@ -64,6 +64,8 @@ class AbstractLayer(nn.Module):
     _engine: Engine
     _requested: Requested | None = None
     _moving: Moving | None = None
+    # the layer that the caller made, where it is not this one
+    _called: str | None = None
 
     @abstractmethod
     def _cores(self) -> Mapping[str, int]:
@@ -200,7 +202,7 @@ class AbstractLayer(nn.Module):
         exact = bool(((kinds.kind == int(GradientKind.EXACT)) | ~optimal).all())
         linear = self._linear(arguments) if exact and bool(optimal.any()) else None
         if linear is not None:
-            watch(self._engine, linear, arguments, outputs, f"{type(self).__name__}(..., mu=0.1)")
+            watch(self._engine, linear, arguments, outputs, f"{self._called or type(self).__name__}(..., mu=0.1)")
 
     def _solved(
         self, arguments: Arguments, plan: Plan, members: Members | None = None, **options: Any

@@ -65,7 +65,7 @@ def through_core(
     if call.kept.left == 0:
         linear = call.lane.linear
         if linear is not None and recorded and layer._engine.tells_vertices:
-            watch(layer._engine, linear, arguments, outputs, f"{type(layer).__name__}(..., mu=0.1)")
+            watch(layer._engine, linear, arguments, outputs, f"{layer._called or type(layer).__name__}(..., mu=0.1)")
         return outputs, _told(layer, arguments, outputs, call) if return_solution else None
     rest = None if return_solution else rest_of(arguments, call)
     if rest is None:
