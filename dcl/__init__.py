@@ -111,7 +111,7 @@ def _look_up(name: str) -> Any:
     if name == "solvers":
         return import_module("dcl.solvers")
     if name == "RunsOffError":  # names that were replaced: each stays for one minor version
-        warnings.warn("dcl.RunsOffError is dcl.DivergedError now", DeprecationWarning, stacklevel=2)
+        warnings.warn("dcl.RunsOffError was renamed: use dcl.DivergedError", DeprecationWarning, stacklevel=2)
         name = "DivergedError"
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

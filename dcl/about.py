@@ -81,7 +81,7 @@ def warn_of_slow_path() -> None:
     """Say once that there is no compiled core, unless it was switched off on purpose."""
     if not core.switched_off:
         warnings.warn(
-            f"dcl runs without its compiled core, which is many times slower: {core.reason}. See dcl.info()",
+            f"dcl runs without its compiled core, which makes it many times slower: {core.reason}. See dcl.info()",
             SlowWarning,
             stacklevel=level_of_caller(),
         )

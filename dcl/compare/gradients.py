@@ -99,7 +99,7 @@ def compare_gradients(
             raise OptionError(f"unknown engine {name!r}; valid: {', '.join(ENGINES)}", argument="engines")
     call = subject(layer, bind(layer, tensors, named))
     if not call.wanted:
-        raise InputError("there is no tensor to differentiate")
+        raise InputError("no tensor to differentiate: pass at least one")
     generator = torch.Generator().manual_seed(seed)
     if any(t is not None and t.numel() == 0 and t.shape[0] == 0 for t in call.tensors):
         raise InputError("the batch is empty: there is no gradient to compare")
@@ -108,7 +108,7 @@ def compare_gradients(
     weights = torch.randn(x.numel(), generator=generator, dtype=torch.float64) / max(x.numel(), 1) ** 0.5
     measure: Loss = loss if loss is not None else lambda r: primal(r).to(torch.float64) @ weights.to(primal(r).device)
     if measure(result).numel() != 1:
-        raise InputError(f"loss must give one number, got shape {tuple(measure(result).shape)}", argument="loss")
+        raise InputError(f"loss must return one number, got shape {tuple(measure(result).shape)}", argument="loss")
 
     bench = _Bench(call, measure, x, repeats)
     reference, seconds = _timed(lambda: differences(call, measure, measure(result).detach(), entries, generator), 1)

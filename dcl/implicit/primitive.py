@@ -12,7 +12,7 @@ from dcl.cones.base import Barrier
 from dcl.torch_modes import uncompiled
 
 F = TypeVar("F", bound=type[Function])
-_whole = uncompiled("it solves, or factors, with code that is no torch operation")
+_whole = uncompiled("it solves or factors with code that is not a torch operation")
 
 
 def primitive(function: F) -> F:

@@ -64,8 +64,8 @@ class _Context(AbstractSmoothContext):
                 if bad.numel():
                     index = self.index(int(bad[0, 0]))
                     raise InputError(
-                        f"y0 is outside of the domain of {name}{where(index)}: {what} is {float(t[tuple(bad[0])])} there (a "
-                        "log or a root of something negative? a norm at zero?); start inside",
+                        f"y0 is outside the domain of {name}{where(index)}: {what} is {float(t[tuple(bad[0])])} there (a "
+                        "log or a root of something negative? a norm at zero?); choose a start inside",
                         argument="y0",
                         index=index,
                     )
@@ -157,7 +157,7 @@ class ArgminLayer(nn.Module):
                 )
         if linear_solve == "cg" and (equality is not None or inequality is not None):
             raise UnsupportedError(
-                'linear_solve="cg" is for problems without constraints: its matrix is the Hessian alone'
+                'linear_solve="cg" is for problems without constraints: it uses the Hessian alone'
             )
         if isinstance(batch_dims, bool) or not isinstance(batch_dims, int) or batch_dims < 1:
             raise InputError(f"batch_dims is {batch_dims!r}: it must be a positive integer", argument="batch_dims")
@@ -218,7 +218,7 @@ class ArgminLayer(nn.Module):
         check_known("layer", ArgminLayer.forward, unknown)
         return self._uncompiled(y0, params, mu, warm_start, return_solution)
 
-    @uncompiled("ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside of one")
+    @uncompiled("ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside a compiled function")
     def _uncompiled(self, *call: Any) -> Any:
         if torch.is_inference_mode_enabled():  # finding y takes derivatives in y
             with torch.inference_mode(False), torch.no_grad():

@@ -187,8 +187,8 @@ class AbstractLayer(nn.Module):
             k, meant = column.shape[0], (column.shape[0], *column.shape[2:])
             name, beside = map(self._shown, found)
             warnings.warn(
-                f"{name} has shape {tuple(column.shape)} beside {beside} {tuple(other.shape)}: batch dimensions broadcast, so "
-                f"that these are {k} x {k} programs. For {k} programs pass {name} with shape {meant}",
+                f"{name} has shape {tuple(column.shape)} and {beside} has shape {tuple(other.shape)}. Batch dimensions "
+                f"broadcast, so these are {k} x {k} programs. For {k} programs pass {name} with shape {meant}",
                 ShapeWarning,
                 stacklevel=level_of_caller(),
             )

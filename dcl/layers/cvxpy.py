@@ -243,7 +243,7 @@ class CvxpyLayer(AbstractLayer):
         names = [domain.name for domain in self._form.domains]
         for name in named:
             if names.count(name) != 1:
-                what = "is no parameter" if name not in names else "is the name of several parameters"
+                what = "is not a parameter" if name not in names else "is the name of several parameters"
                 raise InputError(f"{name!r} {what} of the layer; its parameters: {', '.join(names)}", argument=name)
             if names.index(name) < len(params):
                 raise InputError(f"{name} is given by position and by name", argument=name)

@@ -175,7 +175,7 @@ class ReducedWay(AbstractWay):
     def _started(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         n, m = self.reduction.before
         if x.shape[-1] != n or z.shape[-1] != m:
-            raise InputError("warm_start has other sizes", argument="warm_start")
+            raise InputError("warm_start has other sizes than this program", argument="warm_start")
         partition = self.reduction.elimination.partition
         return take(x, partition.variable_order), take(z, partition.row_order)
 

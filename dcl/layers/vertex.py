@@ -68,6 +68,6 @@ def _message(names: Sequence[str], like: str) -> str:
     return (
         f"the gradient with respect to {', '.join(names)} is zero: the solution of a linear program is a vertex, which stays "
         "where it is when the costs change a little. It is exact, but zero with respect to the cost: gradient descent will not "
-        f"move. Take mu > 0, as in {like}: x(mu) moves with the costs (dcl.compare_gradients helps to choose mu)"
-        '\n  (said once per layer; on_degenerate="ignore" silences it)'
+        f"move. Use mu > 0, as in {like}: x(mu) moves with the costs (dcl.compare_gradients helps to choose mu)"
+        '\n  (shown once per layer; on_degenerate="ignore" silences it)'
     )

@@ -95,25 +95,25 @@ class Solution:
     def x(self) -> Tensor:
         """(*batch, n), x of the matrices or y of the function; of a CVXPY problem `canonical_x`, under its older name."""
         if not self.is_own_x:
-            _older("x", 'solution["name"] for a variable, or solution.canonical_x for all of the canonical program')
+            _older("x", 'solution["name"] for a variable, or solution.canonical_x for the variables of the canonical program')
         return self.canonical_x
 
     @property
     def program(self) -> ConeProgram:
         """Older name; in the units of `dcl.program.scaling`."""
-        _older("program", "your own data: this one is in dcl's units")
+        _older("program", "your own data (this attribute is in dcl's units)")
         return self._program
 
     @property
     def v(self) -> Tensor:
         """Older name; z - s in the units of `dcl.program.scaling`."""
-        _older("v", "solution.z - solution.s: this one is in dcl's units")
+        _older("v", "solution.z - solution.s (this attribute is in dcl's units)")
         return self._v
 
     @property
     def mu(self) -> Barrier:
         """Older name; in the units of `dcl.program.scaling`."""
-        _older("mu", "the mu that you gave: this one is in dcl's units")
+        _older("mu", "the mu that you passed (this attribute is in dcl's units)")
         return self._mu
 
     @property
@@ -128,7 +128,7 @@ class Solution:
             return self.known_degeneracy
         if not is_readable(self._v):
             raise UnsupportedError(
-                "the kind of derivative is not known inside of torch.func.vmap: return the Solution and ask it outside"
+                "gradient_kind is not known inside torch.func.vmap: return the Solution, and ask it outside"
             )
         program, v, mu = self._in_one_batch()
         x = self._x_in_units
@@ -178,7 +178,7 @@ class Solution:
 
     def __repr__(self) -> str:
         if not is_readable(self._v):
-            return "Solution(of one instance inside of torch.func.vmap)"
+            return "Solution(one instance inside torch.func.vmap)"
         residual = worst(torch.stack([self.primal_residual, self.dual_residual, self.gap], -1))
         groups = []
         for status in Status:
@@ -202,7 +202,7 @@ def _line(name: str, t: Tensor) -> str:
 
 
 def _older(name: str, instead: str) -> None:
-    warnings.warn(f"Solution.{name} goes away: use {instead}", DeprecationWarning, stacklevel=level_of_caller())
+    warnings.warn(f"Solution.{name} is deprecated: use {instead}", DeprecationWarning, stacklevel=level_of_caller())
 
 
 _PLAIN = (

@@ -68,7 +68,7 @@ def find(entries: Sequence[Entry], key: object, what: str) -> int:
             argument=what,
         )
     known = ", ".join(entry.name for entry in entries) or "none"
-    raise InputError(f"{shown} is no {what} of the program; {what}s: {known}", argument=what)
+    raise InputError(f"{shown} is not a {what} of the program; {what}s: {known}", argument=what)
 
 
 class Values(Mapping[str, Array]):

@@ -177,7 +177,7 @@ class ParametricProgram:
                 and all(key not in (entry.name, entry.shared) for entry in entries)
             ):
                 raise InputError(
-                    f"{key} is no parameter, but a setting of the program: ParametricProgram(problem, {key}=...)",
+                    f"{key} is not a parameter but a setting of the program: ParametricProgram(problem, {key}=...)",
                     argument=str(key),
                 )
             place = find(entries, key, "parameter")

@@ -84,7 +84,7 @@ class Sweep:
         """`dcl.GradientKind` of `gradient` as integers, (rows,). Raises InputError if no gradient was asked for."""
         if not len(self.gradient):
             raise InputError(
-                'no gradient was asked for: sweep(..., gradient="value"), for example', argument="gradient"
+                'this sweep has no gradient: ask for it, as in sweep(..., gradient="value")', argument="gradient"
             )
         return self.found.kind
 

@@ -137,7 +137,7 @@ class ProgramSolution:
             place = int(np.ravel_multi_index(index, self.batch)) if self.batch or index else 0
         except (ValueError, TypeError):
             raise InputError(
-                f"there is no instance {index} in a batch of shape {self.batch}", argument="index"
+                f"{index} is not the index of an instance in a batch of shape {self.batch}", argument="index"
             ) from None
         return ProgramSolution(
             self.model, self._picked(index), replace(self.axes, batch=None), instance(self.known, place)
@@ -269,8 +269,8 @@ class ProgramSolution:
             return torch.from_numpy(np.array(np.broadcast_to(value.array, (*self.batch, *entry.shape))))
         except ValueError:
             raise InputError(
-                f"{entry.name} has shape {value.array.shape}; it must be {entry.shape}, with the batch {self.batch} in front "
-                "or without",
+                f"{entry.name} has shape {value.array.shape}; it must be {entry.shape}, with or without "
+                f"the batch dimensions {self.batch} in front",
                 argument=entry.name,
             ) from None
 

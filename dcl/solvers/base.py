@@ -199,7 +199,7 @@ class AbstractSolver(ABC):
         """Raise OptionError that says how to install its package if that is not there."""
         if not cls.is_installed():
             raise OptionError(
-                f"{cls.name} is not installed: pip install {cls.package}, or name no solver and let dcl choose one that is",
+                f"{cls.name} is not installed: pip install {cls.package}, or leave solver out, and dcl chooses an installed one",
                 argument="solver",
             )
 
@@ -248,6 +248,6 @@ def check_options(solver: AbstractSolver) -> None:
             )
     if solver.time_limit is not None and not solver.limits_time:
         raise OptionError(
-            f"{solver.name} cannot honor time_limit, it has none: leave it out, or name another solver",
+            f"{solver.name} has no time limit: leave time_limit out, or name another solver",
             argument="time_limit",
         )

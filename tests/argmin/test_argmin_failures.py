@@ -335,12 +335,12 @@ def test_dropout_and_other_randomness() -> None:
         (lambda y: y.square(), [1.0, 2.0], r"objective must return one number for one instance, got shape \(2,\)"),
         (lambda y: (y > 0).sum(), [1.0, 2.0], "torch.int64"),
         (lambda y: 3.0, [1.0], "got float"),
-        (lambda y: y.detach().sum(), [1.0], "no differentiable function of y"),
-        (lambda y: torch.log(y).sum(), [-1.0, 1.0], "y0 is outside of the domain of objective: it is nan"),
+        (lambda y: y.detach().sum(), [1.0], "not a differentiable function of y"),
+        (lambda y: torch.log(y).sum(), [-1.0, 1.0], "y0 is outside the domain of objective: it is nan"),
         (
             lambda y: torch.sqrt(y).sum() + y.square().sum(),
             [0.0, 1.0],
-            "y0 is outside of the domain of objective: its gradient is inf",
+            "y0 is outside the domain of objective: its gradient is inf",
         ),
         (lambda y: y.square().sum(), [float("nan")], r"y0\[0\] is nan"),
         (lambda y: y.square().sum(), "zero", "y0 must be a tensor"),
@@ -356,9 +356,9 @@ def test_bad_objectives_and_starts(objective: Any, y0: Any, match: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"inequality": lambda y: (y > 0).double()}, "inequality is no differentiable function of y"),
-        ({"inequality": lambda y: torch.ones(2).double()}, "inequality is no differentiable function of y"),
-        ({"inequality": lambda y: torch.log(y - 5.0)}, "y0 is outside of the domain of inequality"),
+        ({"inequality": lambda y: (y > 0).double()}, "inequality is not a differentiable function of y"),
+        ({"inequality": lambda y: torch.ones(2).double()}, "inequality is not a differentiable function of y"),
+        ({"inequality": lambda y: torch.log(y - 5.0)}, "y0 is outside the domain of inequality"),
         ({"equality": (torch.ones(1, 3).double(), torch.ones(1).double())}, r"A has 3 columns, y 2 entries"),
         ({"equality": (torch.ones(1, 2).double(), torch.ones(2).double())}, r"pair \(A, b\) with shapes"),
         ({"equality": "x"}, "equality must be a function"),

@@ -178,7 +178,7 @@ def _cone(reduced: Reduced, labels: RowLabels) -> AbstractCone:
             raise UnsupportedError(f"{text} needs the cone {type(constraint).__name__}, which is not supported")
         block = _BLOCKS[type(constraint)](constraint)
         if block.rows * block.count != constraint.size:
-            raise UnsupportedError(f"{text}: CVXPY gives its cone in an unknown form")
+            raise UnsupportedError(f"{text}: CVXPY returned its cone in a form that dcl does not know")
         blocks += [block] if constraint.size else []
     return named(blocks)
 
@@ -193,5 +193,5 @@ def _primal(reduced: Reduced, variable: cp.Variable, *, gp: bool) -> Output:
     if E is None:
         E = sp.eye_array(variable.size, format="csr")
     if program.id_to_var[final].size != E.shape[1]:
-        raise UnsupportedError(f"variable {variable.name()}: CVXPY replaced it in an unknown way")
+        raise UnsupportedError(f"variable {variable.name()}: CVXPY replaced it in a way that dcl does not know")
     return output(variable.name(), variable.shape, E, program.var_id_to_col[final], dual=False, exp=gp)
