@@ -24,11 +24,10 @@ class Info:
     """What is installed; `print` it.
 
     Attributes:
-        core: the instruction set that the compiled core was built for, "" where there is none.
-        reason: why there is no core, "" where there is one.
-        threads: as many instances at a time as torch has threads.
-        versions: of Python, dcl and what it stands on; "not installed" for a solver that the rule of `dcl.solvers.choose`
-            has to do without.
+        core: the instruction set that the compiled core was built for; "" if there is no core.
+        reason: why there is no core; "" if there is one.
+        threads: how many instances are solved at a time (torch's number of threads).
+        versions: of Python, dcl and the packages it uses; "not installed" for a missing solver.
 
     Example:
         >>> import dcl

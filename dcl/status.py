@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Outcome of one instance, decided by dcl's own check and not by the solver's word; `message` says it in words.
+    """Outcome of one instance, decided by dcl's own check and not by the solver. `message` explains it.
 
     Example:
         >>> import torch, dcl
@@ -36,7 +36,7 @@ class Status(IntEnum):
         return _STATUS_MESSAGES[self]
 
     def message_of(self, maximize: bool) -> str:
-        """`message`, in the words of a maximization if it is one."""
+        """`message`, with the words for a maximization if `maximize`."""
         return _OF_MAXIMIZATIONS.get(self, self.message) if maximize else self.message
 
 
@@ -70,7 +70,7 @@ _OF_MAXIMIZATIONS = {
 
 
 class GradientKind(IntEnum):
-    """What the derivative of x and z at a solution is; `message` says it in words.
+    """Whether the derivative of x and z at a solution is exact, one-sided or not unique. `message` explains it.
 
     Example:
         >>> import torch, dcl

@@ -36,12 +36,12 @@ from dcl.status import GradientKind, Status
 def diagnose(
     layer: Layer, *tensors: Tensor | None, mu: float | Tensor | None = None, **named: Tensor | None
 ) -> Diagnosis:
-    """Explain what a layer answers for these tensors, instance by instance; failed instances are explained too.
+    """Explain the answer of a layer for these tensors, instance by instance, failed instances included.
 
     For each: status and residuals, the active constraints by the caller's names, the strict-complementarity margin and whose it
     is, rank of the active rows (LICQ), condition of the KKT system, whether x and the multipliers are unique, what the
-    derivative is worth, in which arguments it is zero at a vertex, and advice.  Settings of the layer stay as they are, but
-    nothing is raised and nothing warned of.
+    derivative is worth, in which arguments it is zero at a vertex, and advice.  The settings of the layer are
+    used, but failures and degenerate points raise no error and no warning.
 
     Args:
         layer: a `CvxpyLayer`, `QPLayer`, `ConeLayer` or `ArgminLayer`.

@@ -50,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Stated:
-    """A call on the waist: the program, its constant d (B or 1,), and the caller's tensors, (B or 1, ...), for the context."""
+    """A call in canonical form: program, its constant d (B or 1,), and the caller's tensors, (B or 1, ...), for the context."""
 
     program: ConeProgram
     d: Tensor | float
@@ -77,7 +77,7 @@ class AbstractLayer(nn.Module):
 
     @abstractmethod
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
-        """The program on the waist, in torch operations."""
+        """The canonical program, in torch operations."""
 
     @abstractmethod
     def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:

@@ -24,28 +24,29 @@ from dcl.torch_modes import is_readable
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """An answer, detached from the graph; every tensor leads with the batch dimensions of the call.
+    """An answer, detached from the graph. The first dimensions of every tensor are the batch dimensions of the call.
 
     `solution["x"]` is what the layer returns under that name: a variable of a CVXPY problem, or x, y, z, ... of a QPLayer.
-    Every program ends as minimize 1/2 x'Px + q'x subject to Ax + s = b, s in K, with multipliers z in K*.
+    Every program is brought to the canonical form: minimize 1/2 x'Px + q'x subject to Ax + s = b, s in K. Its multipliers
+    are z in K*.
 
     Attributes:
         outputs: what the layer returns, in its order; `names` are their names.
-        canonical_x: the variables of that program, (*batch, n); of matrices and functions they are the caller's own, and `x` is
-            the same.
-        z, s: its multipliers and slacks, (*batch, m). Rows in the caller's order: those of A and b of a `ConeLayer`; of A, G, lb
-            and ub of a `QPLayer` (where a right-hand side is infinite z is 0 and s is 1); of the canonical form of a CVXPY
-            problem, which has variables and rows besides the caller's.
+        canonical_x: the variables of that program, (*batch, n). For matrices and functions these are your own variables, and
+            `x` is the same.
+        z, s: its multipliers and slacks, (*batch, m). The order of the rows: for a `ConeLayer`, the rows of A and b; for a
+            `QPLayer`, those of A, G, lb and ub (where a right-hand side is infinite, z is 0 and s is 1); for a CVXPY problem,
+            those of its canonical form, which has more variables and rows than the problem.
         value: the optimal value, (*batch).
         status: `dcl.Status` as integers, (*batch).
         primal_residual, dual_residual, gap: relative, as measured by dcl, (*batch).
         iterations, seconds: of all solvers that were tried, (*batch).
-        solver: position in `solvers` of the one that gave the point, (*batch).
+        solver: position in `solvers` of the solver that found the point, (*batch).
         solvers: names of the solvers that were tried.
-        certificate: None, or (*batch, n + m), of infeasible instances, checked: z (the last m) with z in K*, A'z = 0, b'z < 0, or
-            x (the first n) with Px = 0, -Ax in K, q'x < 0. NaN elsewhere.
+        certificate: None, or (*batch, n + m): the checked certificate of each infeasible instance. It is z (the last
+            m) with z in K*, A'z = 0, b'z < 0, or x (the first n) with Px = 0, -Ax in K, q'x < 0. NaN elsewhere.
 
-    Raises InputError for a name that it does not have.
+    Raises InputError for an unknown name.
 
     Example:
         >>> import torch, dcl
@@ -93,7 +94,7 @@ class Solution:
 
     @property
     def x(self) -> Tensor:
-        """(*batch, n), x of the matrices or y of the function; of a CVXPY problem `canonical_x`, under its older name."""
+        """(*batch, n), x of the matrices or y of the function. For a CVXPY problem it is the older name of `canonical_x`."""
         if not self.is_own_x:
             _older("x", 'solution["name"] for a variable, or solution.canonical_x for the variables of the canonical program')
         return self.canonical_x
@@ -163,7 +164,7 @@ class Solution:
 
     @property
     def gradient_kind(self) -> Tensor:
-        """(*batch) `dcl.GradientKind` as integers; classified on first access if no gradient was recorded."""
+        """(*batch) `dcl.GradientKind` as integers; computed at the first access if no gradient was recorded."""
         return self._shaped(self._degeneracy.kind)
 
     @property

@@ -1,4 +1,4 @@
-"""torch functions of one instance -> the waist of `dcl.smooth.program`.
+"""torch functions of one instance -> the canonical form of `dcl.smooth.program`.
 
 y and the parameters may be tensors or nested dicts, tuples and lists of tensors.  Inside, y is one vector x (n,) and every tensor
 that a function needs is one of theta: the parameters' leaves, the parameters and buffers of modules, and A and b of a pair.

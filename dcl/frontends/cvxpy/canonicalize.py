@@ -2,7 +2,7 @@
 
     CVXPY       value of entry (i, j) = sum_k T[i + j rows, k] phi_k,  phi = (reduced parameters, 1), columns first
     reduced     phi_p = L_p theta_p,  L_p = (E'E)^-1 E' for theta_p = E_p phi_p: a symmetric value is symmetrized
-    waist       P symmetric,  A = -T_A,  b = T_b    (CVXPY's rows say T_A x + T_b in K, up to the sign of the zero cone)
+    canonical   P symmetric,  A = -T_A,  b = T_b    (CVXPY's rows say T_A x + T_b in K, up to the sign of the zero cone)
 
 The user's problem is only read: a fresh cp.Problem is reduced, and no parameter needs a value.
 """

@@ -1,4 +1,4 @@
-"""CVXPY's own reductions, ended by a solver of ours that asks for exactly the waist: nothing approximated or dropped.
+"""CVXPY's own reductions, ended by a solver of ours that accepts exactly the canonical form: nothing is approximated or dropped.
 
     user's problem -> (log of a GP) -> minimization -> cones -> attributes as constraints -> parametrized cone program
 
