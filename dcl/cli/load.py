@@ -38,7 +38,8 @@ def load(path: Path) -> Loaded:
         problem = problem_of(blocks)
         if names and len(names) != len(blocks["q"]):
             raise InputError(
-                f"{path}: names has {len(names)} entries, but x has {len(blocks['q'])}: give one name for each", argument="names"
+                f"{path}: names has {len(names)} entries, but x has {len(blocks['q'])}: give one name for each",
+                argument="names",
             )
         return Loaded(problem, names)
     if kind == "npz":

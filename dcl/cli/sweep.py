@@ -46,9 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for finished chunks; run the same command again to continue",
     )
     parser.add_argument(
-        "--backend", metavar="NAME", help="joblib backend for chunks: loky, threading, dask or ray (default: one process)"
+        "--backend",
+        metavar="NAME",
+        help="joblib backend for chunks: loky, threading, dask or ray (default: one process)",
     )
-    parser.add_argument("--workers", type=positive, metavar="N", help="number of workers of the backend (default: all cores)")
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="number of workers of the backend (default: all cores)"
+    )
     parser.add_argument("--out", type=output, metavar="OUT", help="write all rows to a .csv, .json or .npz file")
     parser.add_argument("--plot", type=writable, metavar="OUT", help="draw the solution paths (.png, .pdf, .svg)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

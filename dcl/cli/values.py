@@ -122,9 +122,7 @@ class Places:
         except ValueError:
             place = (-1,) * max(1, len(shape))
         if len(place) != len(shape) or any(not 0 <= i < size for i, size in zip(place, shape, strict=True)):
-            wanted = (
-                f"one of its entries, such as {name}[{', '.join('0' for _ in shape)}]" if shape else "a number"
-            )
+            wanted = f"one of its entries, such as {name}[{', '.join('0' for _ in shape)}]" if shape else "a number"
             raise InputError(f"{text}: {name} has shape {shape}: give {wanted}", argument=name)
         return name, place
 

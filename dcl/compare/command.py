@@ -163,7 +163,9 @@ def _in_order(path: Path, parameters: Sequence[Any], values: Any) -> Sequence[An
     """The values in the order of the parameters, for a dict by parameter or by name. Raises _BadFileError."""
     if not isinstance(values, Mapping):
         if not isinstance(values, Sequence) or len(values) != len(parameters):
-            raise _BadFileError(f"{path}: values must be a list of {len(parameters)}, or a dict with parameters or names as keys")
+            raise _BadFileError(
+                f"{path}: values must be a list of {len(parameters)}, or a dict with parameters or names as keys"
+            )
         return values
     by_name = {key if isinstance(key, str) else key.name(): value for key, value in values.items()}
     names = [parameter.name() for parameter in parameters]

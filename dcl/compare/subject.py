@@ -132,7 +132,8 @@ def bind(
     kind = type(layer).__name__
     if not isinstance(layer, QPLayer | ConeLayer):
         raise InputError(
-            f"{kind} takes its tensors by position only, got the keyword {next(iter(named))!r}", argument=next(iter(named))
+            f"{kind} takes its tensors by position only, got the keyword {next(iter(named))!r}",
+            argument=next(iter(named)),
         )
     order = list(matrix.CORE if isinstance(layer, QPLayer) else cone.CORE)
     for name in named:

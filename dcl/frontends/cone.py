@@ -118,7 +118,9 @@ def _whole(value: Any, key: str) -> int:
     except TypeError:
         number = -1
     if number < 0 or isinstance(value, bool):
-        raise OptionError(f"cones[{key!r}] must be a nonnegative integer or a list of them, got {value!r}", argument="cones")
+        raise OptionError(
+            f"cones[{key!r}] must be a nonnegative integer or a list of them, got {value!r}", argument="cones"
+        )
     return number
 
 

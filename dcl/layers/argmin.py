@@ -158,9 +158,7 @@ class ArgminLayer(nn.Module):
                     f"{solver} takes no constraints; of SciPy's methods SLSQP and trust-constr do", argument="solver"
                 )
         if linear_solve == "cg" and (equality is not None or inequality is not None):
-            raise UnsupportedError(
-                'linear_solve="cg" is for problems without constraints: it uses the Hessian alone'
-            )
+            raise UnsupportedError('linear_solve="cg" is for problems without constraints: it uses the Hessian alone')
         if isinstance(batch_dims, bool) or not isinstance(batch_dims, int) or batch_dims < 1:
             raise InputError(f"batch_dims is {batch_dims!r}: it must be a positive integer", argument="batch_dims")
         # modules are registered, so that layer.parameters() has what is differentiated
@@ -220,7 +218,9 @@ class ArgminLayer(nn.Module):
         check_known("layer", ArgminLayer.forward, unknown)
         return self._uncompiled(y0, params, mu, warm_start, return_solution)
 
-    @uncompiled("ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside a compiled function")
+    @uncompiled(
+        "ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside a compiled function"
+    )
     def _uncompiled(self, *call: Any) -> Any:
         if torch.is_inference_mode_enabled():  # finding y takes derivatives in y
             with torch.inference_mode(False), torch.no_grad():

@@ -302,11 +302,15 @@ def report_degeneracy(context: AbstractCallContext, how: str, degeneracy: Degene
             line += f"; weakly active: {_weakest(context, degeneracy, those)}"
         tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE and int(degeneracy.weakest[i]) >= 0]
         if kind == GradientKind.RANK_DEFICIENT and tied:
-            line += f"; also weakly active, so x may have only one-sided derivatives: {_weakest(context, degeneracy, tied)}"
+            line += (
+                f"; also weakly active, so x may have only one-sided derivatives: {_weakest(context, degeneracy, tied)}"
+            )
         if kind == GradientKind.ILL_CONDITIONED:
             line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
         lines.append(line)
-    message = "the derivative is not unique or not accurate" + _whom(context, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
+    message = (
+        "the derivative is not unique or not accurate" + _whom(context, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
+    )
     if how == "raise":
         raise DegenerateError(message, indices=[context.index(i) for i in doubtful])
     warnings.warn(

@@ -96,7 +96,10 @@ class Solution:
     def x(self) -> Tensor:
         """(*batch, n), x of the matrices or y of the function. For a CVXPY problem it is the older name of `canonical_x`."""
         if not self.is_own_x:
-            _older("x", 'solution["name"] for a variable, or solution.canonical_x for the variables of the canonical program')
+            _older(
+                "x",
+                'solution["name"] for a variable, or solution.canonical_x for the variables of the canonical program',
+            )
         return self.canonical_x
 
     @property

@@ -141,7 +141,9 @@ class Inputs:
             if final in program.param_id_to_col:
                 L = reduction(parameter)
                 if program.param_id_to_size[final] != L.shape[0]:
-                    raise UnsupportedError(f"parameter {parameter.name()}: CVXPY replaced it in a way that dcl does not know")
+                    raise UnsupportedError(
+                        f"parameter {parameter.name()}: CVXPY replaced it in a way that dcl does not know"
+                    )
                 rows.append(L.row.astype(np.int64) + program.param_id_to_col[final])
                 cols.append(L.col.astype(np.int64) + start)
                 values.append(L.data)
