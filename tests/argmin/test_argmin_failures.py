@@ -359,7 +359,7 @@ def test_bad_objectives_and_starts(objective: Any, y0: Any, match: str) -> None:
         ({"inequality": lambda y: (y > 0).double()}, "inequality is not a differentiable function of y"),
         ({"inequality": lambda y: torch.ones(2).double()}, "inequality is not a differentiable function of y"),
         ({"inequality": lambda y: torch.log(y - 5.0)}, "y0 is outside the domain of inequality"),
-        ({"equality": (torch.ones(1, 3).double(), torch.ones(1).double())}, r"A has 3 columns, y 2 entries"),
+        ({"equality": (torch.ones(1, 3).double(), torch.ones(1).double())}, r"A has 3 columns, but y has 2 entries"),
         ({"equality": (torch.ones(1, 2).double(), torch.ones(2).double())}, r"pair \(A, b\) with shapes"),
         ({"equality": "x"}, "equality must be a function"),
         ({"solver": "simplex"}, "valid: None, a function, newton"),
