@@ -124,7 +124,7 @@ class CvxpyLayer(AbstractLayer):
         verbose: print how each call went, and let the solver print.
         canon_backend: CVXPY's canonicalization backend.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
@@ -205,6 +205,8 @@ class CvxpyLayer(AbstractLayer):
         Computed in float64; dtype and device out are those in.
 
         Args:
+            params: the parameters, in the order of the layer.
+            named: parameters by name.
             solver_args: options for this call, over those of the layer.
             warm_start: a `Solution` of the same batch to start from (True and False are accepted and mean nothing).
             mu: barrier parameter for this call.

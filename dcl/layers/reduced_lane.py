@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -149,6 +150,7 @@ class ReducedWay(AbstractWay):
     shared: tuple[bool, ...]
     dtype: torch.dtype
     checked: tuple[int, ...]
+    mixes: ClassVar[bool] = False
 
     def serves(self, needed: Sequence[bool]) -> bool:
         return not any(needed[p] for p in self.reduction.moving)
