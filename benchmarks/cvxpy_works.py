@@ -53,6 +53,8 @@ LONG: dict[str, dict[int, tuple[int, ...]]] = {
     "flow_redundant": {30: (1, 32)},
     "lp": {20: (1, 64)},
     "ot": {8: (1, 32)},
+    "soc": {30: (1, 64), 100: (1, 16)},
+    "spectraplex": {5: (1, 16), 10: (1, 16)},
     "entropy": {10: (1, 64), 50: (1, 16)},
 }
 _SMALL = {"ls_simplex": 20, "lasso": 15, "ridge": 15, "tv": 12, "svm": 15, "logistic": 15, "portfolio": 10}

@@ -18,7 +18,7 @@ from dcl.frontends.constants import as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.cone_lane import ConicWay
-from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
+from dcl.layers.cvxpy_lane import cvxpy_map, is_direct
 from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
@@ -258,7 +258,7 @@ class CvxpyLayer(AbstractLayer):
 
     def _reduced(self) -> str:
         """As in "reduced=[n=10, m=1, bounds=10], ", the size of what the core solves at mu = 0; "" where that is the same."""
-        found = None if self._reductions is None or not is_quadratic(self._form) else self._reductions.exact
+        found = None if self._reductions is None or not is_direct(self._form) else self._reductions.exact
         return "" if found is None else "reduced=[n={}, m={}, bounds={}], ".format(*found.after)
 
     def _cores(self) -> Mapping[str, int]:
@@ -293,7 +293,8 @@ class CvxpyLayer(AbstractLayer):
             as_given = direct(found, plan.m)
             return either(way, as_given, plan.batch.size) if way and as_given else way or as_given
         core = conic_core(self._form.structure.cone.blocks, plan.n)
-        return None if core is None else ConicWay(found, core, Rows())
+        given = None if core is None else ConicWay(found, core, Rows())
+        return either(way, given, plan.batch.size) if way and given else way or given
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

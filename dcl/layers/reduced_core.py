@@ -1,4 +1,4 @@
-"""The reduced program in the compiled core: as it is, or, where rows are soft, its dual.
+"""The reduced program in the compiled core: as it is, or, where rows are soft, its dual; `cone_systems` has those with cones.
 
     minimize 1/2 x'Px + q'x   subject to   Ax + s = b       with multipliers w of the rows, and for P > 0
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dcl.core import dense
+from dcl.core.conic import ConicAnswer
 from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.plan import Cuts, Reduction
 
@@ -26,10 +27,13 @@ class AbstractSystem(ABC):
     """The answer of the core, and its factor.
 
     x (B, |R|), w (B, |K|): the solution.  at_cap: soft rows whose multiplier is the cap, (B, soft rows).
-    condition (B,): an estimate for what is solved with.
+    condition (B,): an estimate for what is solved with.  status (B,) int8: `dcl.core.dense.Code`.  iterations (B,): steps
+    of the solver.
     """
 
-    answer: dense.Answer
+    answer: dense.Answer | ConicAnswer
+    status: Tensor
+    iterations: Tensor
     x: Tensor
     w: Tensor
     at_cap: Tensor
@@ -50,15 +54,26 @@ class Primal(AbstractSystem):
     w: Tensor
     at_cap: Tensor
     condition: Tensor
+    status: Tensor
+    iterations: Tensor
     threads: int
 
     def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        cotangents = {"x": g.contiguous()} | of_rows(self.reduction, h, g.shape[-1])
-        wanted = ["q", *(name for name in ("b", "h", "lb", "ub") if name in self.answer.kept.data)]
-        found = self.answer.kept.adjoint(cotangents, wanted, threads=self.threads)
-        signs = {"b": 1.0, "h": 1.0, "lb": -1.0, "ub": 1.0}
-        y, z, z_lb, z_ub = (signs[name] * found[name] if name in found else None for name in signs)
-        return -found["q"], to_rows(self.reduction, y, z, z_lb, z_ub, g)
+        u, parts = divided(self.reduction, self.answer, g, h, threads=self.threads)
+        return u, to_rows(self.reduction, *parts, like=g)
+
+
+Parts = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def divided(reduction: Reduction, answer: dense.Answer, g: Tensor, h: Tensor, *, threads: int) -> tuple[Tensor, Parts]:
+    """u of the header, and w of equalities, inequalities, lower and upper bounds."""
+    cotangents = {"x": g.contiguous()} | of_rows(reduction, h, g.shape[-1])
+    wanted = ["q", *(name for name in ("b", "h", "lb", "ub") if name in answer.kept.data)]
+    found = answer.kept.adjoint(cotangents, wanted, threads=threads)
+    signs = {"b": 1.0, "h": 1.0, "lb": -1.0, "ub": 1.0}
+    y, z, z_lb, z_ub = (signs[name] * found[name] if name in found else None for name in signs)
+    return -found["q"], (y, z, z_lb, z_ub)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +86,8 @@ class Dualized(AbstractSystem):
     w: Tensor
     at_cap: Tensor
     condition: Tensor
+    status: Tensor
+    iterations: Tensor
     holds: Tensor
     threads: int
 
@@ -101,10 +118,12 @@ def primal(
 ) -> Primal:
     """Solve for q = -g (B or 1, |R|), b = h (B or 1, |K|). start: x and z to start from, in the order of the partition."""
     data = blocks(reduction, t, g, h, batch)
-    answer = dense.solve(data, batch, mu=mu, start=_start(reduction, data, start), threads=threads)
-    w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, answer.x)
+    answer = dense.solve(data, batch, mu=mu, start=start_of(reduction, data, start), threads=threads)
+    w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, like=answer.x)
     none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
-    return Primal(reduction, answer, answer.x, w, none, answer.kept.condition, threads)
+    return Primal(
+        reduction, answer, answer.x, w, none, answer.kept.condition, answer.status, answer.iterations, threads
+    )
 
 
 def dualized(
@@ -127,6 +146,8 @@ def dualized(
         w,
         at_cap.index_select(1, cuts.rows),
         torch.maximum(answer.kept.condition, dual.condition),
+        answer.status,
+        answer.iterations,
         ~(at_cap | at_zero),
         threads,
     )
@@ -157,7 +178,7 @@ def _primal(t: Eliminated, g: Tensor, w: Tensor) -> Tensor:
 def of_rows(reduction: Reduction, sides: Tensor, n: int) -> dict[str, Tensor]:
     """Right-hand sides (B, |K|) of the rows of K, as cotangents for the core's multipliers."""
     lower, upper = reduction.lower, reduction.upper
-    y, z, low, high = sides.split(reduction.sizes, -1)
+    y, z, _, low, high = sides.split(reduction.sizes, -1)
     found = {"y": y.contiguous(), "z": z.contiguous()}
     if low.shape[-1]:
         found["z_lb"] = lower.of_rows(low, n)
@@ -167,10 +188,17 @@ def of_rows(reduction: Reduction, sides: Tensor, n: int) -> dict[str, Tensor]:
 
 
 def to_rows(
-    reduction: Reduction, y: Tensor | None, z: Tensor | None, z_lb: Tensor | None, z_ub: Tensor | None, like: Tensor
+    reduction: Reduction,
+    y: Tensor | None,
+    z: Tensor | None,
+    z_lb: Tensor | None,
+    z_ub: Tensor | None,
+    *,
+    like: Tensor,
+    curved: Tensor | None = None,
 ) -> Tensor:
-    """The multipliers (B, |K|) of the rows of K for those of the core's blocks; None: there is none."""
-    parts = [t for t in (y, z) if t is not None]
+    """The multipliers (B, |K|) of the rows of K for those of the core's blocks and curved rows; None: there is none."""
+    parts = [t for t in (y, z, curved) if t is not None]
     if z_lb is not None and z_lb.shape[-1]:
         parts.append(reduction.lower.to_rows(z_lb))
     if z_ub is not None and z_ub.shape[-1]:
@@ -184,12 +212,12 @@ def blocks(reduction: Reduction, t: Eliminated, first: Tensor, sides: Tensor, ba
     data = {"q": (-first).expand(batch, -1).contiguous()}
     if not (t.blocks.P_JJ.is_zero and t.blocks.P_JR.is_zero and t.blocks.P_RR.is_zero):
         data["P"] = t.P.contiguous()
-    b, h, low, high = sides.expand(batch, -1).split(reduction.sizes, -1)
+    b, h, _, low, high = sides.expand(batch, -1).split(reduction.sizes, -1)
     p = b.shape[-1]
     if p:
         data |= {"A": t.A[:, :p].contiguous(), "b": b.contiguous()}
     if h.shape[-1]:
-        data |= {"G": t.A[:, p:].contiguous(), "h": h.contiguous()}
+        data |= {"G": t.A[:, p : p + h.shape[-1]].contiguous(), "h": h.contiguous()}
     if low.shape[-1]:
         data["lb"] = reduction.lower.bound(low, n, -torch.inf)
     if high.shape[-1]:
@@ -197,7 +225,7 @@ def blocks(reduction: Reduction, t: Eliminated, first: Tensor, sides: Tensor, ba
     return data
 
 
-def _start(
+def start_of(
     reduction: Reduction, data: Mapping[str, Tensor], start: tuple[Tensor, Tensor] | None
 ) -> dict[str, Tensor] | None:
     """The start in the blocks of the core."""
@@ -208,7 +236,7 @@ def _start(
     rows = z[:, taken : taken + sum(reduction.sizes)]
     parts = rows.split(reduction.sizes, -1)
     found = of_rows(reduction, rows, n) | {"x": x[:, taken:].contiguous()}
-    for name, side, part in (("z_lb", reduction.lower, 2), ("z_ub", reduction.upper, 3)):
+    for name, side, part in (("z_lb", reduction.lower, 3), ("z_ub", reduction.upper, 4)):
         if name in found:
             found[name] = side.of_multipliers(parts[part], n)
     return {name: t for name, t in found.items() if name != "y" and t.numel()}

@@ -183,7 +183,7 @@ def _products(t: Matrices, u: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor
 class Elimination:
     """The plan: blocks by the names of `Matrices`, M, and how many of the rows K the reduced matrix A' is wanted for.
 
-    vectors: theta -> (-q, b) in the order of the partition, (B or 1, n + m).
+    vectors: theta -> (-q, b) in the order of points, that of the partition first, (B or 1, all variables + all rows).
     """
 
     partition: Partition

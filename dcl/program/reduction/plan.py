@@ -1,13 +1,17 @@
 """The plan of a reduction: who defines whom, which rows are bounds, and whether all of it is worth its cost.
 
+A program with curved cones keeps them: their rows are rows K, with the reduced matrix A'; bounds stay rows there.  At mu = 0 its
+cones may all leave it as smooth terms (`terms.py`), and what is left of them are the tails, which are curved rows too.
+
 The cost of a program of the core, in operations an instance, for n variables, g general rows (p of them equalities) and as many
 bounds as there are:
 
     dense(n, g, r) = n^3 + n^2 g + n r^2,   r = g + n if there are bounds       measured: 10^9 of these take 0.16 s
     sparse         = 5 10^4 (n + m)                              (the careful lane on a sparse program: 8 us a row or column)
 
-and the reduction has its own: products k r^2 to form P' (k variables taken out, r left) where E varies, k^2 r to form E where
-A_IJ is not diagonal.  It is made where it saves a third of the operations.
+A cone program takes ten steps, each of which costs as much.  The reduction has its own cost: products k r^2 to form P' (k
+variables taken out, r left) where E varies, k^2 r to form E where A_IJ is not diagonal.  It is made where it saves a third of the
+operations.
 """
 
 from __future__ import annotations
@@ -20,20 +24,26 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from dcl.cones.base import Block
+from dcl.core.conic import ConicCore, conic_core
 from dcl.program.affine import AffineMap, affine_map, take
-from dcl.program.reduction.blocks import Floats, Ints
+from dcl.program.reduction.blocks import Bools, Floats, Ints
 from dcl.program.reduction.elimination import Elimination, Partition, inverse
 from dcl.program.reduction.matrices import Diagonal
 from dcl.program.reduction.measure import Nonzeros, nonzeros
-from dcl.program.reduction.pivots import Pivots, Shape, choose
+from dcl.program.reduction.pivots import Pivots, choose
 from dcl.program.reduction.pullback import Pullback
 from dcl.program.reduction.redundant import moving, of_program, redundant
+from dcl.program.reduction.shape import Shape
+from dcl.program.reduction.terms import Terms, find
 from dcl.program.reduction.working import Working
 
 _SAVES = 0.7
 _MOST_GENERAL, _MOST_VARIABLES = 1500, 700
 # Numbers in all blocks of one instance.
 _MOST_STORED = 4_000_000
+# Steps of a cone program, each of which costs as much as a quadratic program.
+_STEPS = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +87,32 @@ class Cuts:
 
 
 @dataclass(frozen=True, eq=False)
+class Order:
+    """The program's variables and rows in the order of the points: those of the partition, then those of the terms.
+
+    columns, lines: of the program's variables and rows, which stands where.  variables, rows: the inverse.
+    """
+
+    columns: Tensor
+    lines: Tensor
+
+    @cached_property
+    def variables(self) -> Tensor:
+        """Where each variable of the program stands."""
+        return torch.argsort(self.columns)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Where each row of the program stands."""
+        return torch.argsort(self.lines)
+
+
+@dataclass(frozen=True, eq=False)
 class Reduction:
-    """An elimination with the rows K in the order [equalities, inequalities, lower bounds, upper bounds], `sizes` of each.
+    """An elimination with the rows K in the order [equalities, inequalities, curved rows, lower bounds, upper bounds].
+
+    sizes: of each of these.  order: that of points.  terms: smooth ones, whose tails are the curved rows; the elimination is that
+    of the program without them.  curved: other curved cones.  cone (m,): their number, -1 on rows of orthants; None: no cones.
 
     P, A: nonzeros of the program as given, in the order of the partition.
     tight: inequality rows that define a variable, in the order of the partition, (m,).  equations: these and the equalities.
@@ -90,7 +124,11 @@ class Reduction:
     elimination: Elimination
     P: Nonzeros
     A: Nonzeros
-    sizes: tuple[int, int, int, int]
+    sizes: tuple[int, int, int, int, int]
+    order: Order
+    terms: Terms | None
+    curved: tuple[Block, ...]
+    cone: Tensor | None
     lower: Side
     upper: Side
     cuts: Cuts | None
@@ -108,6 +146,12 @@ class Reduction:
         return {}
 
     @cached_property
+    def core(self) -> ConicCore | None:
+        """That of the reduced program where it has curved cones; None where it lacks one of them."""
+        zeros, others, *_ = self.sizes
+        return conic_core([Block("zero", zeros), Block("nonnegative", others), *self.curved], self.after[0])
+
+    @cached_property
     def has_tight(self) -> bool:
         """Does an inequality row define a variable?"""
         return bool(self.tight.any())
@@ -123,10 +167,10 @@ class _Bounds:
 _NO_BOUNDS = _Bounds(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
 
 
-def _bounds(work: Working) -> tuple[_Bounds, _Bounds]:
+def _bounds(work: Working, orthant: int) -> tuple[_Bounds, _Bounds]:
     """Inequality rows that are left with one constant entry; of two on the same side of a variable the first."""
     there = work.present
-    alone = (there.sum(1) == 1) & ~(work.V & there).any(1)
+    alone = (there.sum(1) == 1) & ~(work.V & there).any(1) & (work.rows < orthant)
     alone[: work.zeros] = False
     places = np.nonzero(alone)[0]
     variable = there[places].argmax(1) if len(places) else np.zeros(0, dtype=np.int64)
@@ -153,28 +197,39 @@ def plan(
     wanted_x, wanted_z: variables (n,) and multipliers (m,) that are asked for.
     """
     m, n = shape.A.shape
-    found = choose(shape, on_path=on_path, cuts=cuts, wanted=wanted_x.numpy())
+    terms = None if on_path else find(shape)
+    left_of = shape if terms is None else terms.left_of(shape)
+    all_columns = np.arange(n) if terms is None else terms.variables
+    all_rows = np.arange(m) if terms is None else terms.rows
+    cuts = cuts and not shape.curved
+    found = choose(left_of, on_path=on_path, cuts=cuts, wanted=wanted_x.numpy()[all_columns])
     if found is None:
         return None
     pivots, work = found
     circle = redundant(work)
-    # where rows are soft, all rows are those of the dual program
-    lower, upper = (_NO_BOUNDS, _NO_BOUNDS) if pivots.soft else _bounds(work)
+    # where rows are soft, all rows are those of the dual program; the solver of cone programs has no bounds
+    as_rows = bool(pivots.soft) or (terms is None and bool(shape.curved))
+    lower, upper = (_NO_BOUNDS, _NO_BOUNDS) if as_rows else _bounds(work, left_of.orthant)
     left = ~work.used
     left[circle.dropped] = left[lower.rows] = left[upper.rows] = False
+    left[work.rows >= left_of.orthant] = False
     general = np.nonzero(left)[0]
     equalities = int((general < work.zeros).sum())
+    curved = np.arange(left_of.orthant, left_of.A.shape[0])
+    if terms is not None:
+        curved = np.searchsorted(terms.rows, terms.tails)
     R = work.columns[~work.gone]
-    if len(R) == 0 or len(R) > _MOST_VARIABLES or len(general) > _MOST_GENERAL:
+    g = len(general) + len(curved)
+    if len(R) == 0 or len(R) > _MOST_VARIABLES or g > _MOST_GENERAL:
         return None
-    if pivots.soft and len(general) > len(R):
+    if pivots.soft and g > len(R):
         return None  # the dual's matrix is singular
-    K = work.rows[np.concatenate([general, lower.rows, upper.rows])]
+    K = np.concatenate([work.rows[general], curved, work.rows[np.concatenate([lower.rows, upper.rows])]])
     partition = Partition(J=pivots.columns, R=R, I=pivots.rows, K=K, D=work.rows[circle.dropped])
     blocks = {
-        f"P_{a}{b}": shape.P.block(getattr(partition, a), getattr(partition, b)) for a, b in ("JJ", "JR", "RR")
+        f"P_{a}{b}": left_of.P.block(getattr(partition, a), getattr(partition, b)) for a, b in ("JJ", "JR", "RR")
     } | {
-        f"A_{a}{b}": shape.A.block(getattr(partition, a), getattr(partition, b))
+        f"A_{a}{b}": left_of.A.block(getattr(partition, a), getattr(partition, b))
         for a, b in ("IJ", "IR", "KJ", "KR", "DJ", "DR")
     }
     if sum(block.stored for block in blocks.values()) > _MOST_STORED:
@@ -182,11 +237,13 @@ def plan(
     M = inverse(blocks["A_IJ"].at(()))
     k, r = len(partition.J), len(R)
     bounds = len(lower.rows) + len(upper.rows)
-    g = len(general)
     cost = float(r) ** 3 + 2.0 * float(r) * g * (r + g) + _dense(g, 0, g) if pivots.soft else _dense(r, g, bounds)
+    before = _dense(n, m, 0) if dense and m <= _MOST_GENERAL else 5e4 * (n + m)
+    if shape.curved:
+        cost = _STEPS * cost if terms is None else _STEPS * (cost - float(r) * len(curved) ** 2)
+        before = _STEPS * before if dense and m <= _MOST_GENERAL else before
     if not blocks["A_IR"].constant:
         cost += float(k) * r * r + (0.0 if isinstance(M, Diagonal) else float(k) * k * r)
-    before = _dense(n, m, 0) if dense and m <= _MOST_GENERAL else 5e4 * (n + m)
     if cost > _SAVES * before and not (len(circle.dropped) and cost <= before):
         return None
     inside = np.cumsum(~work.gone) - 1
@@ -194,29 +251,50 @@ def plan(
     def side(t: _Bounds) -> Side:
         return Side(torch.from_numpy(inside[t.variable]), torch.from_numpy(t.coefficient))
 
-    in_circles = of_program(shape, work.rows[circle.circles], partition.I, partition.J)
-    if bool(wanted_z[torch.from_numpy(in_circles)].any()):
+    in_circles = of_program(left_of, work.rows[circle.circles], partition.I, partition.J)
+    if bool(wanted_z[torch.from_numpy(all_rows[in_circles])].any()):
         return None
-    order = np.concatenate([partition.I, partition.K, partition.D])
-    columns = np.concatenate([partition.J, partition.R])
-    inequality = order >= shape.zeros
+    lines = all_rows[np.concatenate([partition.I, partition.K, partition.D])]
+    columns = all_columns[np.concatenate([partition.J, partition.R])]
+    if terms is not None:
+        lines, columns = np.concatenate([lines, terms.gone_rows]), np.concatenate([columns, terms.gone_variables])
+    inequality = lines >= shape.zeros
     taken = np.arange(m) < k
     return Reduction(
-        Elimination(partition, blocks, M, len(general), _vectors(shape, partition)),
+        Elimination(partition, blocks, M, g, _vectors(shape, lines, columns)),
         nonzeros(shape.P, columns, columns),
-        nonzeros(shape.A, order, columns),
-        (equalities, len(general) - equalities, len(lower.rows), len(upper.rows)),
+        nonzeros(shape.A, lines, columns),
+        (equalities, len(general) - equalities, len(curved), len(lower.rows), len(upper.rows)),
+        Order(torch.from_numpy(columns), torch.from_numpy(lines)),
+        terms,
+        () if terms is not None else shape.curved,
+        _numbers(shape, lines, apart=terms is not None),
         side(lower),
         side(upper),
         _cuts(shape, pivots, K) if pivots.soft else None,
         tight=torch.from_numpy(inequality & taken),
-        doubtful=torch.from_numpy(np.isin(order, pivots.doubtful)),
-        equations=torch.from_numpy(~inequality | taken),
-        moving=moving(shape, in_circles),
+        doubtful=torch.from_numpy(np.isin(lines, all_rows[pivots.doubtful])),
+        equations=torch.from_numpy(~inequality | taken | _holds(terms, lines, shape.orthant)),
+        moving=moving(left_of, in_circles),
         before=(n, m),
-        after=(r, len(general), bounds),
+        after=(r, g, bounds),
         saved=before - cost,
     )
+
+
+def _numbers(shape: Shape, lines: Ints, *, apart: bool) -> Tensor | None:
+    """The number of the curved cone of each row, -1 on rows of orthants.  apart: each row by itself."""
+    if not shape.curved:
+        return None
+    sizes = [block.rows for block in shape.curved for _ in range(block.count)]
+    numbers = np.repeat(np.arange(len(sizes)), sizes) if not apart else np.arange(sum(sizes))
+    return torch.from_numpy(np.concatenate([np.full(shape.orthant, -1), numbers])[lines])
+
+
+def _holds(terms: Terms | None, lines: Ints, orthant: int) -> Bools:
+    """Inequality rows of terms, which hold with equality."""
+    gone = np.zeros(0, np.int64) if terms is None else terms.gone_rows
+    return np.isin(lines, gone) & (lines < orthant)
 
 
 def _cuts(shape: Shape, pivots: Pivots, K: Ints) -> Cuts:
@@ -230,10 +308,8 @@ def _cuts(shape: Shape, pivots: Pivots, K: Ints) -> Cuts:
     )
 
 
-def _vectors(shape: Shape, partition: Partition) -> AffineMap:
-    """theta -> (-q, b) in the order of the partition."""
-    variables = np.concatenate([partition.J, partition.R])
-    rows = np.concatenate([partition.I, partition.K, partition.D])
-    offset = np.concatenate([-shape.q.offset[variables], shape.b.offset[rows]])
-    linear = sp.vstack([-shape.q.linear[variables], shape.b.linear[rows]], format="csr")
+def _vectors(shape: Shape, lines: Ints, columns: Ints) -> AffineMap:
+    """theta -> (-q, b) of variables and rows in this order."""
+    offset = np.concatenate([-shape.q.offset[columns], shape.b.offset[lines]])
+    linear = sp.vstack([-shape.q.linear[columns], shape.b.linear[lines]], format="csr")
     return affine_map(offset, linear, shape.q.sizes)

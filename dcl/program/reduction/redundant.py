@@ -13,7 +13,7 @@ import numpy as np
 import scipy.linalg
 
 from dcl.program.reduction.blocks import Bools, Ints
-from dcl.program.reduction.pivots import Shape
+from dcl.program.reduction.shape import Shape
 from dcl.program.reduction.working import Working
 
 _DEPENDENT = 1e-11
