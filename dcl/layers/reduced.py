@@ -26,6 +26,8 @@ from dcl.program.reduction.plan import Reduction
 # Residuals above the first (`Measured.worst`) are refined, and then not certified; the condition as in dcl/core/certify.hpp
 # and conic_certify.hpp.
 _ACCURATE, _CONDITIONED, _CONDITIONED_CONES = 1e-12, 1e9, 5e6
+# That of smooth terms is an estimate for the program as given, from that of the quadratic model.
+_CONDITIONED_TERMS = 5e5
 # Above this bound of the condition of the reduced system, what its matrices have lost is won back on the program as given.
 _CONDITION = 1e5
 _MOST_STEPS = 3
@@ -201,7 +203,7 @@ def solve(
             )
             if not bool((certified & (found.worst > _ACCURATE)).any()):
                 break
-    conditioned = _CONDITIONED if slack is None else _CONDITIONED_CONES
+    conditioned = _CONDITIONED if slack is None else _CONDITIONED_CONES if terms is None else _CONDITIONED_TERMS
     good = (found.worst <= _ACCURATE) & (system.condition <= conditioned)
     if reduction.has_tight:
         good &= _signs_hold(reduction, z)

@@ -108,6 +108,13 @@ class GroupState:
         a = p * (tails + (1.0 - off) * ones) - powers
         return [mean - eta, a], [w_i, moved - slope * p * (1.0 - off), slope]
 
+    def spread(self, size: Tensor) -> Tensor:
+        """How much worse conditioned than H the program as given may be, (B,): by the units of its rows; size (B,): max |C|."""
+        if self.group.kind is Kind.RELATIVE:
+            y, z = self.u[..., 0], self.u[..., 1]
+            return ((y / z).clamp_min(1.0) * z.reciprocal().clamp_min(1.0)).flatten(1).amax(-1)
+        return size.clamp_min(1.0) * self.u.abs().flatten(1).amax(-1).clamp_min(1.0)
+
     def clear(self) -> Tensor:
         """Is every cone of the group clear of a kink, (B,)? A cone is s = (s_0, s_1, s_2), z likewise."""
         lam, p, u = self.lam, self.p, self.u
@@ -171,6 +178,10 @@ class State:
         found = [state.derivative(k, variables, rows, t) for (state, t), k, variables, rows in parts]
         u, w = (self._joined([part for each in found for part in each[i]]) for i in (0, 1))
         return u, w
+
+    def spread(self, size: Tensor) -> Tensor:
+        """The largest one of the groups."""
+        return torch.stack([g.spread(size) for g in self.groups]).amax(0)
 
     def clear(self) -> Tensor:
         """Is every cone clear of a kink, and every lambda positive, (B,)?"""
