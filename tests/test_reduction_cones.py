@@ -95,7 +95,7 @@ def test_systems_are_those_of_the_program_as_given(name, mu):
     way, kept = asked(layer, tensors, mu)
     if not kept.is_regular:
         pytest.skip("a row that has defined a variable is slack here")
-    program, P, A = stated(layer, tensors)
+    _, P, A = stated(layer, tensors)
     order, (x, z) = way.reduction.order, kept.point()
     generator = torch.Generator().manual_seed(2)
     g, h = (torch.randn(t.shape, generator=generator, **F64) for t in (x, z))
