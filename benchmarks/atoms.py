@@ -349,7 +349,7 @@ def examine(entry: Atom) -> Row:
 HEAD = """# CVXPY's atoms in dcl
 
 Written by `python benchmarks/atoms.py --write`; what is measured, and on which problems, is said at the top of that file.
-`tests/test_atoms.py` asserts these tables: point to 1e-9, gradient to 1e-5.
+`tests/frontends/test_atoms.py` asserts these tables: point to 1e-9, gradient to 1e-5.
 
 Not EXACT, with the right gradient: `log_normcdf` (its pieces have slack and multiplier zero by construction),
 `eye_minus_inv` (condition above the limit). `partial_optimize` as a term of an objective is missing: CVXPY

@@ -9,7 +9,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-_DISTRIBUTIONS = (
+import dcl
+
+_PACKAGES = (
     "dcl",
     "moreau",
     "cvxpylayers",
@@ -24,10 +26,12 @@ _DISTRIBUTIONS = (
 )
 
 
-def version(distribution: str) -> str | None:
-    """The installed version of a distribution, None if there is none (that of a checkout is not installed)."""
+def version(package: str) -> str | None:
+    """The version of an installed package, None if there is none; of dcl that of this checkout, installed or not."""
+    if package == "dcl":  # its distribution is called dcl-layers
+        return dcl.__version__
     try:
-        return importlib.metadata.version(distribution)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
@@ -39,8 +43,8 @@ def cores() -> list[int]:
 
 def machine() -> str:
     """Two lines for the head of a table."""
-    absent = {name: "as it stands" if find_spec(name) else "not installed" for name in _DISTRIBUTIONS}
-    versions = ", ".join(f"{name} {version(name) or absent[name]}" for name in _DISTRIBUTIONS)
+    absent = {name: "as it stands" if find_spec(name) else "not installed" for name in _PACKAGES}
+    versions = ", ".join(f"{name} {version(name) or absent[name]}" for name in _PACKAGES)
     busy = f", load average at the start {os.getloadavg()[0]:.1f}" if sys.platform != "win32" else ""
     return f"{versions}\nPython {platform.python_version()}, {_processor()}, {len(cores())} cores{busy}"
 

@@ -442,10 +442,10 @@ class Feature:
 
 
 _T, _C, _L, _P = (
-    "tests/test_transforms.py",
-    "tests/test_compile.py",
-    "tests/test_module_life.py",
-    "tests/test_parallel.py",
+    "tests/autograd/test_transforms.py",
+    "tests/autograd/test_compile.py",
+    "tests/autograd/test_module_life.py",
+    "tests/autograd/test_parallel.py",
 )
 FEATURES = (
     Feature("`func.grad`", f"{_T}::test_per_instance_gradients", func_grad),
@@ -486,12 +486,12 @@ FEATURES = (
     Feature("`DataLoader`, fork", f"{_P}::test_forked_workers", forked_workers),
     Feature("`DataLoader`, spawn", f"{_P}::test_spawned_workers", spawned_workers),
     Feature("`DistributedDataParallel`", f"{_P}::test_distributed_data_parallel", distributed),
-    Feature("several batch dimensions", "tests/test_batches.py::test_a_batch_is_a_loop", several_batch_dimensions),
-    Feature("empty batch", "tests/test_batches.py::test_empty_batches", empty_batch),
+    Feature("several batch dimensions", "tests/autograd/test_batches.py::test_a_batch_is_a_loop", several_batch_dimensions),
+    Feature("empty batch", "tests/autograd/test_batches.py::test_empty_batches", empty_batch),
     Feature("float32 in, float32 out", f"{_L}::test_the_layer_has_no_dtype", single_precision),
     Feature(
         "gradient of shared data is the sum",
-        "tests/test_batches.py::test_gradients_of_shared_data_are_sums",
+        "tests/autograd/test_batches.py::test_gradients_of_shared_data_are_sums",
         shared_data,
     ),
 )

@@ -17,8 +17,9 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from machine import version
 from torch_features import FEATURES, Feature, WrongError, works
-from torch_peers import PEERS, Peer, version
+from torch_peers import PEERS, Peer
 
 TOLERANCE = 1e-3
 _DISTRIBUTIONS = ("dcl", "torch", "cvxpylayers", "diffcp", "qpth", "proxsuite", "moreau", "cvxpy")

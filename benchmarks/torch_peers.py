@@ -7,25 +7,17 @@ Each package is called as its documentation has it; where moreau.torch wants vec
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import cvxpy as cp
 import torch
+from machine import version
 from torch import Tensor, nn
 
 N, M, EQUALITIES = 3, 3, 1
 DIAGONAL = (1.0, 2.0, 3.0)
 EPS = 1e-8
-
-
-def version(distribution: str) -> str | None:
-    """The installed version of a distribution, None if there is none."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def problem() -> tuple[cp.Problem, list[cp.Parameter], cp.Variable]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         NotStationaryError,
         OptionError,
         SaddleError,
+        ShapeWarning,
         SlowWarning,
         SolveError,
         UnsupportedError,
@@ -48,7 +49,7 @@ _MODULES = {
     "dcl.errors": (
         "CompatibilityWarning", "DclError", "DegenerateError", "DegenerateWarning", "DivergedError", "DppError", "DtypeError",
         "FlatError", "InputError", "LocallyInfeasibleError", "NoMinimumError", "NotStationaryError", "OptionError",
-        "SaddleError", "SlowWarning", "SolveError", "UnsupportedError",
+        "SaddleError", "ShapeWarning", "SlowWarning", "SolveError", "UnsupportedError",
     ),
     "dcl.layers.argmin": ("ArgminLayer", "argmin"),
     "dcl.layers.cone": ("ConeLayer", "ConeResult"),
@@ -89,6 +90,7 @@ __all__ = [
     "QPResult",
     "SaddleError",
     "Sensitivity",
+    "ShapeWarning",
     "SlowWarning",
     "Solution",
     "SolveError",
@@ -109,7 +111,7 @@ def _look_up(name: str) -> Any:
     if name == "solvers":
         return import_module("dcl.solvers")
     if name == "RunsOffError":  # names that were replaced: each stays for one minor version
-        warnings.warn("dcl.RunsOffError is dcl.DivergedError now", DeprecationWarning, stacklevel=3)
+        warnings.warn("dcl.RunsOffError is dcl.DivergedError now", DeprecationWarning, stacklevel=2)
         name = "DivergedError"
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

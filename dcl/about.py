@@ -6,6 +6,7 @@ import platform
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -20,10 +21,20 @@ _ABSENT = "not installed"
 
 @dataclass(frozen=True)
 class Info:
-    """core: the instruction set that the compiled core was built for, "" where there is none; reason: why there is none.
+    """What is installed; `print` it.
 
-    threads: as many instances at a time as torch has threads.  versions: of Python, dcl and what it stands on; "not
-    installed" for a solver that the rule of `dcl.solvers.choose` has to do without.
+    Attributes:
+        core: the instruction set that the compiled core was built for, "" where there is none.
+        reason: why there is no core, "" where there is one.
+        threads: as many instances at a time as torch has threads.
+        versions: of Python, dcl and what it stands on; "not installed" for a solver that the rule of `dcl.solvers.choose`
+            has to do without.
+
+    Example:
+        >>> import dcl
+        >>> found = dcl.info()
+        >>> found.threads >= 1, bool(found.core) != bool(found.reason)
+        (True, True)
     """
 
     core: str
@@ -46,7 +57,8 @@ def info() -> Info:
         >>> dcl.info().versions["dcl"] == dcl.__version__
         True
     """
-    versions = {"python": platform.python_version(), "dcl": _version("dcl")}
+    # not the metadata: this code may be a checkout that is not installed
+    versions = {"python": platform.python_version(), "dcl": import_module("dcl").__version__}
     return Info(
         core=core.variant,
         reason=core.reason,

@@ -16,11 +16,29 @@ if TYPE_CHECKING:
 
 
 class DclError(Exception):
-    """Base of all errors of dcl."""
+    """Base of all errors of dcl.
+
+    Example:
+        >>> import dcl
+        >>> try:
+        ...     dcl.QPLayer("SIMPLEX")
+        ... except dcl.DclError as error:
+        ...     print(type(error).__name__)
+        OptionError
+    """
 
 
 class InputError(DclError, ValueError):
-    """An argument cannot be used. `argument` is its name, `index` the batch index, () where it does not apply."""
+    """An argument cannot be used. `argument` is its name, `index` the batch index, () where it does not apply.
+
+    Example:
+        >>> import torch, dcl
+        >>> try:
+        ...     dcl.solve_qp(None, torch.tensor([[1.0, 2.0], [1.0, float("nan")]]), lb=0.0)
+        ... except dcl.InputError as error:
+        ...     print(error.argument, error.index, error)
+        q (1,) q[1] is nan at batch index (1,)
+    """
 
     def __init__(self, message: str, *, argument: str = "", index: tuple[int, ...] = ()) -> None:
         super().__init__(message)
@@ -29,19 +47,57 @@ class InputError(DclError, ValueError):
 
 
 class DtypeError(InputError, TypeError):
-    """An argument has a type that cannot be differentiated or solved in (integer, bool, complex)."""
+    """An argument has a type that cannot be differentiated or solved in (integer, bool, complex).
+
+    Example:
+        >>> import torch, dcl
+        >>> try:
+        ...     dcl.solve_qp(torch.eye(2), torch.tensor([1, 2]))
+        ... except dcl.DtypeError as error:
+        ...     print(error)
+        q must be real floating point, got torch.int64
+    """
 
 
 class OptionError(InputError):
-    """An unknown solver, or an option that the solver does not have; the message lists the valid ones."""
+    """An unknown solver, or an option that the solver does not have; the message lists the valid ones.
+
+    Example:
+        >>> import dcl
+        >>> try:
+        ...     dcl.QPLayer("CLARABEL", {"epsilon": 1e-9})
+        ... except dcl.OptionError as error:
+        ...     print(error)
+        CLARABEL has no option 'epsilon'; valid options: eps, max_iters, time_limit, verbose, tol
+    """
 
 
 class DppError(InputError):
-    """A CVXPY problem is not DPP: its parameters would be baked in and their gradients silently zero."""
+    """A CVXPY problem is not DPP: its parameters would be baked in and their gradients silently zero.
+
+    Example:
+        >>> import cvxpy as cp, dcl
+        >>> x, a, b = cp.Variable(), cp.Parameter(name="a"), cp.Parameter(name="b")
+        >>> try:
+        ...     dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.square(x) + a * b * x)), [a, b], [x])
+        ... except dcl.DppError as error:
+        ...     print(str(error).splitlines()[0])
+        the problem is DCP but not DPP:
+    """
 
 
 class UnsupportedError(DclError):
-    """A construct that dcl does not handle (a cone, a reduction, an attribute); nothing was dropped silently."""
+    """A construct that dcl does not handle (a cone, a reduction, an attribute); nothing was dropped silently.
+
+    Example:
+        >>> import cvxpy as cp, dcl
+        >>> k, a = cp.Variable(integer=True, name="k"), cp.Parameter()
+        >>> try:
+        ...     dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.square(k - a))), [a], [k])
+        ... except dcl.UnsupportedError as error:
+        ...     print(error)
+        variable k: the attribute integer is not supported
+    """
 
 
 class SolveError(DclError, RuntimeError):
@@ -50,6 +106,15 @@ class SolveError(DclError, RuntimeError):
     indices: batch index of each failed instance.  statuses: its `Status`.  certificates: for an infeasible one the
     checked certificate (z for PRIMAL_INFEASIBLE, x for DUAL_INFEASIBLE; see `dcl.Solution`), else None.  All empty in an
     error that a DataLoader brings from a worker: torch makes it anew from its text.
+
+    Example:
+        >>> import torch, dcl
+        >>> ub = torch.tensor([[1.0], [-1.0]])  # two instances: 0 <= x <= 1, and 0 <= x <= -1
+        >>> try:
+        ...     dcl.solve_qp(torch.eye(1), torch.ones(1), lb=0.0, ub=ub)
+        ... except dcl.SolveError as error:
+        ...     print(error.indices, error.statuses[0].name)
+        [(1,)] PRIMAL_INFEASIBLE
     """
 
     def __init__(
@@ -67,31 +132,95 @@ class SolveError(DclError, RuntimeError):
 
 
 class NoMinimumError(SolveError):
-    """`ArgminLayer` has no checked argmin for some instances; where all failed alike, a subclass says how."""
+    """`ArgminLayer` has no checked argmin for some instances; where all failed alike, a subclass says how.
+
+    Example:
+        >>> import torch, dcl
+        >>> try:
+        ...     dcl.argmin(lambda y: (-y).exp().sum(), torch.zeros(1))
+        ... except dcl.NoMinimumError as error:
+        ...     print(type(error).__name__, error.statuses[0].name)
+        DivergedError RUNS_OFF
+    """
 
 
 class NotStationaryError(NoMinimumError):
-    """The Newton step at the point reached is not small (`Status.NOT_STATIONARY`)."""
+    """The Newton step at the point reached is not small (`Status.NOT_STATIONARY`).
+
+    Example:
+        >>> import torch, dcl
+        >>> try:
+        ...     dcl.argmin(lambda y: (y - 1.0).abs().sum(), torch.zeros(1))  # a kink
+        ... except dcl.NotStationaryError as error:
+        ...     print(error.statuses[0].name)
+        NOT_STATIONARY
+    """
 
 
 class DivergedError(NoMinimumError):
-    """The iterates run off to infinity: the infimum is not attained (`Status.RUNS_OFF`)."""
+    """The iterates run off to infinity: the infimum is not attained (`Status.RUNS_OFF`).
+
+    Example:
+        >>> import torch, dcl
+        >>> try:
+        ...     dcl.argmin(lambda y: (-y).exp().sum(), torch.zeros(1))  # falls without end
+        ... except dcl.DivergedError as error:
+        ...     print(error.statuses[0].name)
+        RUNS_OFF
+    """
 
 
 class FlatError(NoMinimumError):
-    """The Hessian is singular: the argmin is not unique or has no derivative (`Status.FLAT`)."""
+    """The Hessian is singular: the argmin is not unique or has no derivative (`Status.FLAT`).
+
+    Example:
+        >>> import torch, dcl
+        >>> try:
+        ...     dcl.argmin(lambda y: (y[0] - 1.0) ** 2, torch.zeros(2))  # y[1] is free
+        ... except dcl.FlatError as error:
+        ...     print(error.statuses[0].name)
+        FLAT
+    """
 
 
 class SaddleError(NoMinimumError):
-    """Stationary, but of the wrong kind: a saddle, or a maximum where a minimum is wanted (`Status.SADDLE`)."""
+    """Stationary, but of the wrong kind: a saddle, or a maximum where a minimum is wanted (`Status.SADDLE`).
+
+    Example:
+        >>> import torch, dcl
+        >>> try:
+        ...     dcl.argmin(lambda y: y[0] ** 2 - y[1] ** 2, torch.zeros(2), solver=lambda y: y)  # a saddle at zero
+        ... except dcl.SaddleError as error:
+        ...     print(error.statuses[0].name)
+        SADDLE
+    """
 
 
 class LocallyInfeasibleError(NoMinimumError):
-    """No feasible point was found (`Status.LOCALLY_INFEASIBLE`)."""
+    """No feasible point was found (`Status.LOCALLY_INFEASIBLE`).
+
+    Example:
+        >>> import torch, dcl
+        >>> try:
+        ...     dcl.argmin(lambda y: y.square().sum(), torch.zeros(1), inequality=lambda y: y.square() + 1.0)
+        ... except dcl.LocallyInfeasibleError as error:
+        ...     print(error.statuses[0].name)
+        LOCALLY_INFEASIBLE
+    """
 
 
 class DegenerateError(DclError, RuntimeError):
-    """`on_degenerate="raise"`: the derivative at the solution is not unique or cannot be trusted."""
+    """`on_degenerate="raise"`: the derivative at the solution is not unique or cannot be trusted.
+
+    Example:
+        >>> import torch, dcl
+        >>> q = torch.zeros(1, requires_grad=True)  # argmin of x^2 / 2 + q x over x >= 0 has a kink at q = 0
+        >>> try:
+        ...     dcl.solve_qp(torch.eye(1), q, lb=0.0, on_degenerate="raise")
+        ... except dcl.DegenerateError as error:
+        ...     print(error.indices)
+        [()]
+    """
 
     def __init__(self, message: str, *, indices: Sequence[tuple[int, ...]] = ()) -> None:
         super().__init__(message)
@@ -99,15 +228,46 @@ class DegenerateError(DclError, RuntimeError):
 
 
 class DegenerateWarning(UserWarning):
-    """The derivative at a solution is one-sided, not unique, or ill-conditioned (DESIGN: `dcl.point.degeneracy`)."""
+    """The derivative at a solution is one-sided, not unique, or ill-conditioned (DESIGN: `dcl.point.degeneracy`).
+
+    Example:
+        >>> import warnings, torch, dcl
+        >>> q = torch.zeros(1, requires_grad=True)
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     x = dcl.solve_qp(torch.eye(1), q, lb=0.0).x
+        >>> caught[0].category.__name__
+        'DegenerateWarning'
+    """
+
+
+class ShapeWarning(UserWarning):
+    """Batch dimensions broadcast to more programs than were meant, perhaps. Said once per layer."""
 
 
 class SlowWarning(UserWarning):
-    """The compiled core is not there, so that every call takes the slow path. Said once."""
+    """The compiled core is not there, so that every call takes the slow path. Said once.
+
+    Example:
+        >>> import warnings, dcl
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", dcl.SlowWarning)  # it is known, and was said
+        ...     layer = dcl.QPLayer()
+    """
 
 
 class CompatibilityWarning(UserWarning):
-    """An option of another package that has no counterpart here was ignored."""
+    """An option of another package that has no counterpart here was ignored.
+
+    Example:
+        >>> import warnings, dcl
+        >>> from dcl.compat.qpth import QPFunction
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     qp = QPFunction(maxIter=50)
+        >>> print(caught[0].message)
+        options maxIter of qpth have no counterpart in dcl and are ignored
+    """
 
 
 def level_of_caller() -> int:

@@ -6,7 +6,16 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Outcome of one instance, decided by dcl's own check and not by the solver's word; `message` says it in words."""
+    """Outcome of one instance, decided by dcl's own check and not by the solver's word; `message` says it in words.
+
+    Example:
+        >>> import torch, dcl
+        >>> solution = dcl.QPLayer(on_failure="nan").solve(None, torch.ones(1), lb=0.0, ub=torch.tensor([[1.0], [-1.0]]))
+        >>> [dcl.Status(code).name for code in solution.status.tolist()]
+        ['OPTIMAL', 'PRIMAL_INFEASIBLE']
+        >>> dcl.Status.OPTIMAL.message
+        'solved: residuals and gap are below 1e-8 relative'
+    """
 
     OPTIMAL = 0
     INACCURATE = 1
@@ -61,7 +70,15 @@ _OF_MAXIMIZATIONS = {
 
 
 class GradientKind(IntEnum):
-    """What the derivative of x and z at a solution is; `message` says it in words."""
+    """What the derivative of x and z at a solution is; `message` says it in words.
+
+    Example:
+        >>> import torch, dcl
+        >>> q = torch.tensor([[-1.0], [0.0]])  # argmin of x^2 / 2 + q x over x >= 0: inside, and at the kink
+        >>> solution = dcl.QPLayer().solve(torch.eye(1), q, lb=0.0)
+        >>> [dcl.GradientKind(code).name for code in solution.gradient_kind.tolist()]
+        ['EXACT', 'WEAKLY_ACTIVE']
+    """
 
     EXACT = 0
     WEAKLY_ACTIVE = 1

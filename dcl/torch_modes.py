@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import Function, forward_ad
+from torch.jit._trace import is_tracing
 from torch.nn import Parameter
 
 from dcl.errors import UnsupportedError
@@ -162,6 +163,21 @@ def uncompiled(reason: str) -> Callable[[F], F]:
         return cast(F, call)
 
     return decorate
+
+
+def is_traced() -> bool:
+    """Is torch.jit.trace recording?"""
+    return bool(is_tracing())
+
+
+def check_no_trace() -> None:
+    """Raise UnsupportedError inside of torch.jit.trace, which would record the answer as a constant: wrong for other inputs."""
+    if is_tracing():
+        raise UnsupportedError(
+            "torch.jit.trace records the torch operations of one call, and a layer's solver is none of them: the traced module "
+            "would return this answer for every input. Use torch.compile, which takes the layer as one operator, or trace the "
+            "parts before and after the layer"
+        )
 
 
 def check_order(tensors: Iterable[Tensor]) -> None:

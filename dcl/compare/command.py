@@ -107,7 +107,7 @@ def _picture(text: str) -> Path:
 def run(args: argparse.Namespace) -> int:
     """Compare, print the table, write what was asked for. Returns the exit status."""
     if args.plot is not None and find_spec("matplotlib") is None:
-        return _complain('--plot needs matplotlib, not installed here: pip install "dcl[compare]"')
+        return _complain('--plot needs matplotlib, not installed here: pip install "dcl-layers[compare]"')
 
     import torch
 

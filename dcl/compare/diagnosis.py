@@ -105,7 +105,7 @@ def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float
         raise InputError('diagnose needs matrices, which linear_solve="cg" is there to avoid', argument="layer")
     with torch.no_grad():
         _, solution = layer(*tensors, mu=mu, return_solution=True)
-    cone = solution.program.structure.cone
+    cone = solution._program.structure.cone
     parts = ("equality", cone.zeros), ("inequality", cone.dim - cone.zeros)
     return solution, _FunctionContext(tuple(solution.status.shape), parts)
 
@@ -131,9 +131,9 @@ def _advised(
 
 
 def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagnosis]:
-    program, v, mu = solution.program, solution.v, solution.mu
+    program, v, mu = solution._program, solution._v, solution._mu
     batch = v.shape[0]
-    x, on_path = solution.x.reshape(batch, -1), isinstance(mu, Tensor)
+    x, on_path = solution.canonical_x.reshape(batch, -1), isinstance(mu, Tensor)
     ok = solution.ok.reshape(-1)
     found = Point(program, x, v, mu)
     kkt, ties = resolved(found).kkt, ~torch.isnan(found.at_kink)

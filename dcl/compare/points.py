@@ -15,15 +15,32 @@ _SHOWN = 6
 class PointDiagnosis:
     """What is known of one instance.
 
-    index: batch index.  status; primal_residual, dual_residual, gap: relative, measured by dcl.  value: of the objective.
-    active, weakly_active, conflict: names of the caller's constraints (conflict: of an infeasible instance).
     On the central path (mu > 0) x(mu) is inside of all inequalities: active are the equalities, the margin is infinite.
-    margin, weakest: the strict-complementarity margin in the units of `dcl.program.scaling`, and the constraint that has it.
-    rows, rank: number of active and weakly active rows, and their rank (LICQ: equal).  condition: of the KKT matrix.
-    rank, unique_x, unique_z: None where it is not decided.  gradient_kind.
-    vertex: active constraints alone fix x, whatever the objective is.  zero_in: names of the arguments in which the
-    derivative of what the layer returns (x, of a matrix layer) vanishes at a vertex: nothing is learned through those.
-    on_path: was x(mu) asked for?  advice: what to do, in a sentence.
+
+    Attributes:
+        index: batch index.
+        status: `dcl.Status`.
+        primal_residual, dual_residual, gap: relative, measured by dcl.
+        value: of the objective.
+        active, weakly_active: names of the caller's constraints.
+        conflict: of an infeasible instance, the constraints that contradict each other.
+        margin: strict complementarity, in the units of `dcl.program.scaling`.
+        weakest: the constraint that has the smallest margin.
+        rows, rank: number of active and weakly active rows, and their rank, None where it is not decided.
+        condition: of the KKT matrix.
+        unique_x, unique_z: are x and the multipliers unique? None where it is not decided.
+        gradient_kind: `dcl.GradientKind`, None where there is no solution.
+        vertex: active constraints alone fix x, whatever the objective is.
+        zero_in: names of the arguments in which the derivative of what the layer returns (x, of a matrix layer) vanishes at
+            a vertex: nothing is learned through those.
+        on_path: was x(mu) asked for?
+        advice: what to do, in a sentence.
+
+    Example:
+        >>> import torch, dcl
+        >>> point = dcl.diagnose(dcl.QPLayer(), torch.eye(2).double(), torch.tensor([-1.0, 3.0]).double(), lb=torch.zeros(2))[0]
+        >>> point.status.name, point.active, point.licq, point.unique_x, point.healthy
+        ('OPTIMAL', ('lb[1]',), True, True, True)
     """
 
     index: tuple[int, ...]
@@ -114,7 +131,15 @@ def listed(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """One `PointDiagnosis` per instance, in the order of the flattened batch; prints a summary and the worst ones."""
+    """One `PointDiagnosis` per instance, in the order of the flattened batch; prints a summary and the worst ones.
+
+    Example:
+        >>> import torch, dcl
+        >>> q = torch.tensor([[-1.0], [0.0]]).double()  # the second instance is at a kink
+        >>> found = dcl.diagnose(dcl.QPLayer(), torch.eye(1).double(), q, lb=torch.zeros(1).double())
+        >>> [point.gradient_kind.name for point in found], found.worst()[0].index
+        (['EXACT', 'WEAKLY_ACTIVE'], (1,))
+    """
 
     points: tuple[PointDiagnosis, ...]
     batch_shape: tuple[int, ...]

@@ -54,6 +54,8 @@ class Spy:
     settings: Settings
     other: Callable[[ConeProgram], Answer] | None = None
     is_free: ClassVar[bool] = False  # nothing goes past it
+    tells_vertices: ClassVar[bool] = False  # what is compared speaks for itself
+    has_told_of_grid: ClassVar[bool] = True
     program: ConeProgram | None = field(default=None, init=False)
     context: AbstractCallContext | None = field(default=None, init=False)
     answer: Answer | None = field(default=None, init=False)
@@ -73,9 +75,9 @@ class Spy:
         """As `Engine.finish`."""
         return batch.restore(t) if self.other is not None else self._engine.finish(point, t, batch)
 
-    def solution(self, point: Any, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
+    def solution(self, *parts: Any, is_own_x: bool = True) -> Solution:
         """As `Engine.solution`."""
-        return self._engine.solution(point, outputs, value, batch)
+        return self._engine.solution(*parts, is_own_x=is_own_x)
 
 
 def has_engine(layer: object) -> bool:
@@ -146,8 +148,8 @@ def called(layer: Layer, tensors: Sequence[Tensor | None], **options: Any) -> An
     """The layer's call with its tensors in order; a `QPLayer` takes those after q by name."""
     if not isinstance(layer, QPLayer):
         return layer(*tensors, **options)
-    by_name = dict(zip(list(matrix.CORE)[2:], tensors[2:], strict=False))
-    return layer(*tensors[:2], **by_name, **options)
+    data: dict[str, Any] = dict(zip(matrix.CORE, tensors, strict=False))
+    return layer(**data, **options)
 
 
 def primal(result: Result) -> Tensor:

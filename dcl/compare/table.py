@@ -62,10 +62,26 @@ def _short(number: float) -> str:
 class Comparison:
     """What `compare_gradients` found; `print` it.
 
-    rows: one for each way, see `Row`.  verdict: which gradient to use here, and why.  recommended_mu: 0.0 for the exact one.
-    mu_range: (start, end), the mu to train with first and last; both recommended_mu where nothing is gained by lowering it.
-    At a vertex, whose exact gradient is zero, they differ, and recommended_mu is the start: a mu held at the end trains slowly.
-    kinds: `dcl.GradientKind` of each instance.  subject: what was compared, in a line.
+    Attributes:
+        rows: one for each way to the gradient, with `method`, `mu`, `gap` (of x to the exact x, relative), `norm` (of the
+            gradient), `error` and `cosine` (against central differences), `residual`, `condition`, `forward_ms`,
+            `backward_ms` (milliseconds a call), `note`, `gradient`; NaN where there is no such number.
+        verdict: which gradient to use here, and why.
+        recommended_mu: 0.0 for the exact one.
+        mu_range: (start, end), the mu to train with first and last; both recommended_mu where nothing is gained by lowering
+            it. At a vertex, whose exact gradient is zero, they differ, and recommended_mu is the start: a mu held at the end
+            trains slowly.
+        kinds: `dcl.GradientKind` of each instance.
+        subject: what was compared, in a line.
+
+    Example:
+        >>> import torch, dcl
+        >>> P, q, lb = torch.eye(2).double(), torch.tensor([-1.0, 3.0]).double(), torch.zeros(2).double()
+        >>> found = dcl.compare_gradients(dcl.QPLayer(), P, q, lb=lb, mu=[1e-4], engines=[])
+        >>> found.recommended_mu, found.row("exact").cosine > 0.999, found.row("barrier").error < 1e-2
+        (0.0, True, True)
+        >>> found.verdict.split(":")[0]
+        'Use the exact gradient (mu = 0)'
     """
 
     rows: tuple[Row, ...]

@@ -11,17 +11,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dcl.errors import CompatibilityWarning
+from dcl.errors import CompatibilityWarning, level_of_caller
 
 
 def ignore(package: str, options: Mapping[str, tuple[object, object]]) -> None:
-    """Warn once, at the caller's caller, of those options (name -> (given, default)) that were changed."""
+    """Warn once, at the user's line, of those options (name -> (given, default)) that were changed."""
     changed = [name for name, (given, default) in options.items() if given != default]
     if changed:
         warnings.warn(
             f"options {', '.join(changed)} of {package} have no counterpart in dcl and are ignored",
             CompatibilityWarning,
-            stacklevel=3,
+            stacklevel=level_of_caller(),
         )
 
 

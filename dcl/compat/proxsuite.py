@@ -13,6 +13,7 @@ replaced by the closest feasible one (`dcl.compat.closest`):
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ class QPFunction:
         signs = [sign for sign, _ in sides] if rows is not None else []
         m = 0 if G is None else G.shape[-2]
         data = (Q, p, *block(A, b), rows, h)
-        blocks = dict(zip(("P", "q", "A", "b", "G", "h"), data, strict=True))
+        blocks: dict[str, Any] = dict(zip(("P", "q", "A", "b", "G", "h"), data, strict=True))
         if self._structural_feasibility:
             result: QPResult = self._layer(**blocks)
             outputs: tuple[Tensor, ...] = (result.x, result.y, _both(signs, m, result.z))

@@ -7,7 +7,7 @@ python=${1:-$root/.venv/bin/python}
 [[ $python == /* ]] || python=$PWD/$python
 shift || true
 tests=("$@")
-((${#tests[@]})) || tests=(tests/test_core.py tests/test_core_contract.py tests/test_core_cones.py tests/test_conic_contract.py -m "not slow")
+((${#tests[@]})) || tests=(tests/core/test_core.py tests/core/test_core_contract.py tests/cones/test_core_cones.py tests/core/test_conic_contract.py -m "not slow")
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 

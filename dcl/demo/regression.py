@@ -138,7 +138,7 @@ def regression(signs: tuple[int, ...], budget: float = BUDGET) -> dcl.CvxpyLayer
 def weights(layer: dcl.CvxpyLayer, moments: Moments, penalty: Tensor) -> Tensor:
     """The lower level's solution for penalties (..., n) that broadcast against the batch of `moments`."""
     (w,) = layer(moments.P, moments.c, penalty)
-    return w  # type: ignore[no-any-return]
+    return w
 
 
 def validation_loss(layer: dcl.CvxpyLayer, data: Data, log_penalty: Tensor) -> Tensor:

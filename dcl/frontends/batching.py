@@ -7,7 +7,7 @@ batch dimensions, dtype and device again.  All of it is torch operations, so gra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,18 @@ class Batching:
     def restore(self, t: Tensor) -> Tensor:
         """(B, ...) -> (*batch, ...), in the caller's dtype."""
         return t.reshape((*self.shape, *t.shape[1:])).to(self.dtype)
+
+
+def grid(arguments: Mapping[str, Tensor], cores: Mapping[str, int]) -> tuple[str, str] | None:
+    """The names of two arguments with batch dimensions (k, 1) and (k,): they broadcast to k x k programs. None: there are none.
+
+    As (4, 1) for a number beside (4, 3) for a vector, where (4,) was meant; a grid that is meant has (4, 1) beside (1, 5).
+    """
+    leads = {tuple(t.shape[: t.ndim - cores[name]]): name for name, t in arguments.items() if isinstance(t, Tensor)}
+    for lead, name in leads.items():
+        if len(lead) == 2 and lead[0] > 1 and lead[1] == 1 and lead[:1] in leads:
+            return name, leads[lead[:1]]
+    return None
 
 
 def batching(arguments: Iterable[tuple[str, Tensor, int]]) -> Batching:

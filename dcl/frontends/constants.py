@@ -10,13 +10,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dcl.errors import DtypeError
+
+
+class HasArray(Protocol):
+    """What NumPy takes for an array: its own, pandas objects, tensors."""
+
+    def __array__(self) -> Any: ...
+
+
+TensorLike = Tensor | HasArray | float  # what a call takes, for type checkers
 
 
 def as_tensors(arguments: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Mapping[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dcl.cones.base import Barrier
-from dcl.errors import DegenerateWarning
+from dcl.errors import DegenerateWarning, level_of_caller
 from dcl.implicit.folding import Fold, size_of_batch
 from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import curvature_product, dproduct, sum_to
@@ -76,7 +76,7 @@ class KktSolve(Function):
                 f"the KKT system was solved only to a relative residual of {float(accuracy[bad].max()):.1e} "
                 f"in instances {where[:8]}: their gradients have few correct digits",
                 DegenerateWarning,
-                stacklevel=2,
+                stacklevel=level_of_caller(),
             )
         return w1, w2, accuracy
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, Never, overload
 
 import torch
 from torch import Tensor, nn
 
 from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
+from dcl.frontends.arguments import check_known
 from dcl.implicit import project
+from dcl.layers.calls import ArgminCall, Y
 from dcl.layers.engine import Engine, LayerPoint, Settings, warm
 from dcl.outcome.messages import check_finite, entry, where
 from dcl.outcome.solution import Solution
@@ -22,7 +24,7 @@ from dcl.smooth.failures import AbstractSmoothContext
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.smooth.solve import SmoothCall, smooth_solve
 from dcl.smooth.start import SCIPY
-from dcl.torch_modes import check_order, is_readable, is_recorded, uncompiled
+from dcl.torch_modes import check_no_trace, check_order, is_readable, is_recorded, uncompiled
 
 HESSIANS = ("exact", "diagonal")
 LINEAR_SOLVES = (None, "cg")
@@ -118,6 +120,8 @@ class ArgminLayer(nn.Module):
         tensor([0.1429, 0.0000], dtype=torch.float64)
     """
 
+    __call__: ArgminCall
+
     def __init__(
         self,
         objective: Callable[..., Tensor],
@@ -134,8 +138,10 @@ class ArgminLayer(nn.Module):
         batch_dims: int = 1,
         on_failure: str = "raise",
         on_degenerate: str = "warn",
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("ArgminLayer", ArgminLayer.__init__, unknown)
         self._engine = Engine(Settings(mu=mu, on_failure=on_failure, on_degenerate=on_degenerate))
         _one_of("hessian", hessian, HESSIANS)
         _one_of("linear_solve", linear_solve, LINEAR_SOLVES)
@@ -189,6 +195,7 @@ class ArgminLayer(nn.Module):
         mu: float | Tensor | None = None,
         warm_start: Solution | None = None,
         return_solution: bool = False,
+        **unknown: Never,
     ) -> Any:
         """The argmin for these parameters, in the structure and the shapes of y0.
 
@@ -201,12 +208,13 @@ class ArgminLayer(nn.Module):
             warm_start: a `Solution` of this layer for parameters nearby: Newton's method starts at its point and multipliers, and
                 the search from y0 is left out where that ends at a solution.  Not for linear_solve="cg", where y0 does it.
             return_solution: return `(y, Solution)`.  Its x is y flattened; z has the multipliers of the equalities, then
-                of the inequalities; `program` is the quadratic program that agrees with this one at the solution.
+                of the inequalities.
 
         Raises:
             InputError, DtypeError: name the argument.  NoMinimumError: one of NotStationaryError, DivergedError, FlatError,
             SaddleError, LocallyInfeasibleError where all failed instances are alike.  DegenerateError: as set.
         """
+        check_known("layer", ArgminLayer.forward, unknown)
         return self._uncompiled(y0, params, mu, warm_start, return_solution)
 
     @uncompiled("ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside of one")
@@ -224,6 +232,7 @@ class ArgminLayer(nn.Module):
         warm_start: Solution | None,
         return_solution: bool,
     ) -> Any:
+        check_no_trace()
         engine = self._engine
         plan = function.plan(self._parts(), self._sign, y0, params, self._in_dims, self._batch_dims)
         chosen = engine.barrier(mu, plan.batch.shape)
@@ -255,7 +264,8 @@ class ArgminLayer(nn.Module):
         point = self._point(plan, call, x.detach(), v.detach(), chosen, at_kink, report)
         value = self._sign * plan.program.f_and_c(point.x, [t.detach() for t in plan.theta])[0]
         leaves = function.take_apart(result)[1]
-        return result, engine.solution(point, leaves, value.reshape(plan.batch.shape), plan.batch)
+        names = ["y"] if len(leaves) == 1 else [f"y (tensor {k})" for k in range(len(leaves))]
+        return result, engine.solution(point, leaves, value.reshape(plan.batch.shape), plan.batch, names)
 
     def _point(
         self, plan: function.Plan, call: SmoothCall, x: Tensor, v: Tensor, mu: Barrier, at_kink: Tensor, report: Tensor
@@ -284,11 +294,32 @@ class ArgminLayer(nn.Module):
             degeneracy=call.outcome.degeneracy,
         )
 
-    def solve(self, y0: Any, *params: Any, mu: float | Tensor | None = None) -> Solution:
+    def solve(self, y0: Any, *params: Any, mu: float | Tensor | None = None, **unknown: Never) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients."""
+        check_known("layer.solve", ArgminLayer.solve, unknown)
         with torch.no_grad():
             _, solution = self(y0, *params, mu=mu, return_solution=True)
-        return solution  # type: ignore[no-any-return]
+        return solution
+
+
+@overload
+def argmin(
+    objective: Callable[..., Tensor],
+    y0: Y,
+    *params: Any,
+    return_solution: Literal[False] = False,
+    **settings: Any,
+) -> Y: ...
+
+
+@overload
+def argmin(
+    objective: Callable[..., Tensor],
+    y0: Y,
+    *params: Any,
+    return_solution: Literal[True],
+    **settings: Any,
+) -> tuple[Y, Solution]: ...
 
 
 def argmin(
@@ -298,8 +329,17 @@ def argmin(
     return_solution: bool = False,
     **settings: Any,
 ) -> Any:
-    """`ArgminLayer(objective, **settings)(y0, *params)` in one call; arguments and errors as there."""
-    return ArgminLayer(objective, **settings)(y0, *params, return_solution=return_solution)
+    """`ArgminLayer(objective, **settings)(y0, *params)` in one call; arguments and errors as there.
+
+    Example:
+        >>> import torch, dcl
+        >>> a = torch.tensor([3.0, -1.0], requires_grad=True)
+        >>> y = dcl.argmin(lambda y, a: (y - a).square().sum(), torch.zeros(2), a, inequality=lambda y, a: y - 1.0)
+        >>> y.detach(), torch.autograd.grad(y[1], a)[0][1]
+        (tensor([ 1., -1.]), tensor(1.))
+    """
+    layer: Any = ArgminLayer(objective, **settings)
+    return layer(y0, *params, return_solution=return_solution)
 
 
 def _one_of(name: str, value: object, valid: Sequence[object]) -> None:

@@ -7,6 +7,7 @@ the straight-through estimator.
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,17 +16,19 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from dcl.errors import InputError
-from dcl.frontends.batching import Batching
-from dcl.implicit import Known
+from dcl.errors import InputError, ShapeWarning, level_of_caller
+from dcl.frontends.batching import Batching, grid
+from dcl.implicit import STATUS, Known
 from dcl.layers import compiled, fast
 from dcl.layers.engine import Engine, LayerPoint, barrier_tensor
 from dcl.layers.lane import AbstractWay
+from dcl.layers.vertex import Linear, watch
 from dcl.outcome.messages import AbstractCallContext, Members
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
-from dcl.torch_modes import uncompiled
+from dcl.status import GradientKind, Status
+from dcl.torch_modes import check_no_trace, is_ordinary, is_plain, uncompiled
 
 Arguments = Mapping[str, Tensor]
 
@@ -81,6 +84,10 @@ class AbstractLayer(nn.Module):
     def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
         """How arguments of these shapes go through the compiled core; None where they do not. exact: at mu = 0 for certain?"""
 
+    @abstractmethod
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        """What is to be known of a linear program; None for programs with a quadratic cost or curved cones."""
+
     def _value(self, stated: Stated, point: LayerPoint) -> Tensor:
         """The optimal value (B,)."""
         return stated.program.objective(point.x) + stated.d
@@ -127,9 +134,13 @@ class AbstractLayer(nn.Module):
         return_solution: bool,
         members: Members | None = None,
     ) -> tuple[tuple[Tensor, ...], Solution | None]:
+        check_no_trace()
+        self._look_at_shapes(arguments)
         plan = self._plan(arguments)
         if not straight:
             outputs, stated, point = self._solved(arguments, plan, members, **options)
+            if self._engine.tells_vertices:
+                self._watch(arguments, outputs, point)
         else:
             smooth, _, at = self._solved(arguments, plan, **options)
             if not isinstance(at.mu, Tensor):
@@ -140,7 +151,55 @@ class AbstractLayer(nn.Module):
         if not return_solution:
             return outputs, None
         value = self._engine.finish(point, self._value(stated, point), plan.batch)
-        return outputs, self._engine.solution(point, outputs, value, plan.batch)
+        return outputs, self._solution(point, outputs, value, plan)
+
+    @property
+    @abstractmethod
+    def _names(self) -> tuple[str, ...]:
+        """The names of the outputs, for `Solution`."""
+
+    @property
+    @abstractmethod
+    def _has_own_x(self) -> bool:
+        """Is x of the program what the caller calls x?"""
+
+    @final
+    def _solution(self, point: LayerPoint, outputs: Sequence[Tensor], value: Tensor, plan: Plan) -> Solution:
+        """Everything known of the point."""
+        return self._engine.solution(point, outputs, value, plan.batch, self._names, is_own_x=self._has_own_x)
+
+    @abstractmethod
+    def _shown(self, name: str) -> str:
+        """What the caller calls the argument `name`."""
+
+    @final
+    def _look_at_shapes(self, arguments: Arguments) -> None:
+        """Warn once per layer of batch dimensions that make a grid of programs, perhaps by mistake."""
+        if self._engine.has_told_of_grid:
+            return
+        found = grid(arguments, self._cores())
+        if found is not None:
+            self._engine.has_told_of_grid = True
+            column, other = (arguments[name] for name in found)
+            k, meant = column.shape[0], (column.shape[0], *column.shape[2:])
+            name, beside = map(self._shown, found)
+            warnings.warn(
+                f"{name} has shape {tuple(column.shape)} beside {beside} {tuple(other.shape)}: batch dimensions broadcast, so "
+                f"that these are {k} x {k} programs. For {k} programs pass {name} with shape {meant}",
+                ShapeWarning,
+                stacklevel=level_of_caller(),
+            )
+
+    def _watch(self, arguments: Arguments, outputs: Sequence[Tensor], point: LayerPoint) -> None:
+        """Say that nothing is learned at the vertex of a linear program, if these are vertices (`dcl.layers.vertex`)."""
+        kinds = point.degeneracy
+        if kinds is None or isinstance(point.mu, Tensor) or not (is_plain() and all(map(is_ordinary, outputs))):
+            return
+        optimal = point.report[:, STATUS] == int(Status.OPTIMAL)
+        exact = bool(((kinds.kind == int(GradientKind.EXACT)) | ~optimal).all())
+        linear = self._linear(arguments) if exact and bool(optimal.any()) else None
+        if linear is not None:
+            watch(self._engine, linear, arguments, outputs, f"{type(self).__name__}(..., mu=0.1)")
 
     def _solved(
         self, arguments: Arguments, plan: Plan, members: Members | None = None, **options: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import torch
 from torch import Tensor
@@ -11,16 +11,28 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.frontends import cone
+from dcl.frontends.arguments import check_known
+from dcl.frontends.constants import TensorLike
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.calls import ConeCall
 from dcl.layers.cone_lane import ConeMap, ConicWay
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay
+from dcl.layers.vertex import Linear, matrix_linear
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 
 
 class ConeResult(NamedTuple):
-    """Answer of a cone program, every entry differentiable: x (*batch, n), z (*batch, m) in K*, s (*batch, m) in K."""
+    """Answer of a cone program, every entry differentiable: x (*batch, n), z (*batch, m) in K*, s (*batch, m) in K.
+
+    Example:
+        >>> import torch, dcl
+        >>> A, b = -torch.eye(2), torch.zeros(2)  # x >= 0
+        >>> result = dcl.ConeLayer({"l": 2})(torch.eye(2), torch.tensor([-1.0, 3.0]), A, b)
+        >>> result.x[0], result.s[0], result.z[1]
+        (tensor(1.), tensor(1.), tensor(3.))
+    """
 
     x: Tensor
     z: Tensor
@@ -49,7 +61,7 @@ class ConeLayer(AbstractLayer):
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
         straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
             function that is returned.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
 
     Raises:
         OptionError: unknown cone, solver or option, or a solver that lacks one of the cones.  UnsupportedError: a cone of SCS
@@ -65,6 +77,8 @@ class ConeLayer(AbstractLayer):
         tensor([0.6000, 0.8000], dtype=torch.float64)
     """
 
+    __call__: ConeCall
+
     def __init__(
         self,
         cones: Mapping[str, Any],
@@ -76,8 +90,10 @@ class ConeLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         verbose: bool = False,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("ConeLayer", ConeLayer.__init__, unknown)
         self._cones = cone.parse(cones)
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
@@ -85,16 +101,17 @@ class ConeLayer(AbstractLayer):
 
     def forward(
         self,
-        P: Tensor | None,
-        q: Tensor,
-        A: Tensor,
-        b: Tensor,
+        P: TensorLike | None,
+        q: TensorLike,
+        A: TensorLike,
+        b: TensorLike,
         *,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
+        **unknown: Never,
     ) -> ConeResult | tuple[ConeResult, Solution]:
         """Solve the programs with these data.
 
@@ -111,6 +128,7 @@ class ConeLayer(AbstractLayer):
         Raises:
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
+        check_known("layer", ConeLayer.forward, unknown)
         outputs, solution = self._call(
             cone.present({"P": P, "q": q, "A": A, "b": b}),
             solver_args=solver_args,
@@ -129,6 +147,17 @@ class ConeLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return cone.CORE
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ConeResult._fields
+
+    @property
+    def _has_own_x(self) -> bool:
+        return True
+
+    def _shown(self, name: str) -> str:
+        return name
+
     def _plan(self, arguments: Arguments) -> Plan:
         batch, n = cone.plan(arguments, self._cones)
         m = self._cones.cone.dim
@@ -138,6 +167,9 @@ class ConeLayer(AbstractLayer):
         q = arguments["q"]
         core = conic_core(self._cones.blocks, q.shape[-1], lower=True) if plan.m else None
         return None if core is None else ConicWay(ConeMap(core, tuple(arguments), q.dtype), core, self._cones.rows)
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        return matrix_linear(arguments) if self._cones.cone.is_orthant else None
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = cone.assemble(arguments, self._cones, plan.batch)
@@ -149,16 +181,18 @@ class ConeLayer(AbstractLayer):
 
     def solve(
         self,
-        P: Tensor | None,
-        q: Tensor,
-        A: Tensor,
-        b: Tensor,
+        P: TensorLike | None,
+        q: TensorLike,
+        A: TensorLike,
+        b: TensorLike,
         *,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        **unknown: Never,
     ) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients; `Solution.outputs` is (x, z, s)."""
+        check_known("layer.solve", ConeLayer.solve, unknown)
         with torch.no_grad():
             _, solution = self(P, q, A, b, solver_args=solver_args, warm_start=warm_start, mu=mu, return_solution=True)
-        return solution  # type: ignore[no-any-return]
+        return solution

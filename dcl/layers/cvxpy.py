@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor
@@ -13,16 +13,19 @@ from torch import Tensor
 from dcl.cones.named import describe
 from dcl.core.conic import conic_core
 from dcl.errors import InputError
+from dcl.frontends.arguments import check_known
 from dcl.frontends.batching import batching
-from dcl.frontends.constants import as_tensors
+from dcl.frontends.constants import TensorLike, as_tensors
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.calls import CvxpyCall
 from dcl.layers.cone_lane import ConicWay
 from dcl.layers.cvxpy_lane import cvxpy_map, is_direct
 from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
 from dcl.layers.reduced_lane import Reductions, reduced_way
+from dcl.layers.vertex import Linear
 from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
@@ -117,7 +120,7 @@ class CvxpyLayer(AbstractLayer):
         solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", "SCS"; the names of cvxpylayers are understood), an object such as
             `dcl.solvers.Clarabel(eps=1e-9)`, or None for the documented rule of `dcl.solvers.choose`.
         gp: the problem is a geometric program.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
         canon_backend: CVXPY's canonicalization backend.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
         mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
@@ -142,6 +145,8 @@ class CvxpyLayer(AbstractLayer):
         tensor([[0.4000, 0.2000, 0.4000]])
     """
 
+    __call__: CvxpyCall
+
     def __init__(
         self,
         problem: cp.Problem,
@@ -158,8 +163,10 @@ class CvxpyLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         reduce: bool = True,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("CvxpyLayer", CvxpyLayer.__init__, unknown)
         if not isinstance(variables, Sequence) or isinstance(variables, str) or not variables:
             raise InputError(
                 f"variables must be a list with at least one entry{_as_a_list(variables, 'x')}", argument="variables"
@@ -181,13 +188,13 @@ class CvxpyLayer(AbstractLayer):
 
     def forward(
         self,
-        *params: Tensor,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
-        **named: Tensor,
+        **named: TensorLike,
     ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Solution]:
         """The requested variables, (*batch, *shape) each, for one tensor (*batch, *shape) per parameter.
 
@@ -215,7 +222,7 @@ class CvxpyLayer(AbstractLayer):
                 f"A tensor must be provided for each CVXPY parameter: the layer takes {len(domains)} tensors ({names}), "
                 f"got {len(params)}"
             )
-        arguments = {str(p): t for p, t in enumerate(params)}  # names may repeat
+        arguments: dict[str, Any] = {str(p): t for p, t in enumerate(params)}  # names may repeat
         if not all([isinstance(t, Tensor) for t in params]):
             arguments = dict(as_tensors(arguments, {str(p): domain.name for p, domain in enumerate(domains)}))
         outputs, solution = self._call(
@@ -228,7 +235,7 @@ class CvxpyLayer(AbstractLayer):
         )
         return outputs if solution is None else (outputs, solution)
 
-    def _in_order(self, params: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def _in_order(self, params: Sequence[TensorLike], named: Mapping[str, TensorLike]) -> tuple[TensorLike, ...]:
         """The parameters in the order of the layer, for some by position and the others by name. Raises InputError."""
         names = [domain.name for domain in self._form.domains]
         for name in named:
@@ -264,6 +271,20 @@ class CvxpyLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        names = [output.name for output in self._form.outputs]
+        for place in self._values:
+            names.insert(place, "value")
+        return tuple(names)
+
+    @property
+    def _has_own_x(self) -> bool:
+        return False
+
+    def _shown(self, name: str) -> str:
+        return self._form.domains[int(name)].name
+
     def _plan(self, arguments: Arguments) -> Plan:
         form = self._form
         pairs = list(zip(form.domains, arguments.values(), strict=True))
@@ -296,6 +317,17 @@ class CvxpyLayer(AbstractLayer):
         given = None if core is None else ConicWay(found, core, Rows())
         return either(way, given, plan.batch.size) if way and given else way or given
 
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        form = self._form
+        quadratic = bool(form.map_P.touching) or bool(form.map_P.offset.any())
+        if quadratic or not form.structure.cone.is_orthant:
+            return None
+        costs = form.parameters_of(form.map_q) - form.parameters_of(form.map_A) - form.parameters_of(form.map_b)
+        entries = [not output.dual for output in form.outputs]
+        for place in self._values:
+            entries.insert(place, False)
+        return Linear({str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x])
+
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch
         given = [batch.merge(t, len(domain.shape)) for t, domain in zip(arguments.values(), form.domains, strict=True)]
@@ -314,11 +346,11 @@ class CvxpyLayer(AbstractLayer):
 
     def solve(
         self,
-        *params: Tensor,
+        *params: TensorLike,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
-        **named: Tensor,
+        **named: TensorLike,
     ) -> Solution:
         """The `Solution` for the tensors of `forward`, without gradients; `Solution.outputs` is what the layer returns."""
         params = self._in_order(params, named) if named else params

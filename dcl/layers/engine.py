@@ -17,6 +17,7 @@ from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, lift, project, solve
 from dcl.implicit.solve import Outcome
+from dcl.layers.verbose import tell
 from dcl.outcome.messages import AbstractCallContext, check_barrier
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Moving, Requested
@@ -95,18 +96,29 @@ class LayerPoint:
 
 
 class Engine:
-    """One layer's settings and what it has warned of already; the only state is these two flags."""
+    """One layer's settings and what it has warned of already; the only state is these flags.
+
+    tells_vertices: is there still something to say of a linear program's vertex (`dcl.layers.vertex`)?
+    has_told_of_grid: of batch dimensions that broadcast to a grid.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._choice = configure(settings.solver, settings.solver_args)
         self._has_warned = False
         self._has_warned_of_options = bool(self._choice.ignored)
+        self.tells_vertices = settings.on_degenerate != "ignore"
+        self.has_told_of_grid = False
 
     @property
     def is_free(self) -> bool:
         """May the compiled core answer? Not where the caller named a solver or gave it options: then that is what runs."""
-        return self.settings.solver is None and not self.settings.solver_args
+        return self.settings.solver is None and set(self.settings.solver_args or ()) <= {"verbose"}
+
+    @property
+    def is_verbose(self) -> bool:
+        """Does every call say how it went?"""
+        return self._choice.is_verbose
 
     def is_exact(self, mu: float | Tensor | None) -> bool:
         """Is a call with this mu, that of the layer for None, at mu = 0 for certain? A tensor is not looked at."""
@@ -212,6 +224,8 @@ class Engine:
             x, v, at_kink, report = solve(call, units, mu, lifted, program, given)
         outcome = call.outcome
         self.note(outcome)
+        if choice.is_verbose and known is None:
+            tell(report, [solver.name for solver in outcome.solvers])
         z = project(program.structure, mu, v, at_kink)
         return LayerPoint(
             x=x,
@@ -245,8 +259,17 @@ class Engine:
             t = torch.where(ok.reshape((-1, *[1] * (t.ndim - 1))), t, last)
         return batch.restore(t)
 
-    def solution(self, point: LayerPoint, outputs: Sequence[Tensor], value: Tensor, batch: Batching) -> Solution:
-        """Everything known of `point`, detached."""
+    def solution(
+        self,
+        point: LayerPoint,
+        outputs: Sequence[Tensor],
+        value: Tensor,
+        batch: Batching,
+        names: Sequence[str],
+        *,
+        is_own_x: bool = True,
+    ) -> Solution:
+        """Everything known of `point`, detached. names: of the outputs. is_own_x: see `Solution`."""
         report, rows = point.report, point.rows
         # inside of torch.func.vmap these belong to the whole batch, which a single instance does not see
         certificate, degeneracy = (point.certificate, point.degeneracy) if is_readable(report) else (None, None)
@@ -256,7 +279,8 @@ class Engine:
 
         return Solution(
             outputs=tuple(t.detach() for t in outputs),
-            x=shaped(point.x),
+            names=distinct(names),
+            canonical_x=shaped(point.x),
             z=shaped(rows.multipliers(point.z, point.given)),
             s=shaped(rows.to_user(point.s)),
             value=value.detach(),
@@ -269,13 +293,25 @@ class Engine:
             solver=shaped(report[:, SOLVER]).to(torch.int64),
             solvers=point.solvers,
             certificate=None if certificate is None else shaped(certificate),
-            program=point.program.detach(),
-            v=point.v.detach(),
-            mu=point.mu,
+            _program=point.program.detach(),
+            _v=point.v.detach(),
+            _mu=point.mu,
+            is_own_x=is_own_x,
             requested=point.requested,
             moving=point.moving,
             known_degeneracy=degeneracy,
         )
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, those that occur more than once as "k (1)", "k (2)"."""
+    counts = {name: list(names).count(name) for name in names}
+    seen: dict[str, int] = dict.fromkeys(names, 0)
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if counts[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(found)
 
 
 def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
@@ -327,7 +363,7 @@ def warm(warm_start: object, batch: int, structure: Structure) -> tuple[Tensor, 
     if not isinstance(warm_start, Solution):
         raise InputError(f"warm_start must be a dcl.Solution, got {type(warm_start).__name__}", argument="warm_start")
     x, z, s = (
-        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]) for t in (warm_start.x, warm_start.z, warm_start.s)
+        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]) for t in (warm_start.canonical_x, warm_start.z, warm_start.s)
     )
     n, m = structure.n, structure.m
     if x.shape != (batch, n) or z.shape != (batch, m) or s.shape != (batch, m):

@@ -7,6 +7,7 @@ of its answers      the certified ones stay, the rows of others are replaced by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,9 +20,11 @@ from dcl.about import warn_of_slow_path
 from dcl.errors import InputError
 from dcl.layers.known import known_of
 from dcl.layers.lane import AbstractKept, Fast, FastCall, Lane, lane_of, mu_in, started
+from dcl.layers.verbose import tell_core
+from dcl.layers.vertex import watch
 from dcl.outcome.messages import Members
 from dcl.outcome.solution import Solution
-from dcl.torch_modes import is_ordinary, is_plain
+from dcl.torch_modes import is_ordinary, is_plain, is_traced
 
 if TYPE_CHECKING:
     from dcl.layers.base import AbstractLayer
@@ -40,7 +43,7 @@ def through_core(
     return_solution: bool,
 ) -> tuple[tuple[Tensor, ...], Solution | None] | None:
     """The outputs, and the `Solution` if it was asked for, by the compiled core; None where it does not serve."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_traced():
         return None
     if not core.available:
         warn_of_slow_path()
@@ -80,9 +83,14 @@ def through_core(
     except InputError:
         return None  # the careful lane names the place in the caller's batch
     assert call.kept is not None
+    if layer._engine.is_verbose:
+        kept = call.kept
+        tell_core(kept.status, kept.residuals, kept.iterations, call.seconds)
     if return_solution and not call.kept.is_regular:
         return None
     if call.kept.left == 0:
+        if lane.linear is not None and recorded and layer._engine.tells_vertices:
+            watch(layer._engine, lane.linear, arguments, outputs, f"{type(layer).__name__}(..., mu=0.1)")
         return outputs, _told(layer, arguments, outputs, call) if return_solution else None
     completed = None if return_solution else _completed(layer, arguments, outputs, call)
     return None if completed is None else (completed, None)
@@ -107,13 +115,14 @@ def _told(layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...
             known=known,
         )
         value = layer._engine.finish(point, layer._value(stated, point), plan.batch)
-        return layer._engine.solution(point, outputs, value, plan.batch)
+        return layer._solution(point, outputs, value, plan)
 
 
 def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane | None:
     """Plan a way through the core for arguments of these shapes, dtypes and devices, None where there is none."""
     if not arguments:
         return None  # a program without parameters
+    layer._look_at_shapes(arguments)
     plan = layer._plan(arguments)
     first = next(iter(arguments.values()))
     alike = all(t.dtype == first.dtype and t.device.type == "cpu" for t in arguments.values())
@@ -122,7 +131,8 @@ def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane |
     way = layer._way(arguments, plan, exact)
     cores = layer._cores()
     tensors, dims = tuple(arguments.values()), tuple(cores[name] for name in arguments)
-    return None if way is None else lane_of(way, plan.batch, tensors, dims)
+    linear = layer._linear(arguments) if exact else None
+    return None if way is None else replace(lane_of(way, plan.batch, tensors, dims), linear=linear)
 
 
 def _completed(

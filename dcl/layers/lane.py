@@ -29,6 +29,7 @@ from torch.autograd import Function
 from dcl.core import dense
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching
+from dcl.layers.vertex import Linear
 from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_ordinary, is_plain
 
@@ -159,12 +160,14 @@ class Lane:
     """One layer's way through the core for arguments of given shapes.
 
     cores: dimensions of each that are no batch dimensions.  spread: must it be repeated along some batch dimensions?
+    linear: of a linear program at mu = 0, None for others.
     """
 
     way: AbstractWay
     batch: Batching
     cores: tuple[int, ...]
     spread: tuple[bool, ...]
+    linear: Linear | None = None
 
     def merged(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors, detached, as an `AbstractMap` takes them."""
@@ -222,9 +225,9 @@ class FastCall:
 
 def started(warm_start: object, batch: Batching) -> tuple[Tensor, Tensor] | None:
     """x (B, n) and z (B, m) to start from, zero where there is no point; None if it is for the careful lane to refuse."""
-    if not isinstance(warm_start, Solution) or not (is_ordinary(warm_start.x) and is_ordinary(warm_start.z)):
+    if not isinstance(warm_start, Solution) or not (is_ordinary(warm_start.canonical_x) and is_ordinary(warm_start.z)):
         return None
-    x, z = (t.detach().reshape(-1, t.shape[-1]).nan_to_num() for t in (warm_start.x, warm_start.z))
+    x, z = (t.detach().reshape(-1, t.shape[-1]).nan_to_num() for t in (warm_start.canonical_x, warm_start.z))
     on_host = x.device.type == "cpu" and z.device.type == "cpu"
     return (x, z) if on_host and x.shape[0] == z.shape[0] == batch.size else None
 

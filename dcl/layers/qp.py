@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Never, overload
 
 import torch
 from torch import Tensor
 
 from dcl.core import dense
 from dcl.frontends import matrix
+from dcl.frontends.arguments import check_known
+from dcl.frontends.constants import TensorLike
 from dcl.layers import compiled
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.calls import QPCall
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap, AbstractWay, Grads, direct
+from dcl.layers.vertex import Linear, matrix_linear
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
 from dcl.torch_modes import uncompiled
@@ -25,6 +29,12 @@ class QPResult(NamedTuple):
 
     x (*batch, n); multipliers y (*batch, p) of Ax = b, z (*batch, m) >= 0 of Gx <= h, z_lb and z_ub (*batch, n) >= 0 of
     the bounds (zero entries where a block is absent); value (*batch), 1/2 x'Px + q'x.
+
+    Example:
+        >>> import torch, dcl
+        >>> result = dcl.solve_qp(torch.eye(2), torch.tensor([-1.0, -3.0]), lb=0.0, ub=2.0)
+        >>> result.x, result.z_ub[1], result.value
+        (tensor([1., 2.]), tensor(1.), tensor(-4.5000))
     """
 
     x: Tensor
@@ -76,7 +86,7 @@ class QPLayer(AbstractLayer):
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
         straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
             function that is returned.
-        verbose: let the solver print.
+        verbose: print how each call went, and let the solver print.
 
     Raises:
         OptionError: unknown solver or option.  InputError: invalid on_failure or on_degenerate.
@@ -90,6 +100,8 @@ class QPLayer(AbstractLayer):
         tensor([-0.5000,  1.5000], dtype=torch.float64)
     """
 
+    __call__: QPCall
+
     def __init__(
         self,
         solver: str | AbstractSolver | None = None,
@@ -100,27 +112,30 @@ class QPLayer(AbstractLayer):
         on_degenerate: str = "warn",
         straight_through: bool = False,
         verbose: bool = False,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        check_known("QPLayer", QPLayer.__init__, unknown)
         args = options(solver_args, verbose)
         self._enroll(Engine(Settings(solver, args, mu, on_failure, on_degenerate, straight_through)))
 
     def forward(
         self,
-        P: Tensor | None,
-        q: Tensor,
+        P: TensorLike | None,
+        q: TensorLike,
         *misplaced: object,
-        A: Tensor | None = None,
-        b: Tensor | None = None,
-        G: Tensor | None = None,
-        h: Tensor | None = None,
-        lb: Tensor | float | None = None,
-        ub: Tensor | float | None = None,
+        A: TensorLike | None = None,
+        b: TensorLike | None = None,
+        G: TensorLike | None = None,
+        h: TensorLike | None = None,
+        lb: TensorLike | None = None,
+        ub: TensorLike | None = None,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
         straight_through: bool | None = None,
         return_solution: bool = False,
+        **unknown: Never,
     ) -> QPResult | tuple[QPResult, Solution]:
         """Solve the programs with these data, all but P and q by name.
 
@@ -141,6 +156,7 @@ class QPLayer(AbstractLayer):
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
         matrix.check_by_name("layer", misplaced)
+        check_known("layer", QPLayer.forward, unknown)
         blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
         outputs, solution = self._call(
             matrix.present(blocks),
@@ -159,6 +175,17 @@ class QPLayer(AbstractLayer):
     def _cores(self) -> Mapping[str, int]:
         return matrix.CORE
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return QPResult._fields
+
+    @property
+    def _has_own_x(self) -> bool:
+        return True
+
+    def _shown(self, name: str) -> str:
+        return name
+
     def _plan(self, arguments: Arguments) -> Plan:
         blocks, batch = matrix.plan(arguments)
         n, m = blocks.n, blocks.A + blocks.G + blocks.lb + blocks.ub
@@ -167,6 +194,9 @@ class QPLayer(AbstractLayer):
 
     def _way(self, arguments: Arguments, plan: Plan, exact: bool) -> AbstractWay | None:
         return direct(_Map(tuple(arguments)), plan.m)
+
+    def _linear(self, arguments: Arguments) -> Linear | None:
+        return matrix_linear(arguments)
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = matrix.assemble(arguments, plan.detail, plan.batch)
@@ -178,37 +208,81 @@ class QPLayer(AbstractLayer):
 
     def solve(
         self,
-        P: Tensor | None,
-        q: Tensor,
+        P: TensorLike | None,
+        q: TensorLike,
         *misplaced: object,
-        A: Tensor | None = None,
-        b: Tensor | None = None,
-        G: Tensor | None = None,
-        h: Tensor | None = None,
-        lb: Tensor | float | None = None,
-        ub: Tensor | float | None = None,
+        A: TensorLike | None = None,
+        b: TensorLike | None = None,
+        G: TensorLike | None = None,
+        h: TensorLike | None = None,
+        lb: TensorLike | None = None,
+        ub: TensorLike | None = None,
         solver_args: dict[str, object] | None = None,
         warm_start: Solution | bool | None = None,
         mu: float | Tensor | None = None,
+        **unknown: Never,
     ) -> Solution:
         """The `Solution` for the arguments of `forward`, without gradients."""
         matrix.check_by_name("layer.solve", misplaced)
+        check_known("layer.solve", QPLayer.solve, unknown)
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "mu": mu}
         with torch.no_grad():
             _, solution = self(P, q, A=A, b=b, G=G, h=h, lb=lb, ub=ub, **options, return_solution=True)
-        return solution  # type: ignore[no-any-return]
+        return solution
+
+
+@overload
+def solve_qp(
+    P: TensorLike | None,
+    q: TensorLike,
+    *,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
+    solver: str | AbstractSolver | None = None,
+    solver_args: dict[str, object] | None = None,
+    mu: float | Tensor = 0.0,
+    on_failure: str = "raise",
+    on_degenerate: str = "warn",
+    warm_start: Solution | bool | None = None,
+    return_solution: Literal[False] = False,
+) -> QPResult: ...
+
+
+@overload
+def solve_qp(
+    P: TensorLike | None,
+    q: TensorLike,
+    *,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
+    solver: str | AbstractSolver | None = None,
+    solver_args: dict[str, object] | None = None,
+    mu: float | Tensor = 0.0,
+    on_failure: str = "raise",
+    on_degenerate: str = "warn",
+    warm_start: Solution | bool | None = None,
+    return_solution: Literal[True],
+) -> tuple[QPResult, Solution]: ...
 
 
 def solve_qp(
-    P: Tensor | None,
-    q: Tensor,
+    P: TensorLike | None,
+    q: TensorLike,
     *misplaced: object,
-    A: Tensor | None = None,
-    b: Tensor | None = None,
-    G: Tensor | None = None,
-    h: Tensor | None = None,
-    lb: Tensor | float | None = None,
-    ub: Tensor | float | None = None,
+    A: TensorLike | None = None,
+    b: TensorLike | None = None,
+    G: TensorLike | None = None,
+    h: TensorLike | None = None,
+    lb: TensorLike | None = None,
+    ub: TensorLike | None = None,
     solver: str | AbstractSolver | None = None,
     solver_args: dict[str, object] | None = None,
     mu: float | Tensor = 0.0,
@@ -216,9 +290,19 @@ def solve_qp(
     on_degenerate: str = "warn",
     warm_start: Solution | bool | None = None,
     return_solution: bool = False,
+    **unknown: Never,
 ) -> QPResult | tuple[QPResult, Solution]:
-    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A=A, ...)` in one call; arguments and errors as there."""
+    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A=A, ...)` in one call; arguments and errors as there.
+
+    Example:
+        >>> import torch, dcl
+        >>> P, q = torch.eye(2), torch.tensor([-1.0, -3.0], requires_grad=True)
+        >>> x = dcl.solve_qp(P, q, G=torch.ones(1, 2), h=torch.ones(1)).x  # x1 + x2 <= 1
+        >>> x.detach(), torch.autograd.grad(x[0], q)[0]
+        (tensor([-0.5000,  1.5000]), tensor([-0.5000,  0.5000]))
+    """
     matrix.check_by_name("solve_qp", misplaced)
+    check_known("solve_qp", solve_qp, unknown)
     settings = (solver, solver_args, on_failure, on_degenerate)
     blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
     if compiled.fits(None, warm_start, mu, False, return_solution):
@@ -233,7 +317,5 @@ def _layer(
 
 
 @uncompiled(compiled.UNFIT)
-def _solved(
-    settings: tuple[Any, ...], blocks: dict[str, Any], **options: Any
-) -> QPResult | tuple[QPResult, Solution]:
+def _solved(settings: tuple[Any, ...], blocks: dict[str, Any], **options: Any) -> QPResult | tuple[QPResult, Solution]:
     return _layer(*settings)(**blocks, **options)  # type: ignore[no-any-return]

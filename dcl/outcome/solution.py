@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 from dcl.cones.base import Barrier
-from dcl.errors import UnsupportedError
+from dcl.errors import InputError, UnsupportedError, level_of_caller
 from dcl.point import Point, worst
 from dcl.point.degeneracy import Degeneracy, Moving, Requested, classify, resolved
 from dcl.program import ConeProgram
@@ -24,18 +26,43 @@ from dcl.torch_modes import is_readable
 class Solution:
     """An answer, detached from the graph; every tensor leads with the batch dimensions of the call.
 
-    outputs: what the layer returns for it.  x (*batch, n), z (*batch, m), s (*batch, m): the point in the letters of
-    `dcl.program`, its rows in the caller's order: those of A and b of a ConeLayer; of A, G, lb and ub of a QPLayer (where a
-    right-hand side is infinite z is 0 and s is 1, that of 0'x + s = 1); of the canonical form of a CVXPY problem.
-    value (*batch): the optimal value.
-    status (*batch): `dcl.Status` as integers.  primal_residual, dual_residual, gap (*batch): relative, as measured by dcl.
-    iterations, seconds (*batch): of all solvers that were tried.  solver (*batch): position in `solvers` of the one
-    that gave the point.  certificate (*batch, n + m) or None: of an infeasible instance, see `dcl.point.truth`, NaN elsewhere;
-    its rows are those of z.  program, v: in the units of `dcl.program.scaling`, the rows in dcl's own order.
+    `solution["x"]` is what the layer returns under that name: a variable of a CVXPY problem, or x, y, z, ... of a QPLayer.
+    Every program ends as minimize 1/2 x'Px + q'x subject to Ax + s = b, s in K, with multipliers z in K*.
+
+    Attributes:
+        outputs: what the layer returns, in its order; `names` are their names.
+        canonical_x: the variables of that program, (*batch, n); of matrices and functions they are the caller's own, and `x` is
+            the same.
+        z, s: its multipliers and slacks, (*batch, m). Rows in the caller's order: those of A and b of a `ConeLayer`; of A, G, lb
+            and ub of a `QPLayer` (where a right-hand side is infinite z is 0 and s is 1); of the canonical form of a CVXPY
+            problem, which has variables and rows besides the caller's.
+        value: the optimal value, (*batch).
+        status: `dcl.Status` as integers, (*batch).
+        primal_residual, dual_residual, gap: relative, as measured by dcl, (*batch).
+        iterations, seconds: of all solvers that were tried, (*batch).
+        solver: position in `solvers` of the one that gave the point, (*batch).
+        solvers: names of the solvers that were tried.
+        certificate: None, or (*batch, n + m), of infeasible instances, checked: z (the last m) with z in K*, A'z = 0, b'z < 0, or
+            x (the first n) with Px = 0, -Ax in K, q'x < 0. NaN elsewhere.
+
+    Raises InputError for a name that it does not have.
+
+    Example:
+        >>> import torch, dcl
+        >>> q = torch.tensor([[-1.0, -3.0], [-1.0, -1.0]])
+        >>> result, solution = dcl.QPLayer()(torch.eye(2), q, lb=0.0, ub=2.0, return_solution=True)
+        >>> solution["x"]
+        tensor([[1., 2.],
+                [1., 1.]])
+        >>> solution.value
+        tensor([-4.5000, -1.0000])
+        >>> bool(solution.ok.all()), bool((solution.primal_residual < 1e-9).all())
+        (True, True)
     """
 
     outputs: tuple[Tensor, ...]
-    x: Tensor
+    names: tuple[str, ...]
+    canonical_x: Tensor
     z: Tensor
     s: Tensor
     value: Tensor
@@ -48,12 +75,44 @@ class Solution:
     solver: Tensor
     solvers: tuple[str, ...]
     certificate: Tensor | None
-    program: ConeProgram
-    v: Tensor
-    mu: Barrier
+    # in the units of `dcl.program.scaling`, the rows in dcl's own order
+    _program: ConeProgram
+    _v: Tensor
+    _mu: Barrier
     requested: Requested | None = None
     moving: Moving | None = None
     known_degeneracy: Degeneracy | None = None
+    is_own_x: bool = True
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise InputError(f"the solution has no {name!r}; it has {', '.join(self.names)}", argument="name")
+        return self.outputs[self.names.index(name)]
+
+    @property
+    def x(self) -> Tensor:
+        """(*batch, n), x of the matrices or y of the function; of a CVXPY problem `canonical_x`, under its older name."""
+        if not self.is_own_x:
+            _older("x", 'solution["name"] for a variable, or solution.canonical_x for all of the canonical program')
+        return self.canonical_x
+
+    @property
+    def program(self) -> ConeProgram:
+        """Older name; in the units of `dcl.program.scaling`."""
+        _older("program", "your own data: this one is in dcl's units")
+        return self._program
+
+    @property
+    def v(self) -> Tensor:
+        """Older name; z - s in the units of `dcl.program.scaling`."""
+        _older("v", "solution.z - solution.s: this one is in dcl's units")
+        return self._v
+
+    @property
+    def mu(self) -> Barrier:
+        """Older name; in the units of `dcl.program.scaling`."""
+        _older("mu", "the mu that you gave: this one is in dcl's units")
+        return self._mu
 
     @property
     def ok(self) -> Tensor:
@@ -65,11 +124,11 @@ class Solution:
     def _degeneracy(self) -> Degeneracy:
         if self.known_degeneracy is not None:
             return self.known_degeneracy
-        if not is_readable(self.v):
+        if not is_readable(self._v):
             raise UnsupportedError(
                 "the kind of derivative is not known inside of torch.func.vmap: return the Solution and ask it outside"
             )
-        x = self.x.reshape(-1, self.x.shape[-1])
+        x = self.canonical_x.reshape(-1, self.canonical_x.shape[-1])
         program, v, mu = self._in_one_batch()
         residual = torch.maximum(self.primal_residual, self.dual_residual).reshape(-1)
         masks = self.requested
@@ -78,18 +137,18 @@ class Solution:
 
     def _in_one_batch(self) -> tuple[ConeProgram, Tensor, Barrier]:
         """program, v and mu with one batch dimension; torch.func.vmap has put others in front."""
-        lead = self.v.shape[:-1]
+        lead = self._v.shape[:-1]
 
         def one(t: Tensor, core: int) -> Tensor:
             rest = t.shape[t.ndim - core :]
             return t.reshape(1, *rest) if t.numel() == rest.numel() else t.expand(*lead, *rest).reshape(-1, *rest)
 
-        program, structure = self.program, self.program.structure
+        program, structure = self._program, self._program.structure
         core_P, core_A = (2 if isinstance(M, DensePattern) else 1 for M in (structure.P, structure.A))
         program = ConeProgram(
             structure, one(program.P, core_P), one(program.q, 1), one(program.A, core_A), one(program.b, 1)
         )
-        return program, one(self.v, 1), one(self.mu, 1) if isinstance(self.mu, Tensor) else self.mu
+        return program, one(self._v, 1), one(self._mu, 1) if isinstance(self._mu, Tensor) else self._mu
 
     def _shaped(self, t: Tensor) -> Tensor:
         return t.reshape(self.status.shape)
@@ -110,7 +169,7 @@ class Solution:
         return self._shaped(self._degeneracy.condition)
 
     def __repr__(self) -> str:
-        if not is_readable(self.v):
+        if not is_readable(self._v):
             return "Solution(of one instance inside of torch.func.vmap)"
         residual = worst(torch.stack([self.primal_residual, self.dual_residual, self.gap], -1))
         groups = []
@@ -120,12 +179,27 @@ class Solution:
                 size = float(those.max())
                 reached = f" (worst residual {size:.1e})" if size < torch.inf else ""
                 groups.append(f"{those.numel()} {status.name}{reached}")
-        return f"Solution({', '.join(groups) or 'empty batch'})"
+        lines = [f"Solution({', '.join(groups) or 'empty batch'})"]
+        shown = list(zip(self.names, self.outputs, strict=True))
+        shown += [] if "value" in self.names else [("value", self.value)]
+        return "\n".join(lines + [_line(name, t) for name, t in shown if t.numel()])
+
+
+def _line(name: str, t: Tensor) -> str:
+    """As in "  x (3, 2) = [[0.25, 0.75], ...", with dots where there are many entries."""
+    shape = f" {tuple(t.shape)}" if t.ndim > 1 else ""
+    array = t.detach().cpu().numpy()
+    values = np.array2string(array, precision=6, threshold=16, edgeitems=2, separator=", ", suppress_small=True)
+    return f"  {name}{shape} = " + " ".join(values.split())
+
+
+def _older(name: str, instead: str) -> None:
+    warnings.warn(f"Solution.{name} goes away: use {instead}", DeprecationWarning, stacklevel=level_of_caller())
 
 
 _PLAIN = (
-    "outputs", "x", "z", "s", "value", "status", "primal_residual", "dual_residual", "gap", "iterations", "seconds",
-    "solver", "v",
+    "outputs", "canonical_x", "z", "s", "value", "status", "primal_residual", "dual_residual", "gap", "iterations", "seconds",
+    "solver", "_v",
 )  # fmt: skip
 _OPTIONAL = ("certificate", "requested")
 _DATA = ("P", "q", "A", "b")
@@ -135,18 +209,18 @@ _DEGENERACY = ("kind", "margin", "weakest", "condition")
 def _flatten(solution: Solution) -> tuple[list[Any], Any]:
     """The tensors, and what is no tensor: solvers, structure, moving, mu = 0, and which of the optional parts are there."""
     # torch also makes trees of integers with this structure
-    known, is_tensor = solution.known_degeneracy, not isinstance(solution.mu, float)
+    known, is_tensor = solution.known_degeneracy, not isinstance(solution._mu, float)
     optional = tuple(name for name in _OPTIONAL if getattr(solution, name) is not None)
     children = [getattr(solution, name) for name in (*_PLAIN, *optional)]
-    children += [getattr(solution.program, name) for name in _DATA]
+    children += [getattr(solution._program, name) for name in _DATA]
     children += [getattr(known, name) for name in _DEGENERACY] if known is not None else []
-    children += [solution.mu] if is_tensor else []
-    fixed = solution.solvers, solution.program.structure, solution.moving
+    children += [solution._mu] if is_tensor else []
+    fixed = solution.solvers, solution._program.structure, solution.moving, solution.names, solution.is_own_x
     return children, (*fixed, optional, known is not None, is_tensor)
 
 
 def _unflatten(children: Any, context: Any) -> Solution:
-    solvers, structure, moving, optional, is_known, is_tensor = context
+    solvers, structure, moving, names, own, optional, is_known, is_tensor = context
     rest = iter(children)
 
     def take(names: tuple[str, ...]) -> dict[str, Any]:
@@ -156,7 +230,8 @@ def _unflatten(children: Any, context: Any) -> Solution:
     program = ConeProgram(structure, **take(_DATA))
     known = Degeneracy(**take(_DEGENERACY)) if is_known else None
     mu = next(rest) if is_tensor else 0.0
-    return Solution(**parts, solvers=solvers, program=program, mu=mu, moving=moving, known_degeneracy=known)
+    fixed = {"names": names, "is_own_x": own, "solvers": solvers, "moving": moving}
+    return Solution(**parts, **fixed, _program=program, _mu=mu, known_degeneracy=known)
 
 
 _pytree.register_pytree_node(Solution, _flatten, _unflatten, serialized_type_name="dcl.Solution")

@@ -87,7 +87,7 @@ def active_range(
         raise UnsupportedError(
             "active_range is for linear and quadratic programs: with other cones the solution is not piecewise affine"
         )
-    if isinstance(solution.mu, Tensor):
+    if isinstance(solution._mu, Tensor):
         raise UnsupportedError("active_range needs mu = 0: x(mu) is inside of all inequalities")
     stated, _ = model.stated(tensors)
     point = point_of(stated.program, solution, 0.0)

@@ -151,7 +151,7 @@ class Work:
         """What the gradient is worth at the instances at `places`, `GradientKind` as integers."""
         chosen = self._chosen(tensors, places)
         value = len(self.model.variables) + len(self.model.duals)
-        if list(self.cotangents) == [value] and not isinstance(solution.mu, Tensor):
+        if list(self.cotangents) == [value] and not isinstance(solution._mu, Tensor):
             return derivatives.value_degeneracy_of(self.model, chosen, solution)[0].kind
         variables = [place for place in self.cotangents if place != value]
         requested = self.model.requested(variables or range(len(self.model.variables)))

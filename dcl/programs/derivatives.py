@@ -42,7 +42,7 @@ _ENTRIES = 1 << 24
 def point_of(program: ConeProgram, solution: Solution, mu: Barrier) -> Point:
     """The point of a solution in the units of `program`, which is stated for the same parameters; its ties are resolved."""
     scaled_program, units = scaled(program.detach())
-    x, z, s = (t.reshape(solution.status.numel(), t.shape[-1]) for t in (solution.x, solution.z, solution.s))
+    x, z, s = (t.reshape(solution.status.numel(), t.shape[-1]) for t in (solution.canonical_x, solution.z, solution.s))
     v = units.scaled_dual(z) - s * units.E
     return resolved(Point(scaled_program.expanded(x.shape[0]), x, v, units.barrier(mu)))
 
@@ -191,7 +191,7 @@ def value_gradient(model: Model, tensors: Sequence[Tensor], solution: Solution, 
     if not wanted:
         return []
     form = model.form
-    x, z = (t.reshape(solution.status.numel(), t.shape[-1]) for t in (solution.x, solution.z))
+    x, z = (t.reshape(solution.status.numel(), t.shape[-1]) for t in (solution.canonical_x, solution.z))
     leaves = {p: tensors[p].clone().requires_grad_() for p in wanted}
     with torch.enable_grad():
         stated, _ = model.stated([leaves.get(p, t) for p, t in enumerate(tensors)])

@@ -22,7 +22,7 @@ _MARKS = 60  # changes of the active constraints that can still be told apart
 
 def _figure(panels: int) -> tuple[Any, Any]:
     if find_spec("matplotlib") is None:
-        raise UnsupportedError('matplotlib is not installed: pip install "dcl[programs]"')
+        raise UnsupportedError('matplotlib is not installed: pip install "dcl-layers[programs]"')
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 2.6 * panels + 0.4), layout="constrained")

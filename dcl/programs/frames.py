@@ -63,7 +63,7 @@ def xarray() -> Any:
     try:
         import xarray
     except ImportError:
-        raise UnsupportedError('xarray is not installed: pip install "dcl[programs]"') from None
+        raise UnsupportedError('xarray is not installed: pip install "dcl-layers[programs]"') from None
     return xarray
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dcl.outcome.solution import Solution
 
 _BY_INSTANCE = (
-    "x", "z", "s", "value", "status", "primal_residual", "dual_residual", "gap", "iterations", "seconds", "solver",
+    "canonical_x", "z", "s", "value", "status", "primal_residual", "dual_residual", "gap", "iterations", "seconds", "solver",
 )  # fmt: skip
 
 
@@ -23,16 +23,16 @@ def instance(solution: Solution, place: int) -> Solution:
         return t.reshape(count, *t.shape[lead:])[place]
 
     index = torch.tensor([place])
-    mu = solution.mu
+    mu = solution._mu
     certificate = None if solution.certificate is None else one(solution.certificate)
     rest: dict[str, Any] = {name: one(getattr(solution, name)) for name in _BY_INSTANCE}
     return replace(
         solution,
         outputs=tuple(one(t) for t in solution.outputs),
         certificate=certificate,
-        program=solution.program.rows(index).expanded(1),
-        v=solution.v[index],
-        mu=mu[index] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu,
+        _program=solution._program.rows(index).expanded(1),
+        _v=solution._v[index],
+        _mu=mu[index] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu,
         known_degeneracy=None,
         **rest,
     )
@@ -44,4 +44,4 @@ def repeated(solution: Solution, place: int, count: int) -> Solution:
     def one(t: Tensor) -> Tensor:
         return t.reshape(solution.status.numel(), t.shape[-1])[place].expand(count, -1)
 
-    return replace(solution, x=one(solution.x), z=one(solution.z), s=one(solution.s))
+    return replace(solution, canonical_x=one(solution.canonical_x), z=one(solution.z), s=one(solution.s))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor
 
 from dcl.errors import InputError
+from dcl.frontends.arguments import check_known
 from dcl.programs import sweep as sweeping
 from dcl.programs.model import model_of
 from dcl.programs.names import Array, Key, Values, find
@@ -69,7 +70,9 @@ class ParametricProgram:
         on_failure: str = "raise",
         on_degenerate: str = "warn",
         reduce: bool = True,
+        **unknown: Never,
     ) -> None:
+        check_known("ParametricProgram", ParametricProgram.__init__, unknown)
         self._model = model_of(
             problem,
             solver=solver,

@@ -27,8 +27,18 @@ if TYPE_CHECKING:
 class Sweep:
     """The rows of a sweep. `sweep[x]` or `sweep["x"]`: a variable, (rows, *shape), NaN where a row has no solution.
 
-    parameters: by name, (rows, *shape) where swept, (*shape) where not.  gradient: by parameter, what `gradient` asked for,
-    (rows, *shape), NaN where a row has no solution; empty if nothing was asked for.
+    Attributes:
+        parameters: by name, (rows, *shape) where swept, (*shape) where not.
+        gradient: by parameter, what `gradient` asked for, (rows, *shape), NaN where a row has no solution; empty if nothing was
+            asked for.
+
+    Example:
+        >>> import cvxpy as cp, numpy as np, dcl
+        >>> x, t = cp.Variable(name="x"), cp.Parameter(name="t")
+        >>> program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.square(x - t)), [x <= 2]))
+        >>> sweep = program.sweep({"t": np.linspace(0.0, 4.0, 5)}, gradient="value")
+        >>> sweep["x"].round(6)[1:].tolist(), sweep.gradient["t"].round(6)[3:].tolist(), bool(sweep.ok.all())
+        ([1.0, 2.0, 2.0, 2.0], [2.0, 4.0], True)
     """
 
     model: Model

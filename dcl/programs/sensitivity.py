@@ -50,6 +50,14 @@ class Sensitivity:
     """Effects, those that move the solution most first (then the value), and the constraints that bind; `print` it.
 
     failed: why there is no solution, whose effects are NaN; "" where there is one.
+
+    Example:
+        >>> import cvxpy as cp, dcl
+        >>> x, t = cp.Variable(name="x"), cp.Parameter(name="t")
+        >>> program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.square(x - 3 * t)), [x <= 6]))
+        >>> (effect,) = program.solve(t=1.0).sensitivity()
+        >>> effect.name, round(effect.solution, 6), effect.most
+        ('t', 3.0, 'x')
     """
 
     effects: tuple[Effect, ...]

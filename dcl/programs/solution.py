@@ -41,6 +41,19 @@ class ProgramSolution:
     `solution[x]` or `solution["x"]` is the value of a variable, (*batch, *shape); NaN where there is none.
 
     parameters: the values it was solved for.  axes: the labels that pandas objects among them had.
+
+    Example:
+        >>> import cvxpy as cp, dcl
+        >>> x, t = cp.Variable(2, name="x"), cp.Parameter(2, name="t")
+        >>> nonnegative = x >= 0
+        >>> program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [nonnegative]))
+        >>> solution = program.solve(t=[1.0, -2.0])
+        >>> solution.status.name, round(solution.value, 6)
+        ('OPTIMAL', 4.0)
+        >>> solution["x"][0].round(6), solution.dual(nonnegative)[1].round(6)
+        (np.float64(1.0), np.float64(4.0))
+        >>> solution.value_gradient()["t"][1].round(6), solution.jacobian(x, wrt=t)[0, 0].round(6)
+        (np.float64(-4.0), np.float64(1.0))
     """
 
     model: Model
@@ -185,7 +198,7 @@ class ProgramSolution:
         Where multipliers or solution are not unique the value has a kink, and `dcl.DegenerateWarning` says so.
         """
         model, wanted = self.model, self._wanted(wrt)
-        if isinstance(self.known.mu, Tensor):
+        if isinstance(self.known._mu, Tensor):
             place = len(model.variables) + len(model.duals)
             one = {place: torch.ones(self.batch, dtype=torch.float64)}
             found = derivatives.pulled(model, self._tensors, self.known, one, wanted)

@@ -124,7 +124,7 @@ def _context(model: Model, tensors: Sequence[Tensor]) -> Any:
 def _cotangents(model: Model, gradient: object) -> dict[int, Tensor]:
     if gradient is None:
         return {}
-    if gradient == "value":
+    if isinstance(gradient, str) and gradient == "value":  # a CVXPY object would make an expression of ==
         return {len(model.variables) + len(model.duals): torch.ones((), dtype=torch.float64)}
     if not isinstance(gradient, Mapping):
         raise InputError('gradient must be "value", or a dict {variable: weights}', argument="gradient")
@@ -196,7 +196,7 @@ def _by_joblib(
 ) -> Iterator[tuple[int, Chunk]]:
     """The chunks as the workers of a backend of joblib finish them."""
     if find_spec("joblib") is None:
-        raise UnsupportedError('backend needs joblib: pip install "dcl[programs]"')
+        raise UnsupportedError('backend needs joblib: pip install "dcl-layers[programs]"')
     import joblib
 
     count = workers or joblib.cpu_count()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dcl.errors import DegenerateWarning
+from dcl.errors import DegenerateWarning, level_of_caller
 from dcl.implicit.folding import Fold
 from dcl.implicit.primitive import primitive
 from dcl.smooth.large import conjugate_gradients
@@ -46,7 +46,7 @@ class CgSolve(Function):
                 f"conjugate gradients reached a relative residual of {float(out.residual.max()):.1e} after {out.steps} "
                 f"products with the Hessian in instances {bad[:8]}: their gradients have few correct digits",
                 DegenerateWarning,
-                stacklevel=2,
+                stacklevel=level_of_caller(),
             )
         return out.w
 

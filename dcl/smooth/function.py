@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from dcl.errors import DtypeError, InputError
 from dcl.frontends.batching import Batching
 from dcl.program import dense_structure
 from dcl.smooth.program import SmoothProgram
-from dcl.smooth.reach import check_graph, check_layers
+from dcl.smooth.reach import check_graph, check_layers, reached, works_in
 from dcl.torch_modes import first_instance, outside_of_transforms
 
 Function = Callable[..., Tensor]
@@ -285,6 +286,9 @@ def _try(
             try:
                 out, again = (evaluate(k, x, *leaves) for _ in range(2))
             except (RuntimeError, TypeError) as error:
+                dtype = works_in(partial(evaluate, k), x, leaves)
+                if dtype is not None:
+                    raise _of_another_precision(one, dtype) from None
                 alone = (
                     ""
                     if any(mapped)
@@ -298,6 +302,19 @@ def _try(
             if record and out.numel():
                 check_graph(one.name, one.function, out, [x, *leaves])
     return rows
+
+
+def _of_another_precision(one: Part, dtype: torch.dtype) -> InputError:
+    """The error for a function that works in this dtype only; it names the tensors of that dtype within its reach."""
+    tensors = [name for name, thing in reached(one.function) if isinstance(thing, Tensor) and thing.dtype == dtype]
+    names = ", ".join(map(repr, dict.fromkeys(tensors)))
+    short = str(dtype).removeprefix("torch.")
+    found = f"it uses {names} in {short}" if names else f"it makes or loads tensors in {short}"
+    return InputError(
+        f"{one.name} works in {short} only: {found}, while y and the parameters are in float64 inside. Pass these tensors as "
+        f"parameters, {one.name}(y, *params), or convert them with .double(); a network as the {one.name} itself is converted",
+        argument=one.name,
+    )
 
 
 def _check_result(one: Part, x: Tensor, out: Any, again: Any, *, scalar: bool) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -22,6 +23,7 @@ from dcl.torch_modes import is_wrapped
 _DEPTH = 4
 # Longer containers are data, not places where a network is kept.
 _LONGEST = 1000
+_LOWER = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def reached(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
@@ -87,6 +89,17 @@ def _call_of(thing: Any) -> Iterator[tuple[str, Any]]:
 
 def _dot(name: str, key: str) -> str:
     return ".".join(part for part in (name, key) if part)
+
+
+def works_in(call: Callable[..., Any], x: Tensor, theta: Sequence[Tensor]) -> torch.dtype | None:
+    """The lower precision in which call(x, *theta), which has failed in float64, works; None if there is none."""
+    for dtype in _LOWER:
+        try:
+            call(*(t.detach().to(dtype) if t.dtype.is_floating_point else t for t in (x, *theta)))
+        except (RuntimeError, TypeError):
+            continue
+        return dtype
+    return None
 
 
 def check_layers(argument: str, function: Callable[..., Any], passed: Iterable[Tensor]) -> None:

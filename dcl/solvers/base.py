@@ -33,7 +33,13 @@ ALL_CONES = ORTHANTS | {"second_order", "semidefinite", "exponential", "power"}
 
 
 class Claim(IntEnum):
-    """What a solver says of one instance. It is checked before it becomes a `dcl.Status`."""
+    """What a solver says of one instance. It is checked before it becomes a `dcl.Status`.
+
+    Example:
+        >>> from dcl.solvers import Claim
+        >>> Claim(0).name
+        'SOLVED'
+    """
 
     SOLVED = 0
     PRIMAL_INFEASIBLE = 1
@@ -50,6 +56,14 @@ class HostProgram:
     P, A: values (., n, n), (., m, n) where the pattern is dense, (., nnz) where it is sparse; then P_index, A_index are
     (rows, cols).  q (., n), b (., m).  Rows of A: `zeros` rows of the zero cone first, then nonnegative rows, then those
     of `cones`, the blocks that are no orthants.
+
+    Example:
+        >>> import numpy as np
+        >>> from dcl.solvers import Clarabel, HostProgram, Iterates
+        >>> P, A = np.eye(2)[None], -np.eye(2)[None]  # minimize 1/2 |x|^2 + q'x  subject to  x >= 0, one instance
+        >>> program = HostProgram(n=2, m=2, zeros=0, batch=1, P=P, q=np.array([[-1.0, 3.0]]), A=A, b=np.zeros((1, 2)))
+        >>> program.nonnegatives
+        2
     """
 
     n: int
@@ -76,6 +90,16 @@ class Iterates:
 
     On the claim PRIMAL_INFEASIBLE z holds the certificate (z in K*, A'z = 0, b'z < 0), on DUAL_INFEASIBLE x holds it
     (Px = 0, -Ax in K, q'x < 0), unscaled as the solver gave it.  NaN where the solver gave nothing.
+
+    Example:
+        >>> import numpy as np
+        >>> from dcl.solvers import Clarabel, HostProgram, Iterates
+        >>> P, A = np.eye(2)[None], -np.eye(2)[None]  # minimize 1/2 |x|^2 + q'x  subject to  x >= 0, one instance
+        >>> program = HostProgram(n=2, m=2, zeros=0, batch=1, P=P, q=np.array([[-1.0, 3.0]]), A=A, b=np.zeros((1, 2)))
+        >>> out = Iterates.empty(batch=1, n=2, m=2)
+        >>> Clarabel().solve(program, [0], out)
+        >>> out.x.round(6).tolist(), (out.z.round(6) + 0.0).tolist()
+        ([[1.0, 0.0]], [[0.0, 3.0]])
     """
 
     x: Array
@@ -120,6 +144,12 @@ class AbstractSolver(ABC):
     finds_center: an interior-point method for all cones of which it was measured that it ends near the center of the solutions.
     gives_certificates: claims of infeasibility come with one.  limits_time: `time_limit` is honored.
     tolerances: names of the options that say how accurate a point has to be.
+
+    Example:
+        >>> import dcl
+        >>> solver = dcl.solvers.Clarabel(eps=1e-9, time_limit=2.0)
+        >>> solver.name, solver.eps, solver.warm_starts, "exponential" in solver.cones
+        ('CLARABEL', 1e-09, False, True)
     """
 
     eps: float | None = None

@@ -79,6 +79,11 @@ class Choice:
     threads: int | None = None
     ignored: tuple[str, ...] = ()
 
+    @property
+    def is_verbose(self) -> bool:
+        """Was it asked to print?"""
+        return bool(self.options.get("verbose")) if self.solver is None else self.solver.verbose
+
     def order(self, structure: Structure, P_is_zero: bool) -> tuple[AbstractSolver, ...]:
         """The solvers to try on programs of this structure, first to last. Law: their types are distinct.
 
@@ -200,9 +205,9 @@ def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
         return None
     kind = _SOLVERS.get(upper) or _ALIASES.get(upper)
     if kind is None:
-        valid = ", ".join([*_SOLVERS, *_ALIASES, *_AUTOMATIC])
         raise OptionError(
-            f"unknown solver {name!r}; valid names: {valid}, or an object such as dcl.solvers.Clarabel()",
+            f"unknown solver {name!r}; valid names: {', '.join(_SOLVERS)}, or an object such as dcl.solvers.Clarabel(); "
+            "None lets dcl choose",
             argument=argument,
         )
     return kind

@@ -45,7 +45,14 @@ _MOST = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Clarabel(AbstractSolver):
-    """Clarabel. eps, or its synonym tol, is its tolerance on residuals and duality gap, relative and absolute."""
+    """Clarabel. eps, or its synonym tol, is its tolerance on residuals and duality gap, relative and absolute.
+
+    Example:
+        >>> import torch, dcl
+        >>> layer = dcl.QPLayer(dcl.solvers.Clarabel(eps=1e-9))
+        >>> layer(torch.eye(2), torch.tensor([-1.0, 3.0]), lb=0.0, ub=1.0).x.round(decimals=6) + 0.0
+        tensor([1., 0.])
+    """
 
     tol: float | None = None
 

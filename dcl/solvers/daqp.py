@@ -49,6 +49,12 @@ class Daqp(AbstractSolver):
     """DAQP. eps is the violation of a row that it tolerates (primal_tol); it has no output for `verbose` to show.
 
     dual_tol: sign violation of a multiplier that it tolerates (1e-12).
+
+    Example:
+        >>> import torch, dcl
+        >>> layer = dcl.QPLayer(dcl.solvers.Daqp(max_iters=500))
+        >>> layer(torch.eye(2), torch.tensor([-1.0, 3.0]), lb=0.0, ub=1.0).x.round(decimals=6) + 0.0
+        tensor([1., 0.])
     """
 
     dual_tol: float | None = None

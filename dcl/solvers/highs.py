@@ -46,7 +46,14 @@ def _claims() -> dict[Any, Claim]:
 
 @dataclass(frozen=True, kw_only=True)
 class Highs(AbstractSolver):
-    """HiGHS. eps is its tolerance on the violation of rows and of the signs of multipliers."""
+    """HiGHS. eps is its tolerance on the violation of rows and of the signs of multipliers.
+
+    Example:
+        >>> import torch, dcl
+        >>> layer = dcl.QPLayer(dcl.solvers.Highs(time_limit=2.0))
+        >>> layer(None, torch.tensor([-1.0, 3.0]), lb=0.0, ub=1.0).x.round(decimals=6) + 0.0
+        tensor([1., 0.])
+    """
 
     name: ClassVar[str] = "HIGHS"
     package: ClassVar[str] = "highspy"

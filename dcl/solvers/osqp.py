@@ -35,6 +35,12 @@ class Osqp(AbstractSolver):
     """OSQP. eps is its eps_abs and eps_rel.
 
     rho: its first penalty (0.1).  polishing: end with a solve of the active-set system.
+
+    Example:
+        >>> import torch, dcl
+        >>> layer = dcl.QPLayer(dcl.solvers.Osqp(eps=1e-9))
+        >>> layer(torch.eye(2), torch.tensor([-1.0, 3.0]), lb=0.0, ub=1.0).x.round(decimals=6) + 0.0
+        tensor([1., 0.])
     """
 
     rho: float | None = None

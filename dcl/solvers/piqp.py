@@ -43,7 +43,14 @@ def _claims() -> dict[Any, Claim]:
 
 @dataclass(frozen=True, kw_only=True)
 class Piqp(AbstractSolver):
-    """PIQP. eps is its tolerance on residuals and duality gap, relative and absolute."""
+    """PIQP. eps is its tolerance on residuals and duality gap, relative and absolute.
+
+    Example:
+        >>> import torch, dcl
+        >>> layer = dcl.QPLayer(dcl.solvers.Piqp(eps=1e-9))
+        >>> layer(torch.eye(2), torch.tensor([-1.0, 3.0]), lb=0.0, ub=1.0).x.round(decimals=6) + 0.0
+        tensor([1., 0.])
+    """
 
     name: ClassVar[str] = "PIQP"
     package: ClassVar[str] = "piqp"

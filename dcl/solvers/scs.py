@@ -47,7 +47,14 @@ def _claims() -> dict[Any, Claim]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scs(AbstractSolver):
-    """SCS. eps is its eps_abs and eps_rel."""
+    """SCS. eps is its eps_abs and eps_rel.
+
+    Example:
+        >>> import torch, dcl
+        >>> layer = dcl.QPLayer(dcl.solvers.Scs(eps=1e-9))
+        >>> layer(torch.eye(2), torch.tensor([-1.0, 3.0]), lb=0.0, ub=1.0).x.round(decimals=6) + 0.0
+        tensor([1., 0.])
+    """
 
     name: ClassVar[str] = "SCS"
     package: ClassVar[str] = "scs"

@@ -19,6 +19,7 @@ from cvxpy.utilities.debug_tools import build_non_disciplined_error_msg
 
 from dcl.errors import DppError, InputError, UnsupportedError
 from dcl.frontends.cvxpy.labels import describe_constraint, shorten
+from dcl.frontends.cvxpy.remedies import remedy
 
 _UNSUPPORTED = ("complex", "imag", "hermitian", "boolean", "integer")
 _UNSUPPORTED_GP = ("sparsity", "diag", "PSD", "NSD")
@@ -55,7 +56,8 @@ def check_discipline(problem: cp.Problem, *, gp: bool) -> None:
     if is_dpp and not misplaced:
         return
     others = [] if is_dpp else [line for line in _offenders(problem, context) if not _is_said(line, misplaced)]
-    help_ = "\n".join([_QUAD_FORM_HELP] * bool(misplaced) + [_DPP_HELP] * bool(others))
+    ways = [] if is_dpp else [f"Here: {way}." for way in dict.fromkeys(_remedies(problem, context))]
+    help_ = "\n".join([_QUAD_FORM_HELP] * bool(misplaced) + [_DPP_HELP] * bool(others) + ways)
     found = "\n".join([*misplaced, *others])
     raise DppError(f"the problem is {kind} but not DPP:\n{found}\n{help_}", argument="problem")
 
@@ -111,6 +113,16 @@ def _offenders(problem: cp.Problem, context: str) -> Iterator[str]:
     for variable in problem.variables():
         if not variable.is_dpp(context):
             yield f"  the bounds of variable {variable.name()}"
+
+
+def _remedies(problem: cp.Problem, context: str) -> Iterator[str]:
+    """What to write instead, for each expression for which that is known."""
+    parts = [(problem.objective, scopes.quad_form_dpp_scope), *((constraint, ExitStack) for constraint in problem.constraints)]
+    for place, (part, scope) in enumerate(parts):
+        for node in (node for root in part.args for node in _smallest(root, context, scope)):
+            way = remedy(node, is_objective=place == 0)
+            if way is not None:
+                yield way
 
 
 def _lines(

@@ -142,6 +142,11 @@ class CanonicalForm:
         """Are P and A stored as full matrices, (B, m, n), or by their nonzeros, (B, nnz)?"""
         return isinstance(self.structure.A, DensePattern)
 
+    def parameters_of(self, part: AffineMap) -> frozenset[int]:
+        """Positions of the parameters, or of their logarithms, that one of the maps depends on."""
+        count = len(self.domains)
+        return frozenset(p if p < count else self.logs[p - count] for p in part.touching)
+
     def flatten(self, value: Tensor, p: int) -> Tensor:
         """Tensor (..., *shape_p) of parameter p as theta_p (B, size_p), B the product of the leading sizes."""
         flat = flatten_columns(value, self.domains[p].shape)
