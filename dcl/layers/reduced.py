@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dcl.core import dense
 from dcl.layers.cone_systems import Conic, Smooth, conic, smoothed
-from dcl.layers.reduced_core import AbstractSystem, dualized, primal
+from dcl.layers.reduced_core import AbstractSystem, celled, dualized, primal
 from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.measure import Measured, given
@@ -77,7 +77,8 @@ class Factored:
         x, z = self.t.back(u, w, e, g)
         cuts, at_cap = self.reduction.cuts, self.system.at_cap
         if cuts is not None:
-            left = (sides - Full(self.t.A).times(u))[:, cuts.rows] / cuts.alpha
+            general = Full(self.t.A)
+            left = (sides[:, : general.shape[0]] - general.times(u))[:, cuts.rows] / cuts.alpha
             x[:, cuts.pivots] += torch.where(at_cap, left, 0.0)
             z[:, cuts.pivots] = torch.where(at_cap, 0.0, z[:, cuts.pivots])
         return x, z
@@ -100,8 +101,9 @@ def parts(reduction: Reduction, g: Tensor, h: Tensor) -> tuple[tuple[Tensor, Ten
 
 
 def _transposed(t: Eliminated, w: Tensor) -> Tensor:
-    """A''w of the reduced rows."""
-    return Full(t.A).transposed(w)
+    """A''w of the reduced rows, without bounds."""
+    general = Full(t.A)
+    return general.transposed(w[:, : general.shape[0]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +165,7 @@ def solve(
     g, h = sides.split(reduction.before, -1)
     (g_left, g_terms), (h_left, h_terms) = parts(reduction, g, h)
     first, right, e = t.right_side(g_left, h_left)
+    programs = given(reduction.P, reduction.A, thetas, g, h, reduction.cone)
     cuts, terms = reduction.cuts, reduction.terms
     if terms is not None:
         system: AbstractSystem = smoothed(
@@ -174,14 +177,17 @@ def solve(
         system = primal(reduction, t, first, right, batch, mu=mu, start=start, threads=threads)
     else:
         cap = g[:, cuts.pivots] / cuts.alpha
-        system = dualized(reduction, t, cuts, cap, first, right, batch, threads=threads)
+        if cuts.in_dual:
+            system = dualized(reduction, t, cuts, cap, first, right, batch, threads=threads)
+        else:
+            size = programs.objective
+            system = celled(reduction, t, cuts, cap, size, first, right, batch, threads=threads)
     factored = Factored(reduction, t, system)
     x, z = factored.completed(system.x, system.w, right, e, g_left)
     slack = None
     if isinstance(system, Conic | Smooth):
         x, z, slack = _with_cones(reduction, system, x, z, h_terms)
     strong = factored.strong(z) if mu is None else reduction.equations.unsqueeze(0)
-    programs = given(reduction.P, reduction.A, thetas, g, h, reduction.cone)
     found = programs.measure(x, z, strong, mu, threads, slack)
     status = system.status
     certified = status == 0

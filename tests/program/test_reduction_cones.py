@@ -223,7 +223,7 @@ def test_certified_is_optimal_and_exact(name, scale):
     x, z = kept.point()
     pairs = list(zip(layer._form.extract(x, z), outputs, strict=True))
     if kept.is_regular:  # else a row that has defined a variable is slack, and that variable is one of many
-        pairs += [(x, solution.canonical_x), (z, solution.canonical_z)]
+        pairs += [(x, solution.canonical_x), (z, solution.z)]
     for one, other in ((a[certified].flatten(1), b.flatten(1)) for a, b in pairs):
         assert float(((one - other).abs().amax(-1) / (1.0 + other.abs().amax(-1))).max()) <= POINT
 
