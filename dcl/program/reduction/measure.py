@@ -115,8 +115,8 @@ def given(
     P: Nonzeros, A: Nonzeros, thetas: Sequence[Tensor], g: Tensor, b: Tensor, cone: Tensor | None = None
 ) -> Given:
     """The programs for thetas[p] (B or 1, size_p), g = -q and b."""
-    maps = (t.map.numbers(thetas).contiguous() for t in (P, A))
-    return Given(P, A, *maps, (-g).contiguous(), b.contiguous(), cone)
+    of_P, of_A = (t.map.numbers(thetas).contiguous() for t in (P, A))
+    return Given(P, A, of_P, of_A, (-g).contiguous(), b.contiguous(), cone)
 
 
 def _pair(t: Tensor | None) -> tuple[int, int]:
