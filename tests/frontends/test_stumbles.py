@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import cvxpy as cp
@@ -16,6 +17,7 @@ import torch
 import dcl
 import dcl.compat.qpth
 from dcl import core
+from dcl.cli.main import main
 
 F64 = {"dtype": torch.float64}
 P, Q = torch.eye(2, **F64), torch.tensor([-1.0, -3.0], **F64)
@@ -143,8 +145,6 @@ def test_dir_shows_the_public_names() -> None:
     code = """
 import sys
 import dcl
-import dcl.compat.qpth
-from dcl import core
 assert not {"torch", "cvxpy", "clarabel", "scs", "osqp", "numpy"} & set(sys.modules), sorted(sys.modules)
 assert dir(dcl) == sorted([*dcl.__all__, "__version__"])
 dcl.QPLayer, dcl.compare_gradients, dcl.info()
@@ -529,3 +529,50 @@ def test_a_solution_shows_its_values() -> None:
     layer, _ = layer_of()
     text = repr(layer.solve(torch.tensor([0.5, 0.5], **F64), 1.0))
     assert re.search(r"  x = \[0\.5, 0\.5\]\n  value = -?0\.$", text)
+
+
+COMPARED = """
+import cvxpy as cp
+x, t, s = cp.Variable(2, name="x"), cp.Parameter(2, name="t"), cp.Parameter(name="s")
+problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.sum(x) == s])
+parameters, variables = [t, s], [x]
+"""
+
+
+def test_compare_takes_values_as_a_dict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "program.py"
+    for values in ('{"s": 1.0, "t": [0.2, 0.5]}', "{s: 1.0, t: [0.2, 0.5]}", "[[0.2, 0.5], 1.0]"):
+        file.write_text(COMPARED + f"values = {values}\n", encoding="utf-8")
+        assert main(["compare", str(file), "--mu", "1e-3"]) == 0
+        assert "gradient in t, s: 3 entries" in capsys.readouterr().out
+    for values, words in (
+        ('{"s": 1.0}', "values has s; the parameters are t, s"),
+        ("[1.0]", "values must be a list of 2, or a dict by parameter or name"),
+        ("1 / 0", f"{file}, line 6: ZeroDivisionError: division by zero"),
+    ):
+        file.write_text(COMPARED + f"values = {values}\n", encoding="utf-8")
+        assert main(["compare", str(file)]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_points_of_a_sweep_are_named_in_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(COMPARED + "t.value, s.value = [0.2, 0.5], 1.0\n", encoding="utf-8")
+    assert main(["sweep", str(file), "--over", "s=1:2"]) == 2
+    assert "--over s=1:2: give START:STOP:COUNT" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["sweep", str(file), "--over", "s"])
+    assert "must be NAME=POINTS, as in gamma=0:1:50, not 's'" in capsys.readouterr().err
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "docs" / "examples").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
+def test_example_scripts_have_help(script: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "FILE.png" in done.stdout
