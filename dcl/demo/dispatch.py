@@ -114,8 +114,8 @@ class Dense(nn.Module):
 
     def forward(self, slips: Tensor) -> Tensor:
         """Shipments (days, CUSTOMERS) for slips (days, CUSTOMERS, 64)."""
-        shipments: Tensor = self.mean + self.head((self.reader(slips) - 4.5) / 3.0)
-        return shipments
+        shipped: Tensor = self.mean + self.head((self.reader(slips) - 4.5) / 3.0)
+        return shipped
 
 
 def fit(model: nn.Module, past: Days, steps: int, rate: float, decay: float, tick: Callable[[], object]) -> None:

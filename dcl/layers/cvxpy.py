@@ -334,7 +334,9 @@ class CvxpyLayer(AbstractLayer):
         entries = [not output.dual for output in form.outputs]
         for place in self._values:
             entries.insert(place, False)
-        return Linear({str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x])
+        return Linear(
+            {str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x]
+        )
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

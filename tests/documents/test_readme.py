@@ -81,7 +81,9 @@ def test_the_distribution_is_not_that_of_somebody_else() -> None:
     files = [ROOT / "pyproject.toml", *PAGES, *(ROOT / "dcl").rglob("*.py"), *(ROOT / "docs").rglob("*.py")]
     name = r"(?<![\w/.-])dcl"  # but not a path that ends so
     for file in files:
-        found = re.findall(rf"{name}\[[a-z,]+\]|pip install [^`\n&,]*{name}(?![\w/.-])", file.read_text(encoding="utf-8"))
+        found = re.findall(
+            rf"{name}\[[a-z,]+\]|pip install [^`\n&,]*{name}(?![\w/.-])", file.read_text(encoding="utf-8")
+        )
         assert found == [], f"{file}: {found}"
 
 

@@ -250,7 +250,9 @@ def test_a_function_that_is_in_single_precision_says_what_to_do() -> None:
     for names, function in functions.items():
         for settings in ({}, {"in_dims": (0, 0)}):
             lead = (3,) if settings else ()
-            with pytest.raises(dcl.InputError, match=rf"objective works in float32 only: .*{names}.*or convert") as caught:
+            with pytest.raises(
+                dcl.InputError, match=rf"objective works in float32 only: .*{names}.*or convert"
+            ) as caught:
                 dcl.argmin(function, y0.expand(*lead, 2), a.expand(*lead, 2), **settings)
             assert "addmv" not in str(caught.value)
             assert caught.value.__suppress_context__
@@ -307,12 +309,30 @@ def test_unknown_arguments_are_told_the_valid_ones() -> None:
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x)))
     data = r"valid: P, q, A, b, G, h, lb, ub, "
     calls: list[tuple[Any, str]] = [
-        (lambda: dcl.QPLayer()(P, Q, lower=0), rf"layer has no argument 'lower' \(did you mean lb\?\); {data}solver_args"),
-        (lambda: dcl.QPLayer().solve(P, Q, ubb=0), rf"layer\.solve has no argument 'ubb' \(did you mean ub\?\); {data}"),
-        (lambda: dcl.solve_qp(P, Q, A_ub=G, b_ub=H), rf"solve_qp has no argument 'A_ub', 'b_ub' .*mean G\?\); {data}solver"),
-        (lambda: dcl.QPLayer(eps=1e-9), r"QPLayer has no argument 'eps'; valid: solver, .*go into solver_args=\{\.\.\.\}"),
-        (lambda: dcl.ConeLayer({"l": 1}, on_fail="nan"), r"ConeLayer has no .*\(did you mean on_failure\?\); valid: cones"),
-        (lambda: dcl.ConeLayer({"l": 1})(P, Q, G, H, lb=0), "layer has no argument 'lb'; valid: P, q, A, b, solver_args"),
+        (
+            lambda: dcl.QPLayer()(P, Q, lower=0),
+            rf"layer has no argument 'lower' \(did you mean lb\?\); {data}solver_args",
+        ),
+        (
+            lambda: dcl.QPLayer().solve(P, Q, ubb=0),
+            rf"layer\.solve has no argument 'ubb' \(did you mean ub\?\); {data}",
+        ),
+        (
+            lambda: dcl.solve_qp(P, Q, A_ub=G, b_ub=H),
+            rf"solve_qp has no argument 'A_ub', 'b_ub' .*mean G\?\); {data}solver",
+        ),
+        (
+            lambda: dcl.QPLayer(eps=1e-9),
+            r"QPLayer has no argument 'eps'; valid: solver, .*go into solver_args=\{\.\.\.\}",
+        ),
+        (
+            lambda: dcl.ConeLayer({"l": 1}, on_fail="nan"),
+            r"ConeLayer has no .*\(did you mean on_failure\?\); valid: cones",
+        ),
+        (
+            lambda: dcl.ConeLayer({"l": 1})(P, Q, G, H, lb=0),
+            "layer has no argument 'lb'; valid: P, q, A, b, solver_args",
+        ),
         (lambda: dcl.CvxpyLayer(problem, [], [x], params=1), "CvxpyLayer has no .*mean parameters.*valid: problem"),
         (lambda: dcl.ArgminLayer(lambda y: y.sum(), ineq=1), "ArgminLayer has no argument 'ineq'; valid: objective"),
         (lambda: dcl.argmin(lambda y: y.sum(), Q, eps=1), "ArgminLayer has no argument 'eps'"),
@@ -334,7 +354,9 @@ def test_a_product_of_parameters_is_told_what_to_write() -> None:
         return str(caught.value).rsplit("Here: ", 1)[1] if "Here: " in str(caught.value) else ""
 
     risk = cp.quad_form(w, Sigma)
-    product = r"take one parameter for the product, Q = cp.Parameter((2, 2), PSD=True); write cp.quad_form(w, Q), and pass "
+    product = (
+        r"take one parameter for the product, Q = cp.Parameter((2, 2), PSD=True); write cp.quad_form(w, Q), and pass "
+    )
     for cost, passed in (
         (gamma * risk - m @ w, "gamma * Sigma"),
         (gamma / 2 * risk, "(gamma / 2.0) * Sigma"),
@@ -383,7 +405,9 @@ def test_a_column_beside_a_batch_is_told_to_be_a_grid(solver: str | None) -> Non
     layer(t[:3], s[:3])
     for other in (s[:, 0], torch.ones(1, 1, **F64), torch.ones(5, 1, 1, **F64)):  # no grid, or one that is meant
         layer_of(solver=solver)[0](t, other)
-    with pytest.warns(dcl.ShapeWarning, match=r"q has shape \(4, 1, 2\) beside h \(4, 1\).* pass q with shape \(4, 2\)"):
+    with pytest.warns(
+        dcl.ShapeWarning, match=r"q has shape \(4, 1, 2\) beside h \(4, 1\).* pass q with shape \(4, 2\)"
+    ):
         result = dcl.QPLayer(solver)(P, Q.expand(4, 1, 2), G=G, h=H.expand(4, 1))
     assert result.x.shape == (4, 4, 2)
 
@@ -493,7 +517,9 @@ def test_a_solution_has_the_variables_by_name() -> None:
     with pytest.raises(dcl.InputError, match=r"the solution has no 'w'; it has y, x, value"):
         solution["w"]
     assert len(solution.canonical_x) > 3  # with the epigraph of abs, and what sum_squares adds
-    with pytest.warns(DeprecationWarning, match=r"Solution\.x goes away: use solution\[\"name\"\].*canonical_x") as told:
+    with pytest.warns(
+        DeprecationWarning, match=r"Solution\.x goes away: use solution\[\"name\"\].*canonical_x"
+    ) as told:
         assert solution.x is solution.canonical_x
     assert told[0].filename == __file__
     for name in ("program", "v", "mu"):
