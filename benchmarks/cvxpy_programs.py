@@ -128,6 +128,32 @@ def _draw_classes(size: int, rng: np.random.Generator) -> Data:
     return {"X": rng.standard_normal((size, _fifth(size))) + 0.3 * _labels(size)[:, None]}
 
 
+def _build_quantile(size: int, scaled: bool) -> Built:
+    """Quantile regression (Koenker and Bassett 1978), quantile 0.3: a linear program."""
+    x = cp.Variable(_fifth(size))
+    residual = cp.Parameter(size, name="b") - cp.Parameter((size, _fifth(size)), name="A") @ x
+    return cp.Problem(cp.Minimize(cp.sum(cp.maximum(0.3 * residual, -0.7 * residual)))), x
+
+
+def _build_wide_lasso(size: int, scaled: bool) -> Built:
+    x, square = _residual(size, 2 * size)
+    return cp.Problem(cp.Minimize(0.5 * square + 0.2 * size * cp.norm1(x))), x
+
+
+# Networks
+
+
+def _build_relu(size: int, scaled: bool) -> Built:
+    """max(W x + b, 0) of one layer.  W x is a product of parameters, so a variable stands for W."""
+    y, V = cp.Variable(size), cp.Variable((size, size))
+    W, x, b = cp.Parameter((size, size), name="W"), cp.Parameter(size, name="x"), cp.Parameter(size, name="b")
+    return cp.Problem(cp.Minimize(cp.sum_squares(y - V @ x - b)), [_at_least(y, 0.0, scaled), V == W]), y
+
+
+def _draw_relu(size: int, rng: np.random.Generator) -> Data:
+    return {"W": rng.standard_normal((size, size)), "x": rng.standard_normal(size), "b": rng.standard_normal(size)}
+
+
 # Decisions
 
 
@@ -237,6 +263,21 @@ FAMILIES = {
     "ridge": Family("ridge, A {size} x {columns}", ("A", "b"), _build_ridge, _draw_regression(_fifth), columns=_fifth),
     "tv": Family("total variation, n {size}", ("y",), _build_tv, _draw_tv),
     "svm": Family("SVM, X {size} x {columns}", ("X",), _build_svm, _draw_classes, columns=_fifth, bounds=True),
+    "quantile": Family(
+        "quantile regression, A {size} x {columns}",
+        ("A", "b"),
+        _build_quantile,
+        _draw_regression(_fifth),
+        columns=_fifth,
+    ),
+    "wide_lasso": Family(
+        "lasso, A {size} x {columns}",
+        ("A", "b"),
+        _build_wide_lasso,
+        _draw_regression(lambda size: 2 * size),
+        columns=lambda size: 2 * size,
+    ),
+    "relu": Family("ReLU, W {size} x {size}", ("W", "x", "b"), _build_relu, _draw_relu, bounds=True),
     "logistic": Family("logistic, X {size} x {columns}", ("X",), _build_logistic, _draw_classes, columns=_fifth),
     "portfolio": Family(
         "portfolio, n {size}, {columns} factors",

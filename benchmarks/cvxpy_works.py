@@ -45,6 +45,9 @@ LONG: dict[str, dict[int, tuple[int, ...]]] = {
     "ridge": {50: (1, 32)},
     "tv": {100: (1, 16), 1000: (1, 8)},
     "svm": {50: (1, 32)},
+    "quantile": {50: (1, 32)},
+    "wide_lasso": {25: (1, 32)},
+    "relu": {20: (1, 32)},
     "logistic": {50: (1, 16)},
     "portfolio": {50: (1, 64)},
     "mpc": {10: (1, 64), 20: (1, 16), 50: (1, 8, 16)},
@@ -55,7 +58,16 @@ LONG: dict[str, dict[int, tuple[int, ...]]] = {
     "ot": {8: (1, 32)},
     "entropy": {10: (1, 64), 50: (1, 16)},
 }
-_SMALL = {"ls_simplex": 20, "lasso": 15, "ridge": 15, "tv": 12, "svm": 15, "logistic": 15, "portfolio": 10}
+_SMALL = {
+    "ls_simplex": 20,
+    "lasso": 15,
+    "ridge": 15,
+    "tv": 12,
+    "svm": 15,
+    "quantile": 15,
+    "logistic": 15,
+    "portfolio": 10,
+}
 _SMALL |= {"flow": 8, "flow_redundant": 8}
 SHORT = {family: {_SMALL.get(family, 4): (1, 4)} for family in LONG}
 

@@ -54,11 +54,11 @@ def lasso(rng: np.random.Generator) -> Case:
 
 
 def wide_lasso(rng: np.random.Generator) -> Case:
-    """P' is singular for all parameters: the rows of the epigraphs stay."""
+    """P' is singular for all parameters."""
     m, n = 6, 9
     x, A, b = cp.Variable(n), cp.Parameter((m, n)), cp.Parameter(m)
     problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(A @ x - b) + 0.5 * cp.norm1(x)))
-    return Case(problem, [A, b], [x], [rng.standard_normal((BATCH, m, n)), rng.standard_normal((BATCH, m))], None)
+    return Case(problem, [A, b], [x], [rng.standard_normal((BATCH, m, n)), rng.standard_normal((BATCH, m))], (n, n, 0))
 
 
 def tv(rng: np.random.Generator) -> Case:
@@ -78,7 +78,7 @@ def huber_like(rng: np.random.Generator) -> Case:
         [y, c],
         [x],
         [rng.standard_normal((BATCH, n)), rng.standard_normal((BATCH, n))],
-        None,
+        (n - 1, 2 * n, 0),
     )
 
 
@@ -132,7 +132,7 @@ def svm(rng: np.random.Generator) -> Case:
     w, offset, X = cp.Variable(n), cp.Variable(), cp.Parameter((m, n))
     hinge = cp.sum(cp.pos(1 - cp.multiply(labels, X @ w + offset)))
     problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(w) + hinge))
-    return Case(problem, [X], [w], [rng.standard_normal((BATCH, m, n)) + 0.5 * labels[:, None]], None)
+    return Case(problem, [X], [w], [rng.standard_normal((BATCH, m, n)) + 0.5 * labels[:, None]], (n + 1, m, 0))
 
 
 def quantile(rng: np.random.Generator) -> Case:
@@ -140,7 +140,27 @@ def quantile(rng: np.random.Generator) -> Case:
     x, A, b = cp.Variable(n), cp.Parameter((m, n)), cp.Parameter(m)
     r = A @ x - b
     problem = cp.Problem(cp.Minimize(cp.sum(cp.maximum(0.3 * r, -0.7 * r)) + 0.05 * cp.sum_squares(x)))
-    return Case(problem, [A, b], [x], [rng.standard_normal((BATCH, m, n)), rng.standard_normal((BATCH, m))], None)
+    return Case(problem, [A, b], [x], [rng.standard_normal((BATCH, m, n)), rng.standard_normal((BATCH, m))], (n, m, 0))
+
+
+def median(rng: np.random.Generator) -> Case:
+    """Least absolute residuals, a linear program, with a bound on x beside it."""
+    m, n = 15, 3
+    x, A, b = cp.Variable(n), cp.Parameter((m, n)), cp.Parameter(m)
+    problem = cp.Problem(cp.Minimize(cp.norm1(A @ x - b)), [x <= 0.2, cp.sum(x) >= -1.0])
+    return Case(
+        problem, [A, b], [x], [rng.standard_normal((BATCH, m, n)), rng.standard_normal((BATCH, m))], (n, m + 1, n)
+    )
+
+
+def relu(rng: np.random.Generator) -> Case:
+    """max(W x + b, 0), where a variable stands for W, since W x is a product of parameters."""
+    n = 4
+    y, V = cp.Variable(n), cp.Variable((n, n))
+    W, x, b = cp.Parameter((n, n)), cp.Parameter(n), cp.Parameter(n)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(y - V @ x - b)), [y >= 0, V == W])
+    values = [rng.standard_normal((n, n)), rng.standard_normal((BATCH, n)), rng.standard_normal(n)]
+    return Case(problem, [W, x, b], [y], values, (n, 0, n))
 
 
 def flow(rng: np.random.Generator) -> Case:
@@ -256,6 +276,8 @@ CASES: dict[str, Callable[[np.random.Generator], Case]] = {
         mpc_with_states_bounded,
         svm,
         quantile,
+        median,
+        relu,
         flow,
         flow_with_redundant_row,
         aliases,

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from dcl.compare.advice import advise
-from dcl.compare.points import Diagnosis, PointDiagnosis
+from dcl.compare.points import Diagnosis, PointDiagnosis, Sizes
 from dcl.compare.probes import nearby_mu, zero_in
 from dcl.compare.subject import Layer, bind, called, has_engine, with_engine, with_settings
 from dcl.compare.unique import uniqueness
+from dcl.cones.by_rows import exact_instances
 from dcl.errors import InputError
 from dcl.layers.argmin import ArgminLayer
+from dcl.layers.cvxpy import CvxpyLayer
 from dcl.outcome.messages import AbstractCallContext, conflict, entry, named
 from dcl.outcome.solution import Solution
 from dcl.point import Point
@@ -67,11 +69,11 @@ def diagnose(
         solution, context = _of_cones(twin, tensors, mu)
     else:
         raise InputError(f"diagnose takes a layer of dcl, got {type(layer).__name__}", argument="layer")
+    sizes = _sizes(twin, solution)
     if not solution.status.numel():
-        return Diagnosis((), context.batch_shape)
-    return Diagnosis(
-        tuple(_advised(_points(solution, context), twin, tensors, context.batch_shape)), context.batch_shape
-    )
+        return Diagnosis((), context.batch_shape, sizes)
+    points = _advised(_points(solution, context), twin, tensors, context.batch_shape)
+    return Diagnosis(tuple(points), context.batch_shape, sizes)
 
 
 Found = tuple[Solution, AbstractCallContext]
@@ -84,6 +86,13 @@ def _of_cones(layer: Layer, tensors: Sequence[Tensor | None], mu: float | Tensor
     if spy.context is None:
         raise InputError("the layer did not ask for a solution", argument="layer")
     return solution, spy.context
+
+
+def _sizes(layer: Layer, solution: Solution) -> Sizes:
+    structure = solution._program.structure
+    exact = not isinstance(solution._mu, Tensor)
+    reduction = layer._reduction(exact) if isinstance(layer, CvxpyLayer) else None
+    return Sizes(structure.n, structure.m, None if reduction is None else reduction.after)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,14 +142,14 @@ def _advised(
 def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagnosis]:
     program, v, mu = solution._program, solution._v, solution._mu
     batch = v.shape[0]
-    x, on_path = solution.canonical_x.reshape(batch, -1), isinstance(mu, Tensor)
+    exact = exact_instances(mu, batch)
+    paths = torch.ones(batch, dtype=torch.bool) if exact is None else ~exact.cpu()
     ok = solution.ok.reshape(-1)
-    found = Point(program, x, v, mu)
+    found = Point(program, solution._x_in_units, v, mu)
     kkt, ties = resolved(found).kkt, ~torch.isnan(found.at_kink)
     strong = (kkt.D.d > 0.5) & ~ties
-    if on_path:
-        strong = torch.zeros_like(strong)
-        strong[:, : program.structure.cone.zeros] = True
+    equalities = torch.arange(v.shape[-1]).to(v.device) < program.structure.cone.zeros
+    strong = torch.where(paths.to(v.device).unsqueeze(-1), equalities, strong)
     certificate = (
         None if solution.certificate is None else solution.certificate.reshape(batch, -1)[:, program.structure.n :]
     )
@@ -152,7 +161,7 @@ def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagn
     weakest, conditions = solution._degeneracy.weakest, solution.condition.reshape(-1)
     points = []
     for i in range(batch):
-        good = bool(ok[i])
+        good, on_path = bool(ok[i]), bool(paths[i])
         rows = torch.nonzero(strong[i]).squeeze(-1).tolist() if good else []
         weak = torch.nonzero(ties[i]).squeeze(-1).tolist() if good else []
         row = int(weakest[i])

@@ -129,9 +129,34 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > _SHOWN else "")
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """variables, rows: of the program as CVXPY or the caller states it.
+
+    reduced: variables, rows and bounds of the smaller program that the compiled core may solve in its place; None: none.
+    """
+
+    variables: int
+    rows: int
+    reduced: tuple[int, int, int] | None = None
+
+    def __str__(self) -> str:
+        given = f"{_of(self.variables, 'variable')}, {_of(self.rows, 'row')}"
+        if self.reduced is None:
+            return given
+        variables, rows, bounds = self.reduced
+        return f"{given}; reduced to {_of(variables, 'variable')}, {_of(rows, 'row')}, {_of(bounds, 'bound')}"
+
+
+def _of(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
     """One `PointDiagnosis` per instance, in the order of the flattened batch; prints a summary and the worst ones.
+
+    sizes: of the program, before and after its reduction.
 
     Example:
         >>> import torch, dcl
@@ -143,6 +168,7 @@ class Diagnosis:
 
     points: tuple[PointDiagnosis, ...]
     batch_shape: tuple[int, ...]
+    sizes: Sizes
 
     def __len__(self) -> int:
         return len(self.points)
@@ -160,12 +186,13 @@ class Diagnosis:
 
     def __str__(self) -> str:
         if not self.batch_shape:
-            return str(self.points[0])
+            return f"{self.points[0]}\n  {'size':<16}{self.sizes}"
         if not self.points:
             return "an empty batch"
         statuses = _counts([p.status.name for p in self.points])
         kinds = _counts([p.gradient_kind.name for p in self.points if p.gradient_kind is not None])
         lines = [f"{len(self.points)} instances: {statuses}" + (f"; gradients: {kinds}" if kinds else "")]
+        lines.append(f"each of {self.sizes}")
         there = [p for p in self.points if p.gradient_kind is not None]
         if there:
             least = min(there, key=lambda p: p.margin)

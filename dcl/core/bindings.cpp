@@ -8,6 +8,7 @@
 #include "given.hpp"
 #include "kkt.hpp"
 #include "ldl.hpp"
+#include "soft.hpp"
 
 namespace nb = nanobind;
 
@@ -39,6 +40,17 @@ std::unique_ptr<core::Handle> solve(const Addresses<4>& sizes, bool single, cons
                            output(4, call.upper()), output(5, 1)};
     const nb::gil_scoped_release released;
     return core::solve(call, from, block(mu, 0), to, keep, threads);
+}
+
+// sizes and data as for solve, in float64.  out: x, z, z_lb, z_ub, beyond.
+void find_cells(const Addresses<4>& sizes, const Addresses<16>& data, const Addresses<2>& cap, const Addresses<5>& out,
+                int threads) {
+    const core::Call call = call_of(sizes, false, data);
+    const auto output = [&](std::size_t k, Index size) { return core::Out{pointer(out[k]), size, false}; };
+    const core::CellOut to{output(0, call.n), output(1, call.m), output(2, call.lower()), output(3, call.upper()),
+                           static_cast<std::uint8_t*>(pointer(out[4]))};
+    const nb::gil_scoped_release released;
+    core::find_cells(call, block(cap, 0), to, threads);
 }
 
 void check_kept(const core::Handle& handle) {
@@ -156,6 +168,7 @@ NB_MODULE(CORE_MODULE, module) {
     module.def("adjoint", &adjoint);
     module.def("solve_kkt", &solve_kkt);
     module.def("measure", &measure);
+    module.def("find_cells", &find_cells);
     nb::class_<core::LdlAnalysis>(module, "LdlAnalysis")
         .def_prop_ro("fill", &core::LdlAnalysis::fill)
         .def_prop_ro("work", &core::LdlAnalysis::work);

@@ -120,6 +120,7 @@ struct Program {
     const Matrix* P = nullptr;  // scaled by c
     const General* general = nullptr;
     Vector q, side;
+    Vector cap;  // of soft.hpp: the most that the multiplier of a row may be, infinite where that is as usual; empty: of all
     std::vector<char> finite;
     bool is_zero = false, is_finite = true;
 
@@ -127,6 +128,7 @@ struct Program {
     // inequality rows that bind something
     Index inequalities() const { return std::count(finite.begin() + p, finite.end(), char{1}); }
     bool binds(Index row) const { return finite[row] != 0; }
+    bool is_soft(Index row) const { return cap.size() > 0 && cap(row) < infinity; }
     Index first_lower() const { return p + m; }
     Index first_upper() const { return p + m + lower; }
     bool is_lower(Index row) const { return row >= first_lower() && row < first_upper(); }

@@ -265,6 +265,32 @@ def solve_framed(
     return Answer(x, y, z, z_lb, z_ub, value, Kept(known, data, handle))
 
 
+class Cells(NamedTuple):
+    """The cells of the solutions of programs with soft rows, and points to start from there (soft.hpp).
+
+    beyond (B, m) bool: soft rows that are violated.  start: x (B, n), z (B, m), and z_lb, z_ub (B, n) where there are such
+    bounds, of the cell's program.
+    """
+
+    beyond: Tensor
+    start: dict[str, Tensor]
+
+
+def find_cells(data: Mapping[str, Tensor], cap: Tensor, batch: int, *, threads: int = 1) -> Cells:
+    """Where each row of G may be violated at the cost cap (batch or 1, m) float64, infinite for those that may not.
+
+    data: as for `solve`, float64.  It is a guess, which `solve` has to confirm.
+    """
+    known = frame(data, (batch,))
+    x, _, z, z_lb, z_ub, _ = [torch.empty_like(t) for t in known.outputs]
+    beyond = torch.empty(z.shape, dtype=torch.bool, device="cpu")
+    out = [t.data_ptr() for t in (x, z, z_lb, z_ub, beyond)]
+    pair = (cap.data_ptr(), 0 if cap.shape[0] == 1 else cap.shape[-1])
+    _extension.find_cells(known.sizes, known.addresses(data), pair, out, threads)
+    start = {"x": x, "z": z, "z_lb": z_lb, "z_ub": z_ub}
+    return Cells(beyond, {name: t for name, t in start.items() if t.numel()})
+
+
 def adjoint(
     answer: Answer,
     data: Mapping[str, Tensor],

@@ -53,7 +53,7 @@ def ship(program: dcl.QPLayer, wanted: Tensor, priorities: Tensor, total: Tensor
     """The dispatcher's rule before rounding: wanted (*batch, CUSTOMERS), priorities (CUSTOMERS,), total () -> x like wanted."""
     row = torch.ones(1, CUSTOMERS, dtype=wanted.dtype)
     result = program(torch.diag(priorities), -priorities * wanted, G=row, h=total.reshape(1), lb=0.0)
-    return result.x  # type: ignore[no-any-return]
+    return result.x
 
 
 def load(seed: int, days: int) -> tuple[Days, Days, Tensor]:
@@ -84,7 +84,8 @@ class Reader(nn.Module):
 
     def forward(self, slips: Tensor) -> Tensor:
         """The amounts."""
-        return 4.5 + 3.0 * self.network(slips).squeeze(-1)
+        amount: Tensor = self.network(slips).squeeze(-1)
+        return 4.5 + 3.0 * amount
 
 
 class WithLayer(nn.Module):
@@ -113,7 +114,8 @@ class Dense(nn.Module):
 
     def forward(self, slips: Tensor) -> Tensor:
         """Shipments (days, CUSTOMERS) for slips (days, CUSTOMERS, 64)."""
-        return self.mean + self.head((self.reader(slips) - 4.5) / 3.0)
+        difference: Tensor = self.head((self.reader(slips) - 4.5) / 3.0)
+        return self.mean + difference
 
 
 def fit(model: nn.Module, past: Days, steps: int, rate: float, decay: float, tick: Callable[[], object]) -> None:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.by_rows import dproject, project
 from dcl.kkt.base import AbstractFactor, Conditioning
 from dcl.kkt.dense import DenseFactor
 from dcl.kkt.saddle import Saddle, block_rows, saddle_of
@@ -42,7 +43,7 @@ Array = NDArray[np.float64]
 
 def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
     """F(x, v): (B, n) and (B, m)."""
-    z = program.structure.cone.project(v, mu)
+    z = project(program.structure.cone, v, mu)
     return program.Px(x) + program.q + program.ATz(z), program.Ax(x) - program.b + z - v
 
 
@@ -108,7 +109,7 @@ def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor, shi
 
     shift (B, 1): the l of the header, for `tangent` only; None for none.
     """
-    return assemble(program, v, program.structure.cone.dproject(v, mu, at_kink), shift)
+    return assemble(program, v, dproject(program.structure.cone, v, mu, at_kink), shift)
 
 
 def assemble(program: ConeProgram, v: Tensor, D: AbstractDerivative, shift: Tensor | None = None) -> KKT:

@@ -20,7 +20,8 @@ from dcl.errors import InputError, ShapeWarning, level_of_caller
 from dcl.frontends.batching import Batching, grid
 from dcl.implicit import STATUS, Known
 from dcl.layers import compiled, fast
-from dcl.layers.engine import Engine, LayerPoint, barrier_tensor
+from dcl.layers.barrier import barrier_tensor
+from dcl.layers.engine import Engine, LayerPoint
 from dcl.layers.lane import AbstractWay
 from dcl.layers.vertex import Linear, watch
 from dcl.outcome.messages import AbstractCallContext, Members

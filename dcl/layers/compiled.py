@@ -56,8 +56,6 @@ def fits(
         return False
     if straight_through or return_solution or isinstance(warm_start, Solution) or solver_args is not None:
         return False
-    if isinstance(mu, Tensor) and mu.requires_grad:  # an error, which is told outside
-        return False
     return not is_differentiated()
 
 
@@ -133,7 +131,9 @@ def layer_backward_op(
     keys = [names.split(",")[i] for i in wanted]
 
     def outputs(*values: Tensor) -> Any:
-        return layer._with_known({**arguments, **dict(zip(keys, values, strict=True))}, mu, False, Known(*known))[0]
+        moved = dict(zip(keys, values, strict=True))
+        at = moved.pop("mu", mu)
+        return layer._with_known({**arguments, **moved}, at, False, Known(*known))[0]
 
     # below the operator autograd is off; the transforms of torch.func are not
     pull = torch.func.vjp(outputs, *(tensors[i] for i in wanted))[1]

@@ -55,7 +55,7 @@ class ConeLayer(AbstractLayer):
         solver: name ("CLARABEL", "SCS", any case), an object such as `dcl.solvers.Clarabel(eps=1e-9)`, or None for the
             documented rule of `dcl.solvers.choose`.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.

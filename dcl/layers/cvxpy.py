@@ -31,6 +31,7 @@ from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Moving, Requested
 from dcl.program import ConeProgram
 from dcl.program.pattern import AbstractPattern
+from dcl.program.reduction.plan import Reduction
 from dcl.program.rows import Rows
 from dcl.solvers.base import AbstractSolver
 
@@ -123,7 +124,7 @@ class CvxpyLayer(AbstractLayer):
         verbose: print how each call went, and let the solver print.
         canon_backend: CVXPY's canonicalization backend.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
@@ -265,8 +266,14 @@ class CvxpyLayer(AbstractLayer):
 
     def _reduced(self) -> str:
         """As in "reduced=[n=10, m=1, bounds=10], ", the size of what the core solves at mu = 0; "" where that is the same."""
-        found = None if self._reductions is None or not is_quadratic(self._form) else self._reductions.exact
+        found = self._reduction(exact=True)
         return "" if found is None else "reduced=[n={}, m={}, bounds={}], ".format(*found.after)
+
+    def _reduction(self, exact: bool) -> Reduction | None:
+        """The reduction of its programs at mu = 0 (exact) or mu > 0, None where there is none."""
+        if self._reductions is None or not is_quadratic(self._form):
+            return None
+        return self._reductions.exact if exact else self._reductions.on_path
 
     def _cores(self) -> Mapping[str, int]:
         return {str(p): len(domain.shape) for p, domain in enumerate(self._form.domains)}

@@ -38,6 +38,8 @@ class EitherWay(AbstractWay):
         return self.reduced.serves(needed)
 
     def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
+        if ask.mu is not None and not bool(ask.mu.all()):
+            return self.direct.ask(given, ask)
         ways = (self.direct, self.reduced) if self.direct_first else (self.reduced, self.direct)
         outputs, kept = ways[0].ask(given, ask)
         if kept.left == 0 or 2 * self._left(kept) < math.prod(ask.batch):

@@ -64,6 +64,8 @@ def through_core(
     given = layer._engine.path(mu, lane.batch.shape)
     if given is None:
         return None
+    if given[0] is not None and not (lane.way.mixes or bool(given[0].all())):
+        return None
     needed = [t.requires_grad for t in tensors]
     recorded = torch.is_grad_enabled() and any(needed)
     if recorded and not lane.way.serves(needed):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dcl.core import dense
-from dcl.layers.reduced_core import AbstractSystem, dualized, primal
+from dcl.layers.reduced_core import AbstractSystem, celled, dualized, primal
 from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.measure import Measured, given
@@ -56,7 +56,8 @@ class Factored:
         x, z = self.t.back(u, w, e, g)
         cuts, at_cap = self.reduction.cuts, self.system.at_cap
         if cuts is not None:
-            left = (sides - Full(self.t.A).times(u))[:, cuts.rows] / cuts.alpha
+            general = Full(self.t.A)
+            left = (sides[:, : general.shape[0]] - general.times(u))[:, cuts.rows] / cuts.alpha
             x[:, cuts.pivots] += torch.where(at_cap, left, 0.0)
             z[:, cuts.pivots] = torch.where(at_cap, 0.0, z[:, cuts.pivots])
         return x, z
@@ -71,8 +72,9 @@ class Factored:
 
 
 def _transposed(t: Eliminated, w: Tensor) -> Tensor:
-    """A''w of the reduced rows."""
-    return Full(t.A).transposed(w)
+    """A''w of the reduced rows, without bounds."""
+    general = Full(t.A)
+    return general.transposed(w[:, : general.shape[0]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,18 +135,22 @@ def solve(
     t, sides = elimination.at(thetas), elimination.vectors(thetas)
     g, h = sides.split([elimination.n, sides.shape[-1] - elimination.n], -1)
     first, right, e = t.right_side(g, h)
+    programs = given(reduction.P, reduction.A, thetas, g, h)
     cuts = reduction.cuts
     if cuts is None or mu is not None:
         system: AbstractSystem = primal(reduction, t, first, right, batch, mu=mu, start=start, threads=threads)
     else:
         cap = g[:, cuts.pivots] / cuts.alpha
-        system = dualized(reduction, t, cuts, cap, first, right, batch, threads=threads)
-    answer, factored = system.answer, Factored(reduction, t, system)
+        if cuts.in_dual:
+            system = dualized(reduction, t, cuts, cap, first, right, batch, threads=threads)
+        else:
+            size = programs.objective
+            system = celled(reduction, t, cuts, cap, size, first, right, batch, threads=threads)
+    factored = Factored(reduction, t, system)
     x, z = factored.completed(system.x, system.w, right, e, g)
     strong = factored.strong(z) if mu is None else reduction.equations.unsqueeze(0)
-    programs = given(reduction.P, reduction.A, thetas, g, h)
     found = programs.measure(x, z, strong, mu, threads)
-    certified = answer.status == 0
+    certified = system.status == 0
     is_delicate = bool((certified & (system.condition > _CONDITION)).any())
     if is_delicate or bool((certified & (found.worst > _ACCURATE)).any()):
         for _ in range(_MOST_STEPS):
@@ -162,7 +168,7 @@ def solve(
     good = (found.worst <= _ACCURATE) & (system.condition <= _CONDITIONED)
     if reduction.has_tight:
         good &= _signs_hold(reduction, z)
-    status = answer.status
+    status = system.status
     if not bool(good.all()):
         status = torch.where(certified & ~good, int(dense.Code.RESIDUAL), status).to(torch.int8)
     return Solved(factored, x, z, found, strong, status, mu, is_delicate)

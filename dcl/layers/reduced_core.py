@@ -1,11 +1,16 @@
-"""The reduced program in the compiled core: as it is, or, where rows are soft, its dual.
+"""The reduced program in the compiled core: as it is, or, where rows are soft, its dual, or the program of a cell.
 
     minimize 1/2 x'Px + q'x   subject to   Ax + s = b       with multipliers w of the rows, and for P > 0
 
     minimize 1/2 w'N w + (b - a)'w   subject to   0 <= w <= cap (inequalities; cap infinite where a row is not soft)
     N = A P^-1 A',   a = -A P^-1 q,   x = -P^-1 (q + A'w),   b - a + N w = s
 
-In both the core's factor serves  P u + A'w = g,  A u - T w = h  on the rows that hold, w = 0 on the others (T = s / z).
+N is definite where there are no more rows than variables.  Else, or where P is not definite, an interior point finds the cell of
+the solution (dcl/core/soft.hpp), whose program has soft rows that are violated with the other sign, and their cost in q:
+
+    -A_i x <= -b_i,   q + cap_i A_i,   multiplier cap_i - w_i >= 0;      the solution if no other w_i is above its cap
+
+In all the core's factor serves  P u + A'w = g,  A u - T w = h  on the rows that hold, w = 0 on the others (T = s / z).
 """
 
 from __future__ import annotations
@@ -19,17 +24,23 @@ from torch import Tensor
 
 from dcl.core import dense
 from dcl.program.reduction.elimination import Eliminated
+from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.plan import Cuts, Reduction
+
+# Cells that are tried, and how far a multiplier is from its cap, in units of the objective (`clear` of dcl/core/certify.hpp).
+_MOST_CELLS = 4
+_CLEAR = 1e-7
 
 
 class AbstractSystem(ABC):
     """The answer of the core, and its factor.
 
-    x (B, |R|), w (B, |K|): the solution.  at_cap: soft rows whose multiplier is the cap, (B, soft rows).
-    condition (B,): an estimate for what is solved with.
+    status (B,) int8: its `Code`, or that of what it has not looked at.  x (B, |R|), w (B, |K|): the solution.
+    at_cap: soft rows whose multiplier is the cap, (B, soft rows).  condition (B,): an estimate for what is solved with.
     """
 
     answer: dense.Answer
+    status: Tensor
     x: Tensor
     w: Tensor
     at_cap: Tensor
@@ -46,6 +57,7 @@ class Primal(AbstractSystem):
 
     reduction: Reduction
     answer: dense.Answer
+    status: Tensor
     x: Tensor
     w: Tensor
     at_cap: Tensor
@@ -62,11 +74,30 @@ class Primal(AbstractSystem):
 
 
 @dataclass(frozen=True, eq=False)
+class Celled(AbstractSystem):
+    """The program of the solution's cell. sign: of the inequality rows there, (B, inequalities)."""
+
+    cell: Primal
+    sign: Tensor
+    answer: dense.Answer
+    status: Tensor
+    x: Tensor
+    w: Tensor
+    at_cap: Tensor
+    condition: Tensor
+
+    def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        u, w = self.cell.solve(g, _signed(self.cell.reduction, h, self.sign))
+        return u, _signed(self.cell.reduction, w, self.sign)
+
+
+@dataclass(frozen=True, eq=False)
 class Dualized(AbstractSystem):
     """Its dual. holds: rows whose multiplier is at no bound, (B, |K|)."""
 
     t: Eliminated
     answer: dense.Answer
+    status: Tensor
     x: Tensor
     w: Tensor
     at_cap: Tensor
@@ -104,7 +135,56 @@ def primal(
     answer = dense.solve(data, batch, mu=mu, start=_start(reduction, data, start), threads=threads)
     w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, answer.x)
     none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
-    return Primal(reduction, answer, answer.x, w, none, answer.kept.condition, threads)
+    return Primal(reduction, answer, answer.status, answer.x, w, none, answer.kept.condition, threads)
+
+
+def celled(
+    reduction: Reduction,
+    t: Eliminated,
+    cuts: Cuts,
+    cap: Tensor,
+    size: Tensor,
+    g: Tensor,
+    h: Tensor,
+    batch: int,
+    *,
+    threads: int,
+) -> Celled:
+    """The same with soft rows, at mu = 0. cap: (B or 1, soft rows).  size (B or 1,): of the objective, a unit of multipliers."""
+    data = blocks(reduction, t, g, h, batch)
+    rows, G, right = cuts.rows - reduction.sizes[0], data["G"], data["h"]
+    soft = cap.expand(batch, -1)
+    caps = right.new_full(right.shape, torch.inf).index_copy_(1, rows, soft)
+    beyond, start = dense.find_cells(data, caps, batch, threads=threads)
+    for _ in range(_MOST_CELLS):
+        sign = torch.where(beyond, -1.0, 1.0)
+        cost = torch.where(beyond, caps, 0.0)
+        of_cell = data | {"G": sign.unsqueeze(-1) * G, "h": sign * right, "q": data["q"] + Full(G).transposed(cost)}
+        answer = dense.solve(of_cell, batch, start=start, threads=threads)
+        crossed = answer.z > caps
+        if not bool(crossed.any()):
+            break
+        beyond = beyond ^ crossed
+        start = {"x": answer.x, "z": torch.where(crossed, 0.0, answer.z)} | {
+            name: getattr(answer, name) for name in ("z_lb", "z_ub") if name in start
+        }
+    z = torch.where(beyond, caps - answer.z, answer.z)
+    w = to_rows(reduction, answer.y, z, answer.z_lb, answer.z_ub, answer.x)
+    at_cap = (beyond & (answer.z == 0.0)).index_select(1, rows)
+    none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
+    # a multiplier is clear of its cap as it is of zero; the core has looked at zero only
+    clear = (caps - answer.z).index_select(1, rows) * cuts.alpha.abs() >= _CLEAR * size.unsqueeze(-1)
+    is_at_tie = ~clear.all(-1) & (answer.status == 0)
+    status = torch.where(is_at_tie, int(dense.Code.TIE), answer.status).to(torch.int8)
+    cell = Primal(reduction, answer, status, answer.x, w, none, answer.kept.condition, threads)
+    return Celled(cell, sign, answer, status, answer.x, w, at_cap, cell.condition)
+
+
+def _signed(reduction: Reduction, rows: Tensor, sign: Tensor) -> Tensor:
+    """Numbers (B, |K|) of the rows, of the inequalities with their sign."""
+    equalities, inequalities, *_ = reduction.sizes
+    parts = rows.split([equalities, inequalities, rows.shape[-1] - equalities - inequalities], -1)
+    return torch.cat([parts[0], sign * parts[1], parts[2]], -1)
 
 
 def dualized(
@@ -123,6 +203,7 @@ def dualized(
     found = Dualized(
         t,
         answer,
+        answer.status,
         _primal(t, g, w),
         w,
         at_cap.index_select(1, cuts.rows),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
 from dcl.point.degeneracy import Requested
 from dcl.program.affine import take
 from dcl.program.reduction.blocks import Source, matrix_source, source
-from dcl.program.reduction.pivots import Shape
+from dcl.program.reduction.pivots import Shape, choose
 from dcl.program.reduction.plan import Reduction, plan
 from dcl.program.reduction.pullback import Pullback, pullback
 
@@ -71,11 +72,18 @@ class Reductions:
     def _plan(self, *, on_path: bool) -> Reduction | None:
         x, z = self.requested
         dense = self.form.dense
-        if not on_path:
-            found = plan(self.shape, dense=dense, on_path=False, cuts=True, wanted_x=x, wanted_z=z)
+        for cuts in (False,) if on_path else (True, False):
+            pivots = choose(self.shape, on_path=on_path, cuts=cuts, wanted=x.numpy())
+            if pivots is None:
+                continue
+            found = plan(self.shape, pivots, dense=dense, in_dual=cuts, wanted_z=z)
             if found is not None and (found.cuts is None or self._is_definite(found)):
                 return found
-        return plan(self.shape, dense=dense, on_path=on_path, cuts=False, wanted_x=x, wanted_z=z)
+            if pivots[0].soft:
+                found = plan(self.shape, pivots, dense=dense, in_dual=False, wanted_z=z)
+                if found is not None:
+                    return found
+        return None
 
     def _is_definite(self, reduction: Reduction) -> bool:
         """Is P' definite at some parameters? Then it is nearly everywhere."""
@@ -121,7 +129,8 @@ class Lifted:
     @property
     def is_regular(self) -> bool:
         """May the careful lane differentiate at these points?"""
-        return not (self.solved.factored.reduction.has_tight and self.solved.is_at_tie)
+        reduction = self.solved.factored.reduction
+        return not (reduction.has_twins or (reduction.has_tight and self.solved.is_at_tie))
 
     def point(self) -> tuple[Tensor, Tensor]:
         """x (B, n) and z (B, m), copies."""
@@ -141,6 +150,7 @@ class ReducedWay(AbstractWay):
     shared: tuple[bool, ...]
     dtype: torch.dtype
     checked: tuple[int, ...]
+    mixes: ClassVar[bool] = False
 
     def serves(self, needed: Sequence[bool]) -> bool:
         return not any(needed[p] for p in self.reduction.moving)

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from dcl.cones.base import TIE_TOLERANCE
-from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
+from dcl.errors import (
+    DegenerateError,
+    DegenerateWarning,
+    InputError,
+    SolveError,
+    UnsupportedError,
+    level_of_caller,
+)
 from dcl.point import OPTIMAL_TOLERANCE
 from dcl.point.degeneracy import Degeneracy
 from dcl.program import ConeProgram
@@ -161,16 +168,26 @@ def check_finite(context: AbstractCallContext, t: Tensor, argument: str, *, infi
     raise InputError(f"{argument}{entry} is {value}{where(index)}", argument=argument, index=index)
 
 
-def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]]) -> None:
-    """Raise InputError at the first entry of mu that is not finite and positive; index_of(its place): the batch index."""
-    good = torch.isfinite(mu) & (mu > 0.0)
+def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]], *, moves: bool = False) -> None:
+    """Raise InputError at the first entry of mu that is not finite or negative; index_of(its place): the batch index.
+
+    moves: is the derivative in mu asked for?  Then UnsupportedError at the first zero: from there x moves like sqrt(mu) where a
+    constraint is weakly active.
+    """
+    mu = mu.detach()
+    good = torch.isfinite(mu) & (mu >= 0.0)
     if not bool(good.all()):
         place = torch.nonzero(~good)[0].tolist()
         index = index_of(place)
         raise InputError(
-            f"mu is {float(mu[tuple(place)])}{where(index)}: as a tensor it must be finite and positive in every instance",
+            f"mu is {float(mu[tuple(place)])}{where(index)}: it must be finite, and positive or zero, in every instance",
             argument="mu",
             index=index,
+        )
+    if moves and bool((mu == 0.0).any()):
+        raise UnsupportedError(
+            f"mu requires a gradient and is zero{where(index_of(torch.nonzero(mu == 0.0)[0].tolist()))}: the derivative in mu "
+            "exists for mu > 0 only (from 0 a solution may move like sqrt(mu)); keep mu positive, or pass mu.detach()"
         )
 
 

@@ -111,10 +111,21 @@ def _weights(values: NDArray[np.float64]) -> Tensor | None:
 
 def affine_map(offset: NDArray[np.float64], linear: sp.sparray, sizes: Sequence[int]) -> AffineMap:
     """The map with constant `offset` (size,) and matrix `linear` (size, sum of sizes); sizes[p] columns are M_p."""
-    offset = np.ascontiguousarray(offset, dtype=np.float64)
     coo = sp.coo_array(sp.csr_array(linear))
-    coo.eliminate_zeros()
-    rows, cols, values = coo.row.astype(np.int64), coo.col.astype(np.int64), coo.data.astype(np.float64)
+    return affine_map_of(offset, coo.row.astype(np.int64), coo.col.astype(np.int64), coo.data, sizes)
+
+
+def affine_map_of(
+    offset: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    cols: NDArray[np.int64],
+    values: NDArray[np.float64],
+    sizes: Sequence[int],
+) -> AffineMap:
+    """The same for a matrix with values[k] at (rows[k], cols[k]); what stands at one place is added."""
+    offset = np.ascontiguousarray(offset, dtype=np.float64)
+    there = values != 0.0
+    rows, cols, values = rows[there], cols[there], values[there].astype(np.float64)
     # columns of the parameters that are touched move together, the constants follow
     starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     owner = np.searchsorted(starts, cols, side="right") - 1

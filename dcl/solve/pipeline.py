@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcl.cones.base import Barrier, barrier_at
+from dcl.cones.by_rows import exact_instances
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
 from dcl.point.basis import basic_multipliers
 from dcl.point.truth import INACCURATE_TOLERANCE, PATH_TOLERANCE, ROUNDED
@@ -172,12 +173,17 @@ def _one(program: ConeProgram, i: int) -> ConeProgram:
 
 
 def _on_path(exact: Point, residuals: Tensor, mu: Tensor, status: NDArray[np.int64]) -> tuple[Point, Tensor]:
-    """The points x(mu) of the instances that have an exact one, and residuals; `status` tells where there is no x(mu)."""
+    """The points x(mu) of the instances that have an exact one, and residuals; `status` tells where there is no x(mu).
+
+    Where mu is zero the exact point stays.
+    """
     point = Point(exact.program, exact.x, exact.v, mu)
-    solved = torch.from_numpy(np.flatnonzero(status == int(Status.OPTIMAL))).to(exact.x.device)
+    zero = exact_instances(mu, exact.x.shape[0])
+    on_path = np.ones(exact.x.shape[0], dtype=bool) if zero is None else ~zero.cpu().numpy()
+    solved = torch.from_numpy(np.flatnonzero(on_path & (status == int(Status.OPTIMAL)))).to(exact.x.device)
     if solved.numel():
         found = follow(exact.rows(solved), barrier_at(mu, solved))
         point, residuals = point.with_rows(solved, found), residuals.index_copy(0, solved, found.residuals)
-    off = worst(residuals).cpu().numpy() > PATH_TOLERANCE
+    off = on_path & (worst(residuals).cpu().numpy() > PATH_TOLERANCE)
     status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
     return point, residuals

@@ -328,13 +328,14 @@ def test_the_compiler_is_imported_by_those_who_compile() -> None:
     assert found.stdout == "False\n"
 
 
-def test_mu_that_requires_a_gradient_is_refused() -> None:
-    layer, mu = dcl.QPLayer(), torch.tensor(0.1, **F64, requires_grad=True)
-    compiled = torch.compile(
-        lambda q: layer(None, q, lb=-torch.ones(2, **F64), ub=torch.ones(2, **F64), mu=mu).x, backend="aot_eager"
-    )
-    with pytest.raises(dcl.UnsupportedError, match="mu requires a gradient"):
-        compiled(torch.ones(2, **F64))
+def test_mu_that_requires_a_gradient_gets_it() -> None:
+    layer, mu, q = dcl.QPLayer(), torch.tensor(0.1, **F64, requires_grad=True), torch.ones(2, **F64)
+
+    def call(q: torch.Tensor) -> torch.Tensor:
+        return layer(None, q, lb=-torch.ones(2, **F64), ub=torch.ones(2, **F64), mu=mu).x.sum()
+
+    (found,) = torch.autograd.grad(torch.compile(call, backend="aot_eager", fullgraph=True)(q), mu)
+    torch.testing.assert_close(found, torch.autograd.grad(call(q), mu)[0], rtol=1e-12, atol=1e-13)
 
 
 def test_no_doubt_where_no_derivative_is_asked_for() -> None:

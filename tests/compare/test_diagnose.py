@@ -9,7 +9,7 @@ from oracles.exact import DEGENERATE, UNSOLVABLE, tiny
 
 import dcl
 from dcl import GradientKind, Status
-from dcl.compare.points import Diagnosis
+from dcl.compare.points import Diagnosis, Sizes
 
 ARGUMENTS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
 
@@ -20,6 +20,31 @@ def number(value):
 
 def of_qp(**data):
     return dcl.diagnose(dcl.QPLayer(), *(data.get(name) for name in ARGUMENTS))
+
+
+def test_sizes_before_and_after_the_reduction():
+    """|x|_1 with 3 epigraph variables and 6 rows; the core has x and 3 soft rows.  At mu > 0 epigraphs stay."""
+    x, y = cp.Variable(3), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - y) + cp.norm1(x)))
+    point = torch.tensor([[2.0, -3.0, 0.1], [1.0, 2.0, 3.0]], dtype=torch.float64)
+    layer = dcl.CvxpyLayer(problem, [y], [x])
+    (n, m), after = layer._reductions.exact.before, layer._reductions.exact.after
+    assert (n, m, after) == (9, 9, (3, 3, 0))
+    found = dcl.diagnose(layer, point)
+    assert found.sizes == Sizes(9, 9, after)
+    assert "each of 9 variables, 9 rows; reduced to 3 variables, 3 rows, 0 bounds" in str(found)
+    assert "size            9 variables, 9 rows; reduced to 3 variables" in str(dcl.diagnose(layer, point[0]))
+    on_path = dcl.diagnose(layer, point, mu=0.1).sizes
+    assert on_path.reduced == layer._reductions.on_path.after == (6, 6, 0)
+    plain = dcl.diagnose(dcl.CvxpyLayer(problem, [y], [x], reduce=False), point)
+    assert plain.sizes == Sizes(9, 9)
+    assert "9 variables, 9 rows\n" in str(plain)
+
+
+def test_sizes_of_matrix_layers_are_their_own():
+    found = of_qp(P=torch.eye(2).double(), q=number([-1.0, 0.0]), lb=number([0.0, 0.0]))
+    assert found.sizes == Sizes(2, 2)
+    assert "size            2 variables, 2 rows" in str(found)
 
 
 def portfolio():

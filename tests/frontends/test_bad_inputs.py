@@ -240,7 +240,7 @@ OPTIONS = [
     ({"mu": "small"}, dcl.DtypeError, "mu", "str"),
     ({"mu": True}, dcl.DtypeError, "mu", "bool"),
     ({"mu": torch.tensor(-1.0)}, dcl.InputError, "mu", "positive"),
-    ({"mu": torch.tensor(0.0)}, dcl.InputError, "mu", "positive"),
+    ({"mu": torch.tensor([0.0, -1.0])}, dcl.InputError, "mu", "positive or zero"),
     ({"mu": torch.tensor(NAN)}, dcl.InputError, "mu", "nan"),
     ({"mu": torch.tensor(1j)}, dcl.DtypeError, "mu", "complex"),
     ({"mu": torch.tensor(True)}, dcl.DtypeError, "mu", "bool"),

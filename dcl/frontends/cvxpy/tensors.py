@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dcl.errors import InputError, UnsupportedError
 from dcl.frontends.cvxpy.attributes import reduction
 from dcl.frontends.cvxpy.chain import Reduced
-from dcl.program.affine import AffineMap, affine_map
+from dcl.program.affine import AffineMap, affine_map, affine_map_of
 from dcl.program.pattern import AbstractPattern, DensePattern, pattern_of
 
 Ints = NDArray[np.int64]
@@ -163,8 +163,13 @@ class Inputs:
         offset = np.zeros(size)
         np.add.at(offset, rows[constant], part.value[constant])
         inner = ~constant
-        tensor = sp.csr_array((part.value[inner], (rows[inner], part.column[inner])), shape=(size, self._L.shape[0]))
-        return affine_map(offset, tensor @ self._L, self.sizes)
+        rows, column, value = rows[inner], part.column[inner], part.value[inner]
+        L = self._L
+        first = L.indptr[column].astype(np.int64)
+        if bool(np.all(L.indptr[column + 1] - first == 1)):  # one entry of theta for each column, as a rule
+            return affine_map_of(offset, rows, L.indices[first].astype(np.int64), value * L.data[first], self.sizes)
+        tensor = sp.csr_array((value, (rows, column)), shape=(size, L.shape[0]))
+        return affine_map(offset, tensor @ L, self.sizes)
 
     def on_pattern(self, part: Entries, *, dense: bool) -> tuple[AbstractPattern, AffineMap]:
         """The pattern of a matrix and the map to its values."""

@@ -1,6 +1,8 @@
 """The KKT system of a program with some of its variables taken out, and the way back.
 
-    rows I define variables J:   A_IJ x_J + A_IR x_R = b_I,  A_IJ constant and invertible        (pivots.py)
+    rows I define variables J:   A_IJ x_J + A_IR x_R = b_I,  A_IJ invertible        (pivots.py)
+
+    A_IJ = [[A_FF, 0], [A_SF, A_SS]],   A_FF diagonal, A_FF and A_SS constant;  A_FR = 0: b_F alone says what x_F is
 
     x_J = e + E x_R,     E = -A_IJ^-1 A_IR,     e = A_IJ^-1 b_I
     P' = P_RR + E'P_JJ E + P_RJ E + E'P_JR,     A' = A_KR + A_KJ E       of the rows K that are left
@@ -35,6 +37,8 @@ from dcl.program.reduction.matrices import (
     AbstractMatrix,
     Diagonal,
     Full,
+    InverseLower,
+    Lower,
     Zero,
     product,
     total,
@@ -60,8 +64,12 @@ def minus(out: Tensor, M: AbstractMatrix, x: Tensor, *, transposed: bool = False
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """J, R: variables taken out and left.  I: the rows that define J.  K: rows left, D: rows dropped; K, D in any order."""
+    """J, R: variables taken out and left.  I: the rows that define J.  K: rows left, D: rows dropped; K, D in any order.
 
+    fixed: how many of J, the first ones, are F of the header.
+    """
+
+    fixed: int
     J: Ints
     R: Ints
     I: Ints  # noqa: E741
@@ -91,7 +99,7 @@ class Partition:
 
 @dataclass(frozen=True, eq=False)
 class Matrices:
-    """The blocks of a batch of programs, by the letters of the header. M: A_IJ^-1, constant."""
+    """The blocks of a batch of programs, by the letters of the header. M: A_IJ^-1."""
 
     M: AbstractMatrix
     P_JJ: AbstractMatrix
@@ -181,14 +189,15 @@ def _products(t: Matrices, u: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 @dataclass(frozen=True, eq=False)
 class Elimination:
-    """The plan: blocks by the names of `Matrices`, M, and how many of the rows K the reduced matrix A' is wanted for.
+    """The plan: blocks by the names of `Matrices`, and how many of the rows K the reduced matrix A' is wanted for.
 
+    A_IJ is given by its parts A_FF, A_SF and A_SS; M_S: A_SS^-1.
     vectors: theta -> (-q, b) in the order of the partition, (B or 1, n + m).
     """
 
     partition: Partition
     blocks: Grid
-    M: AbstractMatrix
+    M_S: AbstractMatrix
     general: int
     vectors: AffineMap
 
@@ -215,7 +224,7 @@ class Elimination:
     @cached_property
     def _E(self) -> AbstractMatrix:
         A_IR = self.blocks["A_IR"]
-        return product(self.M, A_IR.at(())).negative() if A_IR.constant else Zero(A_IR.shape)
+        return self._defined(A_IR.at(())) if A_IR.constant else Zero(A_IR.shape)
 
     @cached_property
     def _P(self) -> Tensor:
@@ -227,12 +236,14 @@ class Elimination:
 
     def _at(self, thetas: Sequence[Tensor]) -> Eliminated:
         blocks = self.blocks
-        t = Matrices(M=self.M, **{name: block.at(thetas) for name, block in blocks.items()})
+        found = {name: block.at(thetas) for name, block in blocks.items() if name not in _PARTS}
+        M, A_IJ = self._inverse(*[blocks[name].at(thetas) for name in _PARTS])
+        t = Matrices(M=M, A_IJ=A_IJ, **found)
 
         def fixed(*names: str) -> bool:
             return all(blocks[name].constant for name in names)
 
-        E = self._E if fixed("A_IR") else product(t.M, t.A_IR).negative()
+        E = self._E if fixed("A_IR") else self._defined(t.A_IR)
         P_is_fixed = fixed("P_JJ", "P_JR", "P_RR") and (fixed("A_IR") or (t.P_JJ.is_zero and t.P_JR.is_zero))
         A_is_fixed = fixed("A_KJ", "A_KR") and (fixed("A_IR") or t.A_KJ.is_zero)
         return Eliminated(
@@ -241,6 +252,27 @@ class Elimination:
             P=self._P if P_is_fixed else _curvature(t.P_JJ, t.P_JR, t.P_RR, E),
             A=self._A if A_is_fixed else _rows(t.A_KJ, t.A_KR, E, self.general),
         )
+
+    def _inverse(
+        self, A_FF: AbstractMatrix, A_SF: AbstractMatrix, A_SS: AbstractMatrix
+    ) -> tuple[AbstractMatrix, AbstractMatrix]:
+        """M and A_IJ."""
+        if not isinstance(A_FF, Diagonal):  # nothing is fixed
+            return self.M_S, A_SS
+        return InverseLower(Diagonal(1.0 / A_FF.values), A_SF, self.M_S), Lower(A_FF, A_SF, A_SS)
+
+    def _defined(self, A_IR: AbstractMatrix) -> AbstractMatrix:
+        """E = -M A_IR, of which A_SR alone is not zero."""
+        k = self.partition.fixed
+        if A_IR.is_zero:
+            return A_IR
+        if k == 0:
+            return product(self.M_S.negative(), A_IR)
+        found = product(self.M_S.negative(), Full(A_IR.full()[:, k:])).full()
+        return Full(torch.cat([found.new_zeros(found.shape[0], k, found.shape[2]), found], -2))
+
+
+_PARTS = ("A_FF", "A_SF", "A_SS")
 
 
 def _curvature(P_JJ: AbstractMatrix, P_JR: AbstractMatrix, P_RR: AbstractMatrix, E: AbstractMatrix) -> Tensor:

@@ -1,8 +1,9 @@
-"""Batches of matrices of three kinds, so that sums and products of mostly constant, diagonal and empty blocks stay cheap.
+"""Batches of matrices of a few kinds, so that sums and products of mostly constant, diagonal and empty blocks stay cheap.
 
     Zero        nothing is stored
     Diagonal    values (B or 1, k)
     Full        values (B or 1, r, c)
+    Lower       [[Diagonal, 0], [any, any]], and its inverse
 
 What has 1 in front is shared by the batch, and so are products of what is shared.  Vectors are (B or 1, size).
 """
@@ -32,10 +33,6 @@ class AbstractMatrix(ABC):
         """M' y, (B or 1, c). Adjoint of `times`."""
 
     @abstractmethod
-    def absolute(self) -> AbstractMatrix:
-        """|M|, entry by entry."""
-
-    @abstractmethod
     def negative(self) -> AbstractMatrix:
         """-M."""
 
@@ -56,9 +53,6 @@ class Zero(AbstractMatrix):
 
     def transposed(self, y: Tensor) -> Tensor:
         return y.new_zeros(1, self.shape[1])
-
-    def absolute(self) -> AbstractMatrix:
-        return self
 
     def negative(self) -> AbstractMatrix:
         return self
@@ -83,9 +77,6 @@ class Diagonal(AbstractMatrix):
 
     def transposed(self, y: Tensor) -> Tensor:
         return self.values * y
-
-    def absolute(self) -> AbstractMatrix:
-        return Diagonal(self.values.abs())
 
     def negative(self) -> AbstractMatrix:
         return Diagonal(-self.values)
@@ -115,14 +106,82 @@ class Full(AbstractMatrix):
             return y @ self.values[0]
         return (y.unsqueeze(-2) @ self.values).squeeze(-2)
 
-    def absolute(self) -> AbstractMatrix:
-        return Full(self.values.abs())
-
     def negative(self) -> AbstractMatrix:
         return Full(-self.values)
 
     def full(self) -> Tensor:
         return self.values
+
+
+@dataclass(frozen=True, eq=False)
+class Lower(AbstractMatrix):
+    """[[F, 0], [C, S]] with a diagonal F."""
+
+    F: Diagonal
+    C: AbstractMatrix
+    S: AbstractMatrix
+    is_zero: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        first = self.F.shape[0]
+        return first + self.S.shape[0], first + self.S.shape[1]
+
+    def times(self, x: Tensor) -> Tensor:
+        first, second = x.tensor_split([self.F.shape[0]], -1)
+        return _beside(self.F.times(first), self.C.times(first) + self.S.times(second))
+
+    def transposed(self, y: Tensor) -> Tensor:
+        first, second = y.tensor_split([self.F.shape[0]], -1)
+        return _beside(self.F.transposed(first) + self.C.transposed(second), self.S.transposed(second))
+
+    def negative(self) -> AbstractMatrix:
+        return Lower(Diagonal(-self.F.values), self.C.negative(), self.S.negative())
+
+    def full(self) -> Tensor:
+        F, C, S = self.F.full(), self.C.full(), self.S.full()
+        batch = max(F.shape[0], C.shape[0], S.shape[0])
+        out = F.new_zeros(batch, *self.shape)
+        k = self.F.shape[0]
+        out[:, :k, :k], out[:, k:, :k], out[:, k:, k:] = F, C, S
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class InverseLower(AbstractMatrix):
+    """The inverse of a `Lower`, with that of F and of S at hand:  (x_1, x_2) -> (F^-1 x_1, S^-1 (x_2 - C F^-1 x_1))."""
+
+    F: Diagonal
+    C: AbstractMatrix
+    S: AbstractMatrix
+    is_zero: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        first = self.F.shape[0]
+        return first + self.S.shape[0], first + self.S.shape[1]
+
+    def times(self, x: Tensor) -> Tensor:
+        first, second = x.tensor_split([self.F.shape[0]], -1)
+        first = self.F.times(first)
+        return _beside(first, self.S.times(second - self.C.times(first)))
+
+    def transposed(self, y: Tensor) -> Tensor:
+        first, second = y.tensor_split([self.F.shape[0]], -1)
+        second = self.S.transposed(second)
+        return _beside(self.F.transposed(first - self.C.transposed(second)), second)
+
+    def negative(self) -> AbstractMatrix:
+        return InverseLower(Diagonal(-self.F.values), self.C.negative(), self.S.negative())
+
+    def full(self) -> Tensor:
+        F, S = self.F, self.S
+        return Lower(F, product(product(S, self.C), F).negative(), S).full()
+
+
+def _beside(one: Tensor, other: Tensor) -> Tensor:
+    batch = max(one.shape[0], other.shape[0])
+    return torch.cat([one.expand(batch, -1), other.expand(batch, -1)], -1)
 
 
 def product(a: AbstractMatrix, b: AbstractMatrix) -> AbstractMatrix:

@@ -75,6 +75,12 @@ class Given:
     q: Tensor
     b: Tensor
 
+    @property
+    def objective(self) -> Tensor:
+        """The largest entry of P and q, (B or 1,)."""
+        size = self.q.abs().amax(-1)
+        return torch.maximum(size, self.P_values.abs().amax(-1)) if self.P_values.shape[-1] else size
+
     def measure(self, x: Tensor, z: Tensor, holds: Tensor, mu: Tensor | None, threads: int) -> Measured:
         """The point x (B, n), z (B, m).
 

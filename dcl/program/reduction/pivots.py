@@ -1,8 +1,9 @@
 """Which rows define which variables: the rules of the reduction, for all values of the parameters.
 
-1. An equality row with a constant entry at a free variable defines it.  Variables of one equality row only come first (the
-   residuals of sum_squares, epigraphs): taking them out changes no other row.  Then Markowitz's order: (r - 1)(c - 1), for r
-   entries in the row and c in the column, is the fill.
+1. An equality row with a constant entry at a free variable defines it.  Rows with no other entry come first: their variables
+   are numbers (aliases of parameters), wherever they stand.  Variables of one equality row only come first (the
+   residuals of sum_squares, epigraphs) are next: taking them out changes no other row.  Then Markowitz's order:
+   (r - 1)(c - 1), for r entries in the row and c in the column, is the fill.
 2. A variable without a cost that only inequality rows see, with one sign in all of them but one: Fourier-Motzkin combines
    that row with each of the others, which adds no row.  That is to take it for an equality: its multiplier is the sum of the
    others' (|u| <= 1, which CVXPY writes u <= t, -u <= t, t <= 1, becomes a box).  Its value is one of many, so neither it nor
@@ -34,8 +35,8 @@ from dcl.program.reduction.working import Working, working
 _GROWTH = 100.0
 # A pivot is at least this, relative to the largest constant entry of its row.
 _PIVOT = 1e-2
-# Entries of the dense working matrix.
-_MOST_WORK = 500_000
+# Entries of the dense working matrix, which each pivot looks through: of its equalities, and of all of its rows.
+_MOST_WORK, _MOST_ENTRIES = 500_000, 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +49,12 @@ class Soft:
 
 @dataclass(frozen=True, eq=False)
 class Pivots:
-    """Row rows[k] defines variable columns[k].  soft: see `Soft`.
+    """Row rows[k] defines variable columns[k], the first `fixed` of them alone.  soft: see `Soft`.
 
     doubtful: rows of rule 3 whose variable, or another that it defines, is asked for.
     """
 
+    fixed: int
     rows: Ints
     columns: Ints
     soft: tuple[Soft, ...]
@@ -87,16 +89,26 @@ class Shape:
         return bounded
 
 
-def private(shape: Shape) -> tuple[Ints, Ints]:
-    """Rule 1 for variables that one equality row alone has: rows and columns."""
+def fixed(shape: Shape) -> tuple[Ints, Ints]:
+    """Rule 1 for rows with one entry: rows and columns."""
+    A = shape.A
+    alone = np.bincount(A.rows, minlength=A.shape[0])[A.rows] == 1
+    good = alone & (A.rows < shape.zeros) & ~A.varying & (A.values != 0.0) & ~shape.bounded[A.cols]
+    columns, first = np.unique(A.cols[good], return_index=True)
+    return A.rows[good][first], columns
+
+
+def private(shape: Shape, taken: Ints) -> tuple[Ints, Ints]:
+    """Rule 1 for variables that one equality row alone has, but those of the rows `taken`: rows and columns."""
     A = shape.A
     n_rows = np.bincount(A.cols, minlength=A.shape[1])
     largest = np.zeros(A.shape[0])
-    fixed = np.where(A.varying, 0.0, np.abs(A.values))
-    np.maximum.at(largest, A.rows, fixed)
-    good = (n_rows[A.cols] == 1) & (A.rows < shape.zeros) & (fixed > 0.0) & (fixed >= _PIVOT * largest[A.rows])
+    sizes = np.where(A.varying, 0.0, np.abs(A.values))
+    np.maximum.at(largest, A.rows, sizes)
+    good = (n_rows[A.cols] == 1) & (A.rows < shape.zeros) & (sizes > 0.0) & (sizes >= _PIVOT * largest[A.rows])
+    good &= ~np.isin(A.rows, taken)
     entries = np.nonzero(good)[0]
-    entries = entries[np.lexsort((-fixed[entries], A.rows[entries]))]
+    entries = entries[np.lexsort((-sizes[entries], A.rows[entries]))]
     _, first = np.unique(A.rows[entries], return_index=True)
     entries = entries[first]
     return A.rows[entries], A.cols[entries]
@@ -105,18 +117,20 @@ def private(shape: Shape) -> tuple[Ints, Ints]:
 class Search:
     """The pivots found so far, and the rows that are left."""
 
-    def __init__(self, shape: Shape, private_rows: Ints, private_columns: Ints, wanted: Bools) -> None:
+    def __init__(self, shape: Shape, first: tuple[Ints, Ints], second: tuple[Ints, Ints], wanted: Bools) -> None:
+        """first, second: what `fixed` and `private` have found."""
         self.shape = shape
         m, n = shape.A.shape
-        self.rows, self.columns = list(private_rows), list(private_columns)
+        (fixed_rows, fixed_columns), (private_rows, private_columns) = first, second
+        self.fixed = len(fixed_rows)
+        self.rows, self.columns = [*fixed_rows, *private_rows], [*fixed_columns, *private_columns]
         self.soft: list[Soft] = []
         self.doubtful: list[int] = []
         costly = shape.costly
         owner, touched = np.zeros(m, dtype=bool), np.zeros(n, dtype=bool)
         owner[private_rows[costly[private_columns]]] = True
         touched[shape.A.cols[owner[shape.A.rows]]] = True
-        left_rows = np.setdiff1d(np.arange(m), private_rows)
-        left_columns = np.setdiff1d(np.arange(n), private_columns)
+        left_rows, left_columns = np.setdiff1d(np.arange(m), self.rows), np.setdiff1d(np.arange(n), self.columns)
         self.work: Working = working(shape.A, shape.zeros, left_rows, left_columns, costly | touched, touched)
         self._bounded = shape.bounded[left_columns]
         # what is asked for, and what defines it; the pivots of the working matrix by their places there
@@ -131,10 +145,11 @@ class Search:
         self._varying_rows, self._varying_cols = shape.A.rows[varying], shape.A.cols[varying]
 
     def _stays_constant(self, row: int, column: int) -> bool:
-        """Is A constant on the rows and columns of the pivots with this one?"""
+        """Is A_SS constant with this one?"""
         of_row = self._varying_cols[self._varying_rows == row]
         of_column = self._varying_rows[self._varying_cols == column]
-        return not (np.isin(of_row, [*self.columns, column]).any() or np.isin(of_column, [*self.rows, row]).any())
+        rows, columns = self.rows[self.fixed :], self.columns[self.fixed :]
+        return not (np.isin(of_row, [*columns, column]).any() or np.isin(of_column, [*rows, row]).any())
 
     def _is_asked(self, j: int) -> bool:
         """Is column j of the working matrix asked for, or one that has been taken out and depends on it?"""
@@ -204,14 +219,16 @@ def choose(shape: Shape, *, on_path: bool, cuts: bool, wanted: Bools) -> tuple[P
 
     on_path: the rules that hold at mu > 0 only.  cuts: may rows become soft?  wanted: variables (n,) that are asked for.
     """
-    rows, columns = private(shape)
+    first = fixed(shape)
+    second = private(shape, first[0])
     m, n = shape.A.shape
-    if (m - len(rows)) * (n - len(columns)) > _MOST_WORK or len(columns) == n:
+    taken = len(first[0]) + len(second[0])
+    if (shape.zeros - taken) * (n - taken) > _MOST_WORK or (m - taken) * (n - taken) > _MOST_ENTRIES or taken == n:
         return None
-    search = Search(shape, rows, columns, wanted)
+    search = Search(shape, first, second, wanted)
     search.equalities()
     if not on_path:
         search.inequalities(cuts=cuts)
-    taken, columns, doubtful = (np.array(t, dtype=np.int64) for t in (search.rows, search.columns, search.doubtful))
-    found = Pivots(taken, columns, tuple(search.soft), doubtful)
+    rows, columns, doubtful = (np.array(t, dtype=np.int64) for t in (search.rows, search.columns, search.doubtful))
+    found = Pivots(search.fixed, rows, columns, tuple(search.soft), doubtful)
     return found, search.work

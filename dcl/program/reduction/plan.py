@@ -5,6 +5,8 @@ bounds as there are:
 
     dense(n, g, r) = n^3 + n^2 g + n r^2,   r = g + n if there are bounds       measured: 10^9 of these take 0.16 s
     sparse         = 5 10^4 (n + m)                              (the careful lane on a sparse program: 8 us a row or column)
+                     3 10^5 (n + m) with soft rows               (50 us: an SVM of 500 rows, a lasso of 60 x 120)
+    cells(n, g)    = 12 (n^3 + n^2 g)                            (soft rows, by the cell of the solution)
 
 and the reduction has its own: products k r^2 to form P' (k variables taken out, r left) where E varies, k^2 r to form E where
 A_IJ is not diagonal.  It is made where it saves a third of the operations.
@@ -25,13 +27,14 @@ from dcl.program.reduction.blocks import Floats, Ints
 from dcl.program.reduction.elimination import Elimination, Partition, inverse
 from dcl.program.reduction.matrices import Diagonal
 from dcl.program.reduction.measure import Nonzeros, nonzeros
-from dcl.program.reduction.pivots import Pivots, Shape, choose
+from dcl.program.reduction.pivots import Pivots, Shape
 from dcl.program.reduction.pullback import Pullback
-from dcl.program.reduction.redundant import moving, of_program, redundant
+from dcl.program.reduction.redundant import dominated, moving, of_program, redundant
 from dcl.program.reduction.working import Working
 
 _SAVES = 0.7
 _MOST_GENERAL, _MOST_VARIABLES = 1500, 700
+_INTERIOR = 12.0
 # Numbers in all blocks of one instance.
 _MOST_STORED = 4_000_000
 
@@ -69,11 +72,14 @@ class Cuts:
 
     Its multiplier is between 0 and the cap -q_t / alpha.  Where it is the cap, row and pivot change places: t is what the
     soft row says, and the pivot's row is slack.
+
+    in_dual: is the program solved in the dual, or by the cell of its solution (dcl.layers.reduced_core)?
     """
 
     rows: Tensor
     pivots: Tensor
     alpha: Tensor
+    in_dual: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +90,7 @@ class Reduction:
     tight: inequality rows that define a variable, in the order of the partition, (m,).  equations: these and the equalities.
     doubtful: those of them that define nothing that is asked for unless their multiplier is positive (rule 3 of pivots.py).
     moving: parameters in whose gradient redundant rows make a derivative that does not exist (redundant.py).
+    has_twins: is an inequality row dropped that another one repeats?
     before: variables and rows.  after: variables, general rows, bounds.  saved: operations an instance.
     """
 
@@ -98,6 +105,7 @@ class Reduction:
     doubtful: Tensor
     equations: Tensor
     moving: frozenset[int]
+    has_twins: bool
     before: tuple[int, int]
     after: tuple[int, int, int]
     saved: float
@@ -123,10 +131,10 @@ class _Bounds:
 _NO_BOUNDS = _Bounds(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
 
 
-def _bounds(work: Working) -> tuple[_Bounds, _Bounds]:
-    """Inequality rows that are left with one constant entry; of two on the same side of a variable the first."""
+def _bounds(work: Working, others: Ints) -> tuple[_Bounds, _Bounds]:
+    """Inequality rows that are left with one constant entry, but `others`; of two on one side of a variable the first."""
     there = work.present
-    alone = (there.sum(1) == 1) & ~(work.V & there).any(1)
+    alone = (there.sum(1) == 1) & ~(work.V & there).any(1) & ~np.isin(work.rows, others)
     alone[: work.zeros] = False
     places = np.nonzero(alone)[0]
     variable = there[places].argmax(1) if len(places) else np.zeros(0, dtype=np.int64)
@@ -144,82 +152,97 @@ def _dense(n: int, general: int, bounds: int) -> float:
     return float(n) ** 3 + float(n) ** 2 * general + float(n) * (general + (n if bounds else 0)) ** 2
 
 
-def plan(
-    shape: Shape, *, dense: bool, on_path: bool, cuts: bool, wanted_x: Tensor, wanted_z: Tensor
-) -> Reduction | None:
-    """The reduction of a program, None where none pays.
+def _cells(n: int, general: int) -> float:
+    """The interior point that finds the cell, and the program of the cell, which starts there."""
+    return _INTERIOR * (float(n) ** 3 + float(n) ** 2 * general)
 
-    dense: could the core take the program as it is?  on_path: for mu > 0.  cuts: may rows become soft?
-    wanted_x, wanted_z: variables (n,) and multipliers (m,) that are asked for.
+
+def plan(
+    shape: Shape, found: tuple[Pivots, Working], *, dense: bool, in_dual: bool, wanted_z: Tensor
+) -> Reduction | None:
+    """The reduction of a program by these pivots, None where it does not pay.
+
+    dense: could the core take the program as it is?  in_dual: is a program with soft rows solved in its dual?
+    wanted_z: multipliers (m,) that are asked for.
     """
     m, n = shape.A.shape
-    found = choose(shape, on_path=on_path, cuts=cuts, wanted=wanted_x.numpy())
-    if found is None:
-        return None
     pivots, work = found
     circle = redundant(work)
-    # where rows are soft, all rows are those of the dual program
-    lower, upper = (_NO_BOUNDS, _NO_BOUNDS) if pivots.soft else _bounds(work)
+    soft = np.array([s.row for s in pivots.soft], dtype=np.int64)
+    weak = dominated(work, shape, pivots.rows, pivots.columns, soft)
+    dropped = np.concatenate([circle.dropped, weak.dropped])
+    in_dual = in_dual and len(soft) > 0
+    # all rows are those of the dual program
+    lower, upper = (_NO_BOUNDS, _NO_BOUNDS) if in_dual else _bounds(work, np.concatenate([soft, work.rows[dropped]]))
     left = ~work.used
-    left[circle.dropped] = left[lower.rows] = left[upper.rows] = False
+    left[dropped] = left[lower.rows] = left[upper.rows] = False
     general = np.nonzero(left)[0]
     equalities = int((general < work.zeros).sum())
     R = work.columns[~work.gone]
     if len(R) == 0 or len(R) > _MOST_VARIABLES or len(general) > _MOST_GENERAL:
         return None
-    if pivots.soft and len(general) > len(R):
+    if in_dual and len(general) > len(R):
         return None  # the dual's matrix is singular
     K = work.rows[np.concatenate([general, lower.rows, upper.rows])]
-    partition = Partition(J=pivots.columns, R=R, I=pivots.rows, K=K, D=work.rows[circle.dropped])
+    partition = Partition(fixed=pivots.fixed, J=pivots.columns, R=R, I=pivots.rows, K=K, D=work.rows[dropped])
     blocks = {
         f"P_{a}{b}": shape.P.block(getattr(partition, a), getattr(partition, b)) for a, b in ("JJ", "JR", "RR")
     } | {
         f"A_{a}{b}": shape.A.block(getattr(partition, a), getattr(partition, b))
-        for a, b in ("IJ", "IR", "KJ", "KR", "DJ", "DR")
+        for a, b in ("IR", "KJ", "KR", "DJ", "DR")
     }
+    F = partition.fixed
+    (I_F, I_S), (J_F, J_S) = ((t[:F], t[F:]) for t in (partition.I, partition.J))
+    blocks |= {"A_FF": shape.A.block(I_F, J_F), "A_SF": shape.A.block(I_S, J_F), "A_SS": shape.A.block(I_S, J_S)}
     if sum(block.stored for block in blocks.values()) > _MOST_STORED:
         return None
-    M = inverse(blocks["A_IJ"].at(()))
+    M_S = inverse(blocks["A_SS"].at(()))
     k, r = len(partition.J), len(R)
     bounds = len(lower.rows) + len(upper.rows)
     g = len(general)
-    cost = float(r) ** 3 + 2.0 * float(r) * g * (r + g) + _dense(g, 0, g) if pivots.soft else _dense(r, g, bounds)
+    if in_dual:
+        cost = float(r) ** 3 + 2.0 * float(r) * g * (r + g) + _dense(g, 0, g)
+    else:
+        cost = _cells(r, g) if pivots.soft else _dense(r, g, bounds)
     if not blocks["A_IR"].constant:
-        cost += float(k) * r * r + (0.0 if isinstance(M, Diagonal) else float(k) * k * r)
-    before = _dense(n, m, 0) if dense and m <= _MOST_GENERAL else 5e4 * (n + m)
-    if cost > _SAVES * before and not (len(circle.dropped) and cost <= before):
+        cost += float(k) * r * r + (0.0 if isinstance(M_S, Diagonal) else float(k) * k * r)
+    before = _dense(n, m, 0) if dense and m <= _MOST_GENERAL else (3e5 if pivots.soft else 5e4) * (n + m)
+    if cost > _SAVES * before and not (len(dropped) and cost <= before):
         return None
     inside = np.cumsum(~work.gone) - 1
 
     def side(t: _Bounds) -> Side:
         return Side(torch.from_numpy(inside[t.variable]), torch.from_numpy(t.coefficient))
 
-    in_circles = of_program(shape, work.rows[circle.circles], partition.I, partition.J)
-    if bool(wanted_z[torch.from_numpy(in_circles)].any()):
+    in_circles, alike = (
+        of_program(shape, work.rows[rows], partition.I, partition.J) for rows in (circle.circles, weak.same)
+    )
+    if bool(wanted_z[torch.from_numpy(np.union1d(in_circles, alike))].any()):
         return None
     order = np.concatenate([partition.I, partition.K, partition.D])
     columns = np.concatenate([partition.J, partition.R])
     inequality = order >= shape.zeros
     taken = np.arange(m) < k
     return Reduction(
-        Elimination(partition, blocks, M, len(general), _vectors(shape, partition)),
+        Elimination(partition, blocks, M_S, len(general), _vectors(shape, partition)),
         nonzeros(shape.P, columns, columns),
         nonzeros(shape.A, order, columns),
         (equalities, len(general) - equalities, len(lower.rows), len(upper.rows)),
         side(lower),
         side(upper),
-        _cuts(shape, pivots, K) if pivots.soft else None,
+        _cuts(shape, pivots, K, in_dual) if pivots.soft else None,
         tight=torch.from_numpy(inequality & taken),
         doubtful=torch.from_numpy(np.isin(order, pivots.doubtful)),
         equations=torch.from_numpy(~inequality | taken),
         moving=moving(shape, in_circles),
+        has_twins=len(weak.same) > 0,
         before=(n, m),
         after=(r, len(general), bounds),
         saved=before - cost,
     )
 
 
-def _cuts(shape: Shape, pivots: Pivots, K: Ints) -> Cuts:
+def _cuts(shape: Shape, pivots: Pivots, K: Ints, in_dual: bool) -> Cuts:
     """The soft rows."""
     alpha = {(int(i), int(j)): float(a) for i, j, a in zip(shape.A.rows, shape.A.cols, shape.A.values, strict=True)}
     place = {int(row): k for k, row in enumerate(K)}
@@ -227,6 +250,7 @@ def _cuts(shape: Shape, pivots: Pivots, K: Ints) -> Cuts:
         torch.tensor([place[s.row] for s in pivots.soft]),
         torch.tensor([s.pivot for s in pivots.soft]),
         torch.tensor([alpha[s.row, int(pivots.columns[s.pivot])] for s in pivots.soft], dtype=torch.float64),
+        in_dual,
     )
 
 

@@ -77,7 +77,7 @@ class Working:
 
 
 def working(A: MatrixSource, zeros: int, rows: Ints, columns: Ints, costly: Bools, touched: Bools) -> Working:
-    """The rows and columns of A that are given; no others have entries in these rows but such as are taken out privately."""
+    """The rows and columns of A that are given; others with entries in these rows have been taken out."""
     row_at = np.full(A.shape[0], -1)
     row_at[rows] = np.arange(len(rows))
     col_at = np.full(A.shape[1], -1)
