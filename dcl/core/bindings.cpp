@@ -3,6 +3,7 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include "addresses.hpp"
 #include "given.hpp"
@@ -12,6 +13,7 @@
 
 namespace nb = nanobind;
 
+void bind_affine(nb::module_& module);
 void bind_conic(nb::module_& module);
 
 namespace {
@@ -172,11 +174,12 @@ NB_MODULE(CORE_MODULE, module) {
     nb::class_<core::LdlAnalysis>(module, "LdlAnalysis")
         .def_prop_ro("fill", &core::LdlAnalysis::fill)
         .def_prop_ro("work", &core::LdlAnalysis::work);
-    nb::class_<core::LdlFactor>(module, "LdlFactor");
+    nb::class_<core::LdlFactor>(module, "LdlFactor").def_ro("turned", &core::LdlFactor::turned);
     module.def("analyze", &analyze);
     module.def("factor", &factor);
     module.def("substitute", &substitute);
     module.def("multiply", &multiply);
     module.def("row_sizes", &row_sizes);
+    bind_affine(module);
     bind_conic(module);
 }

@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     """Run all experiments, print the table, write the figure. Returns the exit status."""
     missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
     if missing:
-        print(f'dcl demo needs {", ".join(missing)}, not installed here: pip install "dcl-layers[demo]"', file=sys.stderr)
+        print(
+            f'dcl demo needs {", ".join(missing)}, not installed here: pip install "dcl-layers[demo]"', file=sys.stderr
+        )
         return 2
 
     import torch

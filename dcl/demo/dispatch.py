@@ -84,8 +84,8 @@ class Reader(nn.Module):
 
     def forward(self, slips: Tensor) -> Tensor:
         """The amounts."""
-        amount: Tensor = self.network(slips).squeeze(-1)
-        return 4.5 + 3.0 * amount
+        amounts: Tensor = 4.5 + 3.0 * self.network(slips).squeeze(-1)
+        return amounts
 
 
 class WithLayer(nn.Module):
@@ -114,8 +114,8 @@ class Dense(nn.Module):
 
     def forward(self, slips: Tensor) -> Tensor:
         """Shipments (days, CUSTOMERS) for slips (days, CUSTOMERS, 64)."""
-        difference: Tensor = self.head((self.reader(slips) - 4.5) / 3.0)
-        return self.mean + difference
+        shipped: Tensor = self.mean + self.head((self.reader(slips) - 4.5) / 3.0)
+        return shipped
 
 
 def fit(model: nn.Module, past: Days, steps: int, rate: float, decay: float, tick: Callable[[], object]) -> None:

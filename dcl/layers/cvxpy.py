@@ -205,6 +205,8 @@ class CvxpyLayer(AbstractLayer):
         Computed in float64; dtype and device out are those in.
 
         Args:
+            params: the parameters, in the order of the layer.
+            named: parameters by name.
             solver_args: options for this call, over those of the layer.
             warm_start: a `Solution` of the same batch to start from (True and False are accepted and mean nothing).
             mu: barrier parameter for this call.
@@ -332,7 +334,9 @@ class CvxpyLayer(AbstractLayer):
         entries = [not output.dual for output in form.outputs]
         for place in self._values:
             entries.insert(place, False)
-        return Linear({str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x])
+        return Linear(
+            {str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x]
+        )
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

@@ -48,7 +48,7 @@ class CvxpyMap(AbstractMap):
         z = torch.cat([answer.y, answer.z], -1) if any(output.dual for output in form.outputs) else answer.z
         found = list(form.extract(answer.x, z))
         if self.values:
-            d = form.map_d(thetas_of(form, given, form.map_d)).squeeze(-1)
+            d = form.map_d.numbers(thetas_of(form, given, form.map_d)).squeeze(-1)
             value = answer.value + (d.reshape(answer.value.shape) if d.shape[0] > 1 else d.squeeze(0))
             for place in self.values:
                 found.insert(place, -value if form.maximize else value)

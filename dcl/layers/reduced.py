@@ -132,7 +132,7 @@ def solve(
 ) -> Solved:
     """Solve the programs for thetas[p] (B or 1, size_p). start: x (B, n) and z (B, m) in the order of the partition."""
     elimination = reduction.elimination
-    t, sides = elimination.at(thetas), elimination.vectors(thetas)
+    t, sides = elimination.at(thetas), elimination.vectors.numbers(thetas, threads)
     g, h = sides.split([elimination.n, sides.shape[-1] - elimination.n], -1)
     first, right, e = t.right_side(g, h)
     programs = given(reduction.P, reduction.A, thetas, g, h)

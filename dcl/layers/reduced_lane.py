@@ -165,7 +165,7 @@ class ReducedWay(AbstractWay):
         x, z = take(solved.x, partition.variables), take(solved.z, partition.rows)
         outputs = list(form.extract(x, z))
         if self.values:
-            value = solved.measured.value + form.map_d(thetas).squeeze(-1)
+            value = solved.measured.value + form.map_d.numbers(thetas, ask.threads).squeeze(-1)
             for place in self.values:
                 outputs.insert(place, -value if form.maximize else value)
         # copies: the caller may change his outputs in place
@@ -194,18 +194,12 @@ class ReducedWay(AbstractWay):
         if value is not None and solved.mu is not None:
             h = h - value.unsqueeze(-1) * solved.measured.s
         u, w = solved.adjoint(g, h)
-        gradients = self._pullback(tuple(needed))
-        found = {} if gradients is None else gradients(solved.x, solved.z, u, w, value)
-        certified = (solved.status == 0).unsqueeze(-1)
-        out: list[Tensor | None] = []
-        for p, domain in enumerate(form.domains):
-            if p not in found:
-                out.append(None)
-                continue
-            t = torch.where(certified, found[p], 0.0)
-            t = t.sum(0, keepdim=True) if self.shared[p] and t.shape[0] > 1 else t
-            out.append(unflatten_columns(t, domain.shape).to(self.dtype))
-        return out
+        back = self._pullback(tuple(needed))
+        found = {} if back is None else back((solved.x, solved.z, u, w), value, solved.status, self.shared, threads)
+        return [
+            unflatten_columns(found[p], domain.shape).to(self.dtype) if p in found else None
+            for p, domain in enumerate(form.domains)
+        ]
 
     def _pullback(self, needed: tuple[bool, ...]) -> Pullback | None:
         kept, partition = self.reduction.kept, self.reduction.elimination.partition

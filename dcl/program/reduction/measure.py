@@ -105,7 +105,9 @@ class Given:
 
 def given(P: Nonzeros, A: Nonzeros, thetas: Sequence[Tensor], g: Tensor, b: Tensor) -> Given:
     """The programs for thetas[p] (B or 1, size_p), g = -q and b."""
-    return Given(P, A, P.map(thetas).contiguous(), A.map(thetas).contiguous(), (-g).contiguous(), b.contiguous())
+    return Given(
+        P, A, P.map.numbers(thetas).contiguous(), A.map.numbers(thetas).contiguous(), (-g).contiguous(), b.contiguous()
+    )
 
 
 def _pair(t: Tensor | None) -> tuple[int, int]:
