@@ -20,7 +20,7 @@ from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.calls import CvxpyCall
 from dcl.layers.cone_lane import ConicWay
-from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
+from dcl.layers.cvxpy_lane import cvxpy_map, is_direct
 from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
@@ -276,7 +276,7 @@ class CvxpyLayer(AbstractLayer):
 
     def _reduction(self, exact: bool) -> Reduction | None:
         """The reduction of its programs at mu = 0 (exact) or mu > 0, None where there is none."""
-        if self._reductions is None or not is_quadratic(self._form):
+        if self._reductions is None or not is_direct(self._form):
             return None
         return self._reductions.exact if exact else self._reductions.on_path
 
@@ -326,7 +326,8 @@ class CvxpyLayer(AbstractLayer):
             as_given = direct(found, plan.m)
             return either(way, as_given, plan.batch.size) if way and as_given else way or as_given
         core = conic_core(self._form.structure.cone.blocks, plan.n)
-        return None if core is None else ConicWay(found, core, Rows())
+        given = None if core is None else ConicWay(found, core, Rows())
+        return either(way, given, plan.batch.size) if way and given else way or given
 
     def _linear(self, arguments: Arguments) -> Linear | None:
         form = self._form

@@ -7,6 +7,7 @@ share of the batch, and DDP averages the gradients. A dcl layer inside the model
 example trains the same model twice, on one process and on two, and compares the weights after every step.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -93,7 +94,8 @@ def run(world):
         script = Path(folder) / "train.py"
         script.write_text(SCRIPT, encoding="utf-8")
         calls = [[sys.executable, str(script), str(rank), str(world), folder] for rank in range(world)]
-        processes = [subprocess.Popen(call) for call in calls]
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # they find the packages that we find
+        processes = [subprocess.Popen(call, env=paths) for call in calls]
         codes = [process.wait(timeout=240) for process in processes]
         if any(codes):
             raise RuntimeError(f"a training process failed: exit codes {codes}")

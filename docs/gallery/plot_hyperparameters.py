@@ -93,8 +93,8 @@ print(f"test error:       {errors['no penalty']:.4f} without a penalty, {errors[
 # A support vector machine and its dual
 # -------------------------------------
 #
-# Minimize 1/2 |w|^2 + C sum(xi) subject to y_i (x_i'w + b) >= 1 - xi_i and xi >= 0. The multipliers are the
-# dual variables of scikit-learn's ``SVC``. They say how much each case pulls on the boundary.
+# Minimize :math:`\tfrac12 |w|^2 + C \sum_i \xi_i` subject to :math:`y_i (x_i^T w + b) \ge 1 - \xi_i` and :math:`\xi \ge 0`.
+# The multipliers are the dual variables of scikit-learn's ``SVC``. They say how much each case pulls on the boundary.
 
 cases, label = load_breast_cancer(return_X_y=True)
 cases, label = ((cases - cases.mean(0)) / cases.std(0))[:150, :10], np.where(label[:150] == 1, 1.0, -1.0)

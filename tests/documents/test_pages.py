@@ -35,7 +35,7 @@ def ran(kind: str, code: str, space: dict[str, object]) -> str:
     printed, threads = io.StringIO(), torch.get_num_threads()
     with contextlib.redirect_stdout(printed):
         if kind == "python":
-            exec(compile(code, "page", "exec"), space)
+            exec(compile(code, "page", "exec", dont_inherit=True), space)
         else:
             assert main(shlex.split(code.removeprefix("dcl "))) == 0
     torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dcl.core.affine import Entries, Lists, lists, pull_back
 from dcl.program.reduction.blocks import Ints, Source
-from dcl.program.reduction.pivots import Shape
+from dcl.program.reduction.shape import Shape
 
 
 @dataclass(frozen=True, eq=False)
