@@ -1,7 +1,7 @@
 """dcl: differentiable convex optimization layers.
 
-A constrained argmin inside a torch model: written in CVXPY or as matrices, solved by real solvers, checked instance by
-instance, and differentiated exactly through its KKT conditions.
+A constrained argmin inside a torch model. You write it in CVXPY or as matrices. Established solvers solve it, dcl checks every
+instance, and the gradient comes from the KKT conditions.
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""What this installation of dcl consists of: for bug reports, and to see whether the compiled core runs."""
+"""What is installed, for bug reports, and whether the compiled core runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error and warning that dcl raises, each with the facts that a program needs to react to it.
+"""Every error and warning that dcl raises. Their attributes hold what a program needs to react.
 
 An outcome of a solve is a value (`dcl.Status`); it becomes one of these only in a layer (`dcl.outcome.messages`).
 """

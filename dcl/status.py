@@ -1,4 +1,4 @@
-"""Outcomes as values: what happened to an instance, and what its derivative is worth. Each value has its message."""
+"""Outcomes as values: what happened to an instance, and whether its derivative can be trusted. Each value has a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `dcl.diagnose` returns: what is known of one instance, and of all of a batch; both print well."""
+"""What `dcl.diagnose` returns: the facts about one instance, and about a whole batch. Both can be printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that a layer does not have: an error that lists those it has, where Python names only the wrong one."""
+"""Errors for unknown arguments of a layer, with a list of the valid ones. Python names only the wrong one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every primitive of torch's autograd here needs: quick calls, and to be left alone by `torch.compile`."""
+"""What all autograd primitives of dcl share: quick calls, and no tracing by `torch.compile`."""
 
 from __future__ import annotations
 

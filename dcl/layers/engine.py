@@ -1,4 +1,4 @@
-"""What every layer does with a program: solve it with `dcl.implicit`, and turn the outcome into what was asked for."""
+"""What every layer does with a program: solve it with `dcl.implicit`, then return outputs, or raise or warn as set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where values become messages: bad inputs, failed instances and degenerate points, in the caller's own words.
+"""Messages about bad inputs, failed instances and degenerate points, with the caller's own names.
 
 A front end describes its program with an `AbstractCallContext`; what happened is decided elsewhere and only told here.
 """

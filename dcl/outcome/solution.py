@@ -1,4 +1,4 @@
-"""What is known of an answer: the point, how good it is as dcl itself measured it, and what its derivative is worth."""
+"""An answer: the point, its residuals as measured by dcl, and whether its derivative can be trusted."""
 
 from __future__ import annotations
 

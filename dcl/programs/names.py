@@ -1,4 +1,4 @@
-"""What the user calls things: parameters, variables and constraints, found by object or by name."""
+"""Find parameters, variables and constraints by object or by the user's name."""
 
 from __future__ import annotations
 

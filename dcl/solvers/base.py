@@ -1,6 +1,6 @@
 """The interface of a solver: a batch of programs in, points or claims out.
 
-A solver's word is never taken: see `dcl.solve.pipeline`.
+What a solver claims is always checked: see `dcl.solve.pipeline`.
 
 Every solver file has the same order: unpack, convert to the solver's form, options, solve, fill.
 Programs and points are those of `dcl.program` (Ax + s = b), on the host, in NumPy.
