@@ -47,6 +47,8 @@ def through_core(
     if torch.compiler.is_compiling() or is_traced():
         return None
     tensors = tuple(arguments.values())
+    if not all(isinstance(t, Tensor) for t in tensors):
+        return None  # the careful lane names what is no tensor
     if return_solution and tensors and tensors[0].dtype != torch.float64:
         return None  # a Solution tells the point in double precision
     needed = [t.requires_grad for t in tensors]
