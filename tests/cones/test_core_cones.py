@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dcl import core
-from dcl.cones import Exponential, Nonnegative, Product, SecondOrder, Semidefinite, Zero
+from dcl.cones import Exponential, Nonnegative, Power, Product, SecondOrder, Semidefinite, Zero
 from dcl.cones.semidefinite import lower_from_upper, svec
 
 pytestmark = pytest.mark.skipif(not core.available, reason=f"the compiled core is not there: {core.reason}")
@@ -21,7 +21,8 @@ CONES = {
     "PSD(2)": Semidefinite(2, 2),
     "PSD(7)": Semidefinite(7),
     "exponential": Exponential(4),
-    "product": Product((Zero(2), Nonnegative(3), SecondOrder(3, 2), SecondOrder(5), Semidefinite(3), Exponential(1))),
+    "power": Power((0.01, 0.2, 0.5, 0.7, 0.99)),
+    "product": Product((Zero(2), Nonnegative(3), SecondOrder(3, 2), SecondOrder(5), Semidefinite(3), Exponential(1), Power((0.3,)))),
 }
 MUS = (0.0, 1e-12, 1e-6, 1e-3, 1.0, 1e3)
 SIZES = (1e-120, 1e-30, 1e-8, 1.0, 1e8, 1e30, 1e120)
@@ -92,6 +93,29 @@ def test_at_kinks(name, mu):
         for factor in (1.0, 1e-3, 1e3):
             v, w = factor * with_spectrum(name, spectrum, rng), torch.tensor(rng.standard_normal(cone.dim))
             assert agree(cone, v, mu, w), (spectrum, factor)
+
+
+def power_kinks(a):
+    """v on the boundary of K, K*, and both axes of each, where D jumps, at 1e-7 and 1e-10 beside them, and between them."""
+    x, y, b = 0.7, 1.3, 1.0 - a
+    z = x**a * y**b
+    on = [(-x, -y, z), (-x, -y, -z), (a * x, b * y, z), (a * x, b * y, -z)]
+    on += [(-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)]
+    between = [(-1.0, 1.0, 0.0), (1.0, -1.0, 0.0), (-1.0, 1.0, 1e-9), (1.0, -1.0, -1e-9), (1.0, 1.0, 30.0), (0.0, 0.0, 1.0)]
+    yield from on + between
+    for point in on:
+        for step in (1e-7, -1e-7, 1e-10, -1e-10):
+            yield tuple(np.array(point) + step * np.array([0.3, -0.5, 0.8]))
+
+
+@pytest.mark.parametrize("mu", [0.0, 1e-9, 1e-3])
+def test_at_kinks_of_power_cones(mu):
+    rng = np.random.default_rng(4)
+    for a in (0.01, 0.2, 0.5, 0.7, 0.99):
+        for point in power_kinks(a):
+            for factor in (1.0, 1e-3, 1e3, 1e-60, 1e60) if mu == 0.0 else (1.0, 1e3):
+                v, w = factor * torch.tensor(point, dtype=torch.float64), torch.tensor(rng.standard_normal(3))
+                assert agree(Power((a,)), v, mu, w), (a, point, factor)
 
 
 @pytest.mark.parametrize("mu", [0.0, 1e-2])
