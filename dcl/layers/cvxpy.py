@@ -20,7 +20,7 @@ from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.calls import CvxpyCall
 from dcl.layers.cone_lane import ConicWay
-from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
+from dcl.layers.cvxpy_lane import cvxpy_map, is_direct
 from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
@@ -205,6 +205,8 @@ class CvxpyLayer(AbstractLayer):
         Computed in float64; dtype and device out are those in.
 
         Args:
+            params: the parameters, in the order of the layer.
+            named: parameters by name.
             solver_args: options for this call, over those of the layer.
             warm_start: a `Solution` of the same batch to start from (True and False are accepted and mean nothing).
             mu: barrier parameter for this call.
@@ -271,7 +273,7 @@ class CvxpyLayer(AbstractLayer):
 
     def _reduction(self, exact: bool) -> Reduction | None:
         """The reduction of its programs at mu = 0 (exact) or mu > 0, None where there is none."""
-        if self._reductions is None or not is_quadratic(self._form):
+        if self._reductions is None or not is_direct(self._form):
             return None
         return self._reductions.exact if exact else self._reductions.on_path
 
@@ -321,7 +323,8 @@ class CvxpyLayer(AbstractLayer):
             as_given = direct(found, plan.m)
             return either(way, as_given, plan.batch.size) if way and as_given else way or as_given
         core = conic_core(self._form.structure.cone.blocks, plan.n)
-        return None if core is None else ConicWay(found, core, Rows())
+        given = None if core is None else ConicWay(found, core, Rows())
+        return either(way, given, plan.batch.size) if way and given else way or given
 
     def _linear(self, arguments: Arguments) -> Linear | None:
         form = self._form
@@ -332,7 +335,9 @@ class CvxpyLayer(AbstractLayer):
         entries = [not output.dual for output in form.outputs]
         for place in self._values:
             entries.insert(place, False)
-        return Linear({str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x])
+        return Linear(
+            {str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x]
+        )
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

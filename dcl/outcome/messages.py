@@ -23,6 +23,7 @@ from dcl.errors import (
     UnsupportedError,
     level_of_caller,
 )
+from dcl.kkt.inertia import is_semidefinite
 from dcl.point import OPTIMAL_TOLERANCE
 from dcl.point.degeneracy import Degeneracy
 from dcl.program import ConeProgram
@@ -150,6 +151,20 @@ def check_psd(context: AbstractCallContext, P: Tensor, argument: str, dtype: tor
                 argument=argument,
                 index=index,
             )
+
+
+def check_convex(context: AbstractCallContext, program: ConeProgram, name: str, dtype: torch.dtype) -> None:
+    """Raise InputError where the sparse P (B or 1, nnz) of the program has a negative eigenvalue. dtype: the caller's."""
+    tolerance = max(PSD_TOLERANCE, 8.0 * program.structure.n * torch.finfo(dtype).eps)
+    good = is_semidefinite(program.structure.P, program.P, tolerance)
+    for i in torch.nonzero(~good).flatten().tolist():
+        index = context.index_in(program.P, i)
+        raise InputError(
+            f"{name} is not positive semidefinite{where(index)}: it has a negative eigenvalue, below {-tolerance:.1g} of its "
+            "largest row sum, so the problem is not convex",
+            argument=name,
+            index=index,
+        )
 
 
 def check_finite(context: AbstractCallContext, t: Tensor, argument: str, *, infinite: float | None = None) -> None:

@@ -25,7 +25,7 @@ from dcl.program import ConeProgram
 from dcl.solve.attainment import Seen, judged
 from dcl.solve.backend import Backend
 from dcl.solve.path import follow
-from dcl.solve.polish import polish
+from dcl.solve.polish import LARGE, polish
 from dcl.solve.proof import claimed, none_of, searched
 from dcl.solve.rescue import order_of, vertex_near
 from dcl.solvers.base import Claim, Iterates
@@ -76,6 +76,7 @@ def answer(
     iterations, seconds = np.zeros(batch, dtype=np.int64), np.zeros(batch)
     order = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
     certificate: Tensor | None = None
+    curved_and_large = not structure.cone.is_orthant and structure.n + structure.m > LARGE
     pending = np.arange(batch)
     position, rest = {backend: k for k, backend in enumerate(backends)}, tuple(backends)
     own = backends[0].at_own_tolerance()
@@ -107,8 +108,9 @@ def answer(
                 used[points[better.cpu().numpy()]] = k
             order[index] = torch.minimum(order[index], place)
         quality = worst(residuals).cpu().numpy()
-        # a point that polishing left above ROUNDED may sit on a wrong active set: one more solver is asked
-        accepted = OPTIMAL_TOLERANCE if k > 0 or not rest else ROUNDED
+        # a point that polishing left above ROUNDED may sit on a wrong active set: one more solver is asked, but not a first-order
+        # method about a large program with curved cones, where it takes minutes and comes less near
+        accepted = ROUNDED if k == 0 and rest and not curved_and_large else OPTIMAL_TOLERANCE
         status[pending[quality[pending] <= accepted]] = int(Status.OPTIMAL)
         for j in np.flatnonzero((claim != Claim.SOLVED) & (status[pending] != Status.OPTIMAL)):
             i, said = pending[j], claim[j]
