@@ -22,7 +22,9 @@ CONES = {
     "PSD(7)": Semidefinite(7),
     "exponential": Exponential(4),
     "power": Power((0.01, 0.2, 0.5, 0.7, 0.99)),
-    "product": Product((Zero(2), Nonnegative(3), SecondOrder(3, 2), SecondOrder(5), Semidefinite(3), Exponential(1), Power((0.3,)))),
+    "product": Product(
+        (Zero(2), Nonnegative(3), SecondOrder(3, 2), SecondOrder(5), Semidefinite(3), Exponential(1), Power((0.3,)))
+    ),
 }
 MUS = (0.0, 1e-12, 1e-6, 1e-3, 1.0, 1e3)
 SIZES = (1e-120, 1e-30, 1e-8, 1.0, 1e8, 1e30, 1e120)
