@@ -3,9 +3,9 @@
     minimize 1/2 x'Px + q'x   subject to   Ax = b (y),   Gx + s = h,  s in K (z)         Px + q + A'y + G'z = 0,   z in K*
 
 K: nonnegative, second-order, semidefinite, exponential and power cones, in the order of `dcl.program`.  Tensors are float64 on
-the CPU, (B or 1, ...), contiguous, by the names P, q, A, b, G, h; an absent block is missing from the mapping.  What has 1 in front
-is shared by the batch, and its gradient is the sum over it.  What `dcl.core.dense` promises of certified instances, of threads
-and of the lock holds here too; there is no `solve_kkt`.
+the CPU, (B or 1, ...), contiguous, by the names P, q, A, b, G, h; an absent block is missing from the mapping.  What has 1 in
+front is shared by the batch, and its gradient is the sum over it.  What `dcl.core.dense` promises of certified instances, of
+threads and of the lock holds here too; there is no `solve_kkt`.
 """
 
 from __future__ import annotations

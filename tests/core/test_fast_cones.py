@@ -195,7 +195,10 @@ def test_demand_of_cobb_and_douglas(monkeypatch):
     problem = cp.Problem(cp.Maximize(t), [cp.PowCone3D(x[0], x[1], t, a), prices @ x <= wealth])
     layer = dcl.CvxpyLayer(problem, [prices, wealth], [x])
     rng = torch.Generator().manual_seed(3)
-    given = [(0.5 + torch.rand(4, 2, generator=rng, **F64)).requires_grad_(), torch.tensor(2.0, **F64, requires_grad=True)]
+    given = [
+        (0.5 + torch.rand(4, 2, generator=rng, **F64)).requires_grad_(),
+        torch.tensor(2.0, **F64, requires_grad=True),
+    ]
     with careful_calls(monkeypatch) as calls:
         (found,) = layer(*given)
         (found[:, 0] ** 2 + found[:, 1]).sum().backward()
