@@ -1,4 +1,4 @@
-"""A call of a layer through the compiled core: is it one for the core, and the careful lane for what that does not certify.
+"""A call of a layer through the compiled core. The careful lane takes what the core cannot do or does not certify.
 
 the core takes      plain tensors of one dtype on the CPU; everything else is the careful lane's
 of its answers      the certified ones stay, the rows of others are replaced by those of the careful lane
