@@ -150,7 +150,7 @@ class ParametricProgram:
         model, entries = self._model, self._model.parameters
         wanted = None if wrt is None else [find(entries, key, "parameter") for key in wrt]
         labels = axes(entries, found)
-        job = sweeping.job(model, found, gradient, wanted)
+        job = sweeping.job(model, found, labels, gradient, wanted)
         chunk = sweeping.run(job, progress=progress, path=path, backend=backend, workers=workers)
         sweeping.report(chunk, model)
         return Sweep(

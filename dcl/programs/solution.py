@@ -23,7 +23,7 @@ from dcl.programs.model import Model
 from dcl.programs.names import Array, Entry, Key, Values, find
 from dcl.programs.sensitivity import Sensitivity, table_of
 from dcl.programs.text import array, entries, number, table
-from dcl.programs.values import Axes, Given, given
+from dcl.programs.values import Axes, Given, axes, given
 from dcl.status import GradientKind, Status
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ class ProgramSolution:
         """{parameter: change} -> {variable: change}, to first order: the derivative of every variable along a direction.
 
         Changes of parameters that are not named are zero. A change may have batch dimensions.
+        Raises InputError if a change has labels that are not those of the solution, or are in another order.
         """
         self._doubt(self.model.requested(range(len(self.model.variables))))
         moved = derivatives.pushed(self.model, self._tensors, self.known, self._direction(direction))
@@ -181,11 +182,10 @@ class ProgramSolution:
         """{variable: weights} -> {parameter: gradient} of sum <weights, variable>, one gradient for each instance.
 
         wrt: the parameters, None for all.
+        Raises InputError if weights have labels that are not those of the solution, or are in another order.
         """
-        model, seeds = self.model, {}
-        for key, value in cotangents.items():
-            place = find(model.variables, key, "variable")
-            seeds[place] = self._expanded(given(value, model.variables[place]), model.variables[place])
+        model = self.model
+        seeds = self._read(cotangents, model.variables, "variable")
         self._doubt(model.requested(list(seeds)))
         wanted = self._wanted(wrt)
         found = derivatives.pulled(model, self._tensors, self.known, seeds, wanted)
@@ -265,6 +265,15 @@ class ProgramSolution:
             for entry, value in zip(entries, self.parameters.values(), strict=True)
         ]
 
+    def _read(self, values: Mapping[Any, Any], entries: Sequence[Entry], what: str) -> dict[int, Tensor]:
+        """(*batch, *shape) for each place that is named. Raises InputError (shape; labels that are not the solution's)."""
+        found = {}
+        for key, value in values.items():
+            place = find(entries, key, what)
+            found[place] = given(value, entries[place])
+        axes([entries[place] for place in found], list(found.values()), self.axes)
+        return {place: self._expanded(value, entries[place]) for place, value in found.items()}
+
     def _expanded(self, value: Given, entry: Entry) -> Tensor:
         try:
             return torch.from_numpy(np.array(np.broadcast_to(value.array, (*self.batch, *entry.shape))))
@@ -276,12 +285,8 @@ class ProgramSolution:
             ) from None
 
     def _direction(self, direction: Mapping[Any, Any]) -> list[Tensor]:
-        found = [torch.zeros_like(t) for t in self._tensors]
-        for key, value in direction.items():
-            place = find(self.model.parameters, key, "parameter")
-            entry = self.model.parameters[place]
-            found[place] = self._expanded(given(value, entry), entry)
-        return found
+        moved = self._read(direction, self.model.parameters, "parameter")
+        return [moved[place] if place in moved else torch.zeros_like(t) for place, t in enumerate(self._tensors)]
 
     def _wanted(self, wrt: Sequence[Key] | None) -> list[int]:
         if wrt is None:

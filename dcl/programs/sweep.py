@@ -31,7 +31,7 @@ from dcl.programs.chunk import Chunk, Start, Work, joined
 from dcl.programs.model import Model
 from dcl.programs.names import Entry, find
 from dcl.programs.store import Store, fingerprint, gaps
-from dcl.programs.values import Given, given
+from dcl.programs.values import Axes, Given, axes, given
 from dcl.status import GradientKind
 
 _SECONDS = 0.5  # of a chunk
@@ -75,7 +75,7 @@ class Job:
         return fingerprint(model.form, text, [*(one.array for one in self.values), mu, *weights])
 
 
-def job(model: Model, values: Sequence[Given], gradient: object, wanted: Sequence[int] | None) -> Job:
+def job(model: Model, values: Sequence[Given], labels: Axes, gradient: object, wanted: Sequence[int] | None) -> Job:
     """Check everything before anything is solved. Raises InputError that names the parameter and the row."""
     swept, rows = [], None
     for entry, one in zip(model.parameters, values, strict=True):
@@ -94,7 +94,7 @@ def job(model: Model, values: Sequence[Given], gradient: object, wanted: Sequenc
         swept.append(bool(lead))
     if rows is None:
         raise InputError("nothing is swept: give a parameter an array with one value for each row", argument="values")
-    cotangents = _cotangents(model, gradient)
+    cotangents = _cotangents(model, gradient, labels)
     if isinstance(model.mu, Tensor) and model.mu.numel() > 1:
         raise InputError("a sweep takes one mu for all rows: give the program a number", argument="mu")
     work = Work(
@@ -121,7 +121,7 @@ def _context(model: Model, tensors: Sequence[Tensor]) -> Any:
     return _Context(batch.shape, model.form)
 
 
-def _cotangents(model: Model, gradient: object) -> dict[int, Tensor]:
+def _cotangents(model: Model, gradient: object, labels: Axes) -> dict[int, Tensor]:
     if gradient is None:
         return {}
     if isinstance(gradient, str) and gradient == "value":  # a CVXPY object would make an expression of ==
@@ -132,8 +132,9 @@ def _cotangents(model: Model, gradient: object) -> dict[int, Tensor]:
     for key, weights in gradient.items():
         place = find(model.variables, key, "variable")
         entry = model.variables[place]
-        one = np.broadcast_to(given(weights, Entry(entry.id, entry.name, ())).array, entry.shape)
-        found[place] = torch.from_numpy(np.array(one))
+        one = given(weights, Entry(entry.id, entry.name, ()))
+        axes([entry], [one], labels)
+        found[place] = torch.from_numpy(np.array(np.broadcast_to(one.array, entry.shape)))
     return found
 
 

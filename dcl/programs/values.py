@@ -8,8 +8,9 @@ orders would give a wrong answer silently.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -95,10 +96,12 @@ class Axes:
     """The labels of a call: of its batch dimension, and of dimensions of a given size.
 
     batch: None where no pandas object has labelled it.  known: distinct labels of the dimensions of parameters.
+    owners: the first parameter that has each of `known`.
     """
 
     batch: Labels | None = None
     known: tuple[Labels, ...] = ()
+    owners: tuple[str, ...] = ()
 
     def of(self, shape: Sequence[int]) -> tuple[Labels, ...]:
         """Labels of each dimension of a variable: those of the only labelled dimension of this size, else 0, 1, ..."""
@@ -109,10 +112,15 @@ class Axes:
         return tuple(found)
 
 
-def axes(entries: Sequence[Entry], values: Sequence[Given]) -> Axes:
-    """The labels of a call. Raises InputError where two parameters have the same labels in different orders."""
-    known: dict[Labels, str] = {}
-    batch: Labels | None = None
+def axes(entries: Sequence[Entry], values: Sequence[Given], before: Axes | None = None) -> Axes:
+    """The labels of a call. before: labels that these values must agree with, such as those of a solution.
+
+    Raises InputError where two parameters have the same labels in different orders, or where their labels are as many and
+    only some are the same.
+    """
+    before = Axes() if before is None else before
+    known: dict[Labels, str] = dict(zip(before.known, before.owners, strict=True))
+    batch = before.batch
     for entry, value in zip(entries, values, strict=True):
         lead = len(value.labels) - len(entry.shape)
         for place, labels in enumerate(value.labels):
@@ -127,15 +135,45 @@ def axes(entries: Sequence[Entry], values: Sequence[Given]) -> Axes:
                     )
                 batch = labels
                 continue
-            for others, name in known.items():
-                if labels != others and len(labels) == len(others) and set(labels) == set(others):
-                    raise InputError(
-                        f"{entry.name} has the labels of {name} in another order ({_short(labels)} and {_short(others)}): "
-                        "give them the same order with .reindex",
-                        argument=entry.name,
-                    )
+            _check_order(entry.name, labels, known)
             known.setdefault(labels, entry.name)
-    return Axes(batch, tuple(known))
+    _check_overlap(known, _apart(entries, values) | {frozenset(pair) for pair in combinations(before.known, 2)})
+    return Axes(batch, tuple(known), tuple(known.values()))
+
+
+def _check_order(name: str, labels: Labels, known: Mapping[Labels, str]) -> None:
+    for others, owner in known.items():
+        if labels != others and len(labels) == len(others) and set(labels) == set(others):
+            raise InputError(
+                f"{name} has the labels of {owner} in another order ({_short(labels)} and {_short(others)}): "
+                "give them the same order with .reindex",
+                argument=name,
+            )
+
+
+def _apart(entries: Sequence[Entry], values: Sequence[Given]) -> set[frozenset[Labels]]:
+    """Pairs of labels that one matrix has for its rows and for its columns: those are two axes, whatever they share."""
+    found: set[frozenset[Labels]] = set()
+    for entry, value in zip(entries, values, strict=True):
+        core = [one for one in value.labels[max(0, len(value.labels) - len(entry.shape)) :] if one is not None]
+        found |= {frozenset(pair) for pair in combinations(core, 2)}
+    return found
+
+
+def _check_overlap(known: Mapping[Labels, str], apart: set[frozenset[Labels]]) -> None:
+    """Labels that differ in some entries are a mistake more often than another axis, and positions would be wrong."""
+    for (others, owner), (labels, name) in combinations(known.items(), 2):
+        shared = set(labels) & set(others)
+        if len(labels) != len(others) or not shared or frozenset((labels, others)) in apart:
+            continue
+        mine = tuple(one for one in labels if one not in shared)
+        theirs = tuple(one for one in others if one not in shared)
+        raise InputError(
+            f"{name} and {owner} share labels, but not all: only {name} has {_short(mine)}, only {owner} has "
+            f"{_short(theirs)}. Give them the same labels with .reindex; if they belong to different axes, give one of them "
+            "without labels, with .to_numpy()",
+            argument=name,
+        )
 
 
 def _short(labels: Labels) -> str:

@@ -258,6 +258,59 @@ def test_the_same_labels_in_another_order_are_an_error() -> None:
     np.testing.assert_allclose(program.solve(a=one, b=other.reindex(one.index))["x"], [5.0, 2.0, 3.0], atol=1e-12)
 
 
+def labelled() -> tuple[dcl.ParametricProgram, pd.Series]:
+    """x = max(c, floor) for labels a, b, c."""
+    x, c, floor = cp.Variable(3, name="x"), cp.Parameter(3, name="c"), cp.Parameter(3, name="floor")
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [x >= floor]))
+    return program, pd.Series([1.0, 2.0, 3.0], index=list("abc"))
+
+
+def test_changes_and_weights_must_have_the_order_of_the_labels() -> None:
+    program, one = labelled()
+    solution = program.solve(c=one, floor=np.zeros(3))
+    order = r"has the labels of c in another order \(c, b, a and a, b, c\).*reindex"
+    with pytest.raises(dcl.InputError, match="c " + order):
+        solution.derivative({"c": one[::-1]})
+    with pytest.raises(dcl.InputError, match="floor " + order):
+        solution.active_range({"floor": one[::-1]})
+    with pytest.raises(dcl.InputError, match="x " + order):
+        solution.adjoint({"x": one[::-1]})
+    with pytest.raises(dcl.InputError, match="x " + order):
+        program.sweep({"c": one, "floor": np.zeros((2, 3))}, gradient={"x": one[::-1]}, progress=False)
+    np.testing.assert_allclose(solution.derivative({"c": one[::-1].reindex(one.index)})["x"], one, atol=1e-12)
+    np.testing.assert_allclose(solution.adjoint({"x": one})["c"], one, atol=1e-12)
+    low, high = solution.active_range({"floor": one})
+    assert (low, high) == (-np.inf, pytest.approx(1.0))
+
+
+def test_labels_that_agree_only_in_part_are_an_error() -> None:
+    program, one = labelled()
+    other = pd.Series(np.zeros(3), index=list("cbZ"))
+    with pytest.raises(dcl.InputError, match=r"floor and c share labels.*only floor has Z, only c has a.*reindex"):
+        program.solve(c=one, floor=other)
+    solution = program.solve(c=one, floor=np.zeros(3))
+    with pytest.raises(dcl.InputError, match="x and c share labels"):
+        solution.adjoint({"x": other})
+    # no label in common: two axes
+    factors = pd.Series(np.zeros(3), index=list("FGH"))
+    np.testing.assert_allclose(program.solve(c=one, floor=factors)["x"], one, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", ["cost", "supply"])
+def test_rows_and_columns_of_a_matrix_may_share_labels(first: str) -> None:
+    x, cost = cp.Variable((2, 2), name="x"), cp.Parameter((2, 2), name="cost")
+    supply, demand = cp.Parameter(2, name="supply"), cp.Parameter(2, name="demand")
+    total = cp.sum_squares(x - cost) + cp.sum(cp.multiply(supply, cp.sum(x, axis=1))) + demand @ cp.sum(x, axis=0)
+    if first == "supply":
+        total = cp.sum(cp.multiply(supply, cp.sum(x, axis=1))) + demand @ cp.sum(x, axis=0) + cp.sum_squares(x - cost)
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(total), [x >= -9]))
+    frame = pd.DataFrame(np.ones((2, 2)), index=["Rome", "Oslo"], columns=["Oslo", "Bern"])
+    rows, columns = pd.Series([0.0, 2.0], index=frame.index), pd.Series([0.0, 4.0], index=frame.columns)
+    solution = program.solve(cost=frame, supply=rows, demand=columns)
+    np.testing.assert_allclose(solution["x"], [[1.0, -1.0], [0.0, -2.0]], atol=1e-12)
+    np.testing.assert_allclose(solution.derivative({"demand": columns})["x"], [[0.0, -2.0]] * 2, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("values", "named", "message"),
     [
