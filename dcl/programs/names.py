@@ -71,6 +71,26 @@ def find(entries: Sequence[Entry], key: object, what: str) -> int:
     raise InputError(f"{shown} is not a {what} of the program; {what}s: {known}", argument=what)
 
 
+def find_all(entries: Sequence[Entry], keys: object, what: str) -> list[int]:
+    """The positions of several, or of one that is not in a list; of all for None. Raises InputError as `find`."""
+    if keys is None:
+        return list(range(len(entries)))
+    several = isinstance(keys, Sequence) and not isinstance(keys, str)
+    return [find(entries, key, what) for key in (keys if several else [keys])]  # type: ignore[attr-defined]
+
+
+def named_values(
+    given: object, named: Mapping[str, Any], argument: str, what: str, example: str
+) -> list[tuple[Any, Any]]:
+    """The pairs of a dict and of keywords. Raises InputError, with the example, if it is no dict; what: what its keys are."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(
+            f"{argument} must be a dict with a {what} as key, as in {example}; got {type(given).__name__}",
+            argument=argument,
+        )
+    return [*(given or {}).items(), *named.items()]
+
+
 class Values(Mapping[str, Array]):
     """Arrays by name, or by CVXPY object: `values["w"]` and `values[w]` are the same. Iterates over names."""
 

@@ -13,15 +13,16 @@ from dcl.errors import InputError
 from dcl.frontends.arguments import check_known
 from dcl.programs import sweep as sweeping
 from dcl.programs.model import model_of
-from dcl.programs.names import Array, Key, Values, find
+from dcl.programs.names import Array, Key, Values, find, find_all
 from dcl.programs.results import Sweep
 from dcl.programs.sensitivity import Sensitivity
 from dcl.programs.solution import ProgramSolution
-from dcl.programs.values import Given, axes, given
+from dcl.programs.values import Given, axes, columns, given
 from dcl.solvers.base import AbstractSolver
 
 if TYPE_CHECKING:
     import cvxpy as cp
+    import pandas as pd
 
 _SETTINGS = ("mu", "solver", "solver_args", "gp", "on_failure", "on_degenerate", "reduce")
 
@@ -118,37 +119,40 @@ class ParametricProgram:
 
     def sweep(
         self,
-        values: Mapping[Any, Any],
+        values: Mapping[Any, Any] | pd.DataFrame | None = None,
         *,
         gradient: object = None,
-        wrt: Sequence[Key] | None = None,
+        wrt: Key | Sequence[Key] | None = None,
         progress: bool = True,
         path: str | Path | None = None,
         backend: str | None = None,
         workers: int | None = None,
+        **named: Any,
     ) -> Sweep:
         """Solve for many values. Each row has its own status; a row without a solution is not an error.
 
         Args:
             values: by parameter object or name: (rows, *shape) where swept, (*shape) where not. If one is missing, its
-                `.value` is used.
+                `.value` is used. A DataFrame has a row for each row of the sweep and a column for each parameter that
+                is a number.
             gradient: "value" for the gradient of the optimal value in the parameters, or {variable: weights} for that of
                 sum <weights, variable>; None for none.
                 Where it is not exact, `Sweep.gradient_kind` says so, and one `DegenerateWarning` (see on_degenerate).
-            wrt: the parameters of the gradient, None for all.
+            wrt: the parameter of the gradient, or a list of them; None for all.
             progress: show a bar where stderr is a terminal.
             path: a folder for finished chunks. A sweep that was stopped continues from there. The folder of another sweep
                 is an error.
             backend: None for this process, or a backend of joblib for many: "loky", "threading", "dask" (with a Client) or
                 "ray" (registered). If a worker dies, its chunks are solved again.
             workers: their number, None for all that the backend has.
+            named: values by name, as in `solve`. A parameter that is called like an argument above goes into `values`.
 
         Raises:
             InputError, DtypeError: before anything is solved; name the parameter and the row.
         """
-        found = self._given(values, {})
+        found = self._given(columns(values, self._model.parameters), named, "sweep")
         model, entries = self._model, self._model.parameters
-        wanted = None if wrt is None else [find(entries, key, "parameter") for key in wrt]
+        wanted = None if wrt is None else find_all(entries, wrt, "parameter")
         labels = axes(entries, found)
         job = sweeping.job(model, found, labels, gradient, wanted)
         chunk = sweeping.run(job, progress=progress, path=path, backend=backend, workers=workers)
@@ -162,11 +166,11 @@ class ParametricProgram:
             Values("parameter", [entries[p] for p in job.work.wanted], chunk.gradients),
         )
 
-    def _given(self, values: Mapping[Any, Any] | None, named: Mapping[str, Any]) -> list[Given]:
+    def _given(self, values: object, named: Mapping[str, Any], call: str = "solve") -> list[Given]:
         if values is not None and not isinstance(values, Mapping):
             raise InputError(
                 f"values must be a dict {{parameter: value}}, got {type(values).__name__}; or give values by name, as in "
-                f"solve({next(iter(self.parameters), 'name')}=...)",
+                f"{call}({next(iter(self.parameters), 'name')}=...)",
                 argument="values",
             )
         entries = self._model.parameters
@@ -207,15 +211,15 @@ class ParametricProgram:
         """`ProgramSolution.jacobian`. at: a solution, or values to solve for first, or None for the `.value`s."""
         return self._at(at).jacobian(x, wrt)
 
-    def derivative(self, direction: Mapping[Any, Any], at: At = None) -> Values:
+    def derivative(self, direction: Mapping[Any, Any] | None = None, at: At = None, **named: Any) -> Values:
         """`ProgramSolution.derivative`; at: as in `jacobian`."""
-        return self._at(at).derivative(direction)
+        return self._at(at).derivative(direction, **named)
 
-    def adjoint(self, cotangents: Mapping[Any, Any], at: At = None, wrt: Sequence[Key] | None = None) -> Values:
+    def adjoint(self, cotangents: Mapping[Any, Any], at: At = None, wrt: Key | Sequence[Key] | None = None) -> Values:
         """`ProgramSolution.adjoint`; at: as in `jacobian`."""
         return self._at(at).adjoint(cotangents, wrt)
 
-    def value_gradient(self, at: At = None, wrt: Sequence[Key] | None = None) -> Values:
+    def value_gradient(self, at: At = None, wrt: Key | Sequence[Key] | None = None) -> Values:
         """`ProgramSolution.value_gradient`; at: as in `jacobian`."""
         return self._at(at).value_gradient(wrt)
 
@@ -223,9 +227,11 @@ class ParametricProgram:
         """`ProgramSolution.sensitivity`; at: as in `jacobian`."""
         return self._at(at).sensitivity()
 
-    def active_range(self, direction: Mapping[Any, Any], at: At = None) -> tuple[Any, Any]:
+    def active_range(
+        self, direction: Mapping[Any, Any] | None = None, at: At = None, **named: Any
+    ) -> tuple[Any, Any]:
         """`ProgramSolution.active_range`; at: as in `jacobian`."""
-        return self._at(at).active_range(direction)
+        return self._at(at).active_range(direction, **named)
 
     def __repr__(self) -> str:
         def listed(shapes: Mapping[str, tuple[int, ...]]) -> str:

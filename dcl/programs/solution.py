@@ -20,7 +20,7 @@ from dcl.programs import derivatives
 from dcl.programs.active import active_range, binding, conflicts
 from dcl.programs.instances import instance
 from dcl.programs.model import Model
-from dcl.programs.names import Array, Entry, Key, Values, find
+from dcl.programs.names import Array, Entry, Key, Values, find, find_all, named_values
 from dcl.programs.sensitivity import Sensitivity, table_of
 from dcl.programs.text import array, entries, number, table
 from dcl.programs.values import Axes, Given, axes, given
@@ -167,32 +167,35 @@ class ProgramSolution:
         self._doubt(self.model.requested([variable]))
         return self._solved(derivatives.jacobian(self.model, self._tensors, self.known, variable, parameter))
 
-    def derivative(self, direction: Mapping[Any, Any]) -> Values:
+    def derivative(self, direction: Mapping[Any, Any] | None = None, **named: Any) -> Values:
         """{parameter: change} -> {variable: change}, to first order: the derivative of every variable along a direction.
 
+        named: changes by name, as in `derivative(demand=1.0)`.
         Changes of parameters that are not named are zero. A change may have batch dimensions.
         Raises InputError if a change has labels that are not those of the solution, or are in another order.
         """
         self._doubt(self.model.requested(range(len(self.model.variables))))
-        moved = derivatives.pushed(self.model, self._tensors, self.known, self._direction(direction))
+        moved = derivatives.pushed(self.model, self._tensors, self.known, self._direction(direction, named))
         variables = self.model.variables
         return Values("variable", variables, [self._solved(t) for t in moved[: len(variables)]])
 
-    def adjoint(self, cotangents: Mapping[Any, Any], wrt: Sequence[Key] | None = None) -> Values:
+    def adjoint(self, cotangents: Mapping[Any, Any], wrt: Key | Sequence[Key] | None = None) -> Values:
         """{variable: weights} -> {parameter: gradient} of sum <weights, variable>, one gradient for each instance.
 
-        wrt: the parameters, None for all.
+        wrt: a parameter, or a list of them; None for all.
         Raises InputError if weights have labels that are not those of the solution, or are in another order.
         """
         model = self.model
-        seeds = self._read(cotangents, model.variables, "variable")
+        example = f'{{"{model.variables[0].name}": weights}}' if model.variables else "{variable: weights}"
+        pairs = named_values(cotangents, {}, "cotangents", "variable", example)
+        seeds = self._read(pairs, model.variables, "variable")
         self._doubt(model.requested(list(seeds)))
         wanted = self._wanted(wrt)
         found = derivatives.pulled(model, self._tensors, self.known, seeds, wanted)
         return Values("parameter", [model.parameters[p] for p in wanted], [self._solved(t) for t in found])
 
-    def value_gradient(self, wrt: Sequence[Key] | None = None) -> Values:
-        """{parameter: gradient} of the optimal value, one for each instance; wrt: the parameters, None for all.
+    def value_gradient(self, wrt: Key | Sequence[Key] | None = None) -> Values:
+        """{parameter: gradient} of the optimal value, one for each instance; wrt: a parameter, or a list of them; None for all.
 
         It comes from the multipliers, without a solve (envelope theorem). At mu > 0 it is the gradient of the value at
         x(mu), computed as in `adjoint`.
@@ -208,9 +211,10 @@ class ProgramSolution:
             self._report(*derivatives.value_degeneracy_of(model, self._tensors, self.known))
         return Values("parameter", [model.parameters[p] for p in wanted], [self._solved(t) for t in found])
 
-    def active_range(self, direction: Mapping[Any, Any]) -> tuple[Any, Any]:
+    def active_range(self, direction: Mapping[Any, Any] | None = None, **named: Any) -> tuple[Any, Any]:
         """(low, high): the parameters may move by t times the direction, low <= t <= high, with the same active constraints.
 
+        named: the direction by name, as in `active_range(demand=1.0)`.
         -inf or inf if there is no limit; (*batch) arrays for a batch. Exact up to rounding, for linear and quadratic
         programs where the parameters that move enter the linear cost and the right-hand sides.
 
@@ -220,7 +224,7 @@ class ProgramSolution:
         """
         if not bool(self.known.ok.all()):
             raise InputError("active_range needs a solution in every instance; see .status", argument="direction")
-        found = active_range(self.model, self._tensors, self._direction(direction), self.known)
+        found = active_range(self.model, self._tensors, self._direction(direction, named), self.known)
         low, high = (t.reshape(self.batch) for t in found)
         return _plain(low), _plain(high)
 
@@ -265,11 +269,13 @@ class ProgramSolution:
             for entry, value in zip(entries, self.parameters.values(), strict=True)
         ]
 
-    def _read(self, values: Mapping[Any, Any], entries: Sequence[Entry], what: str) -> dict[int, Tensor]:
+    def _read(self, values: Sequence[tuple[Any, Any]], entries: Sequence[Entry], what: str) -> dict[int, Tensor]:
         """(*batch, *shape) for each place that is named. Raises InputError (shape; labels that are not the solution's)."""
         found = {}
-        for key, value in values.items():
+        for key, value in values:
             place = find(entries, key, what)
+            if place in found:
+                raise InputError(f"{what} {entries[place].name} is given twice", argument=entries[place].name)
             found[place] = given(value, entries[place])
         axes([entries[place] for place in found], list(found.values()), self.axes)
         return {place: self._expanded(value, entries[place]) for place, value in found.items()}
@@ -284,16 +290,14 @@ class ProgramSolution:
                 argument=entry.name,
             ) from None
 
-    def _direction(self, direction: Mapping[Any, Any]) -> list[Tensor]:
-        moved = self._read(direction, self.model.parameters, "parameter")
+    def _direction(self, direction: Mapping[Any, Any] | None, named: Mapping[str, Any]) -> list[Tensor]:
+        example = next((f'{{"{entry.name}": change}}' for entry in self.model.parameters), "{parameter: change}")
+        pairs = named_values(direction, named, "direction", "parameter", example)
+        moved = self._read(pairs, self.model.parameters, "parameter")
         return [moved[place] if place in moved else torch.zeros_like(t) for place, t in enumerate(self._tensors)]
 
-    def _wanted(self, wrt: Sequence[Key] | None) -> list[int]:
-        if wrt is None:
-            return list(range(len(self.model.parameters)))
-        if isinstance(wrt, str) or not isinstance(wrt, Sequence):
-            raise InputError("wrt must be a list of parameters, as in [mu]", argument="wrt")
-        return [find(self.model.parameters, key, "parameter") for key in wrt]
+    def _wanted(self, wrt: Key | Sequence[Key] | None) -> list[int]:
+        return find_all(self.model.parameters, wrt, "parameter")
 
     # For people
 

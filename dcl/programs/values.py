@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from torch import Tensor
 
 from dcl.errors import DtypeError, InputError
-from dcl.programs.names import Array, Entry
+from dcl.programs.names import Array, Entry, find
 
 Labels = tuple[Any, ...]
 
@@ -89,6 +89,28 @@ def _numbers(array: Any, name: str) -> Array:
 def _is_pandas(value: object) -> bool:
     pandas = sys.modules.get("pandas")  # a pandas object is there only if pandas was imported
     return pandas is not None and isinstance(value, pandas.Series | pandas.DataFrame)
+
+
+def columns(values: object, entries: Sequence[Entry]) -> object:
+    """{parameter: column} of a DataFrame, whose rows are instances; anything else as it is.
+
+    Raises InputError for a column whose parameter is no number: it would be read as one vector.
+    """
+    if not _is_pandas(values) or len(values.axes) != 2:  # type: ignore[attr-defined]
+        return values
+    frame: Any = values
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise InputError(f"the DataFrame has two columns called {twice!r}", argument="values")
+    for name in frame.columns:
+        entry = entries[find(entries, name, "parameter")]
+        if entry.shape:
+            raise InputError(
+                f"a column of a DataFrame has one number for each row, but {entry.name} has shape {entry.shape}: give "
+                f"{{{entry.name!r}: an array of shape (rows, {', '.join(map(str, entry.shape))})}}",
+                argument=entry.name,
+            )
+    return {name: frame[name] for name in frame.columns}
 
 
 @dataclass(frozen=True)

@@ -311,6 +311,26 @@ def test_rows_and_columns_of_a_matrix_may_share_labels(first: str) -> None:
     np.testing.assert_allclose(solution.derivative({"demand": columns})["x"], [[0.0, -2.0]] * 2, atol=1e-12)
 
 
+def test_directions_by_name_and_one_parameter_without_a_list() -> None:
+    program, one = labelled()
+    solution = program.solve(c=one, floor=np.zeros(3))
+    direction = np.array([1.0, 0.0, 0.0])
+    assert solution.active_range(floor=direction) == solution.active_range({"floor": direction})
+    assert program.active_range(floor=direction, at=solution) == solution.active_range({"floor": direction})
+    np.testing.assert_allclose(solution.derivative(c=direction)["x"], direction, atol=1e-12)
+    np.testing.assert_allclose(program.derivative(c=direction, at=solution)["x"], direction, atol=1e-12)
+    assert list(solution.value_gradient(wrt="c")) == list(solution.adjoint({"x": one}, wrt="c")) == ["c"]
+    for wrong in ("floor", ["floor"], direction):
+        with pytest.raises(dcl.InputError, match=r'direction must be a dict with a parameter as key.*\{"c": change\}'):
+            solution.active_range(wrong)  # type: ignore[arg-type]
+    with pytest.raises(dcl.InputError, match=r'cotangents must be a dict with a variable as key.*"x": weights'):
+        solution.adjoint("x")  # type: ignore[arg-type]
+    with pytest.raises(dcl.InputError, match="parameter c is given twice"):
+        solution.derivative({"c": direction}, c=direction)
+    with pytest.raises(dcl.InputError, match="'costs' is not a parameter"):
+        solution.value_gradient(wrt="costs")
+
+
 @pytest.mark.parametrize(
     ("values", "named", "message"),
     [

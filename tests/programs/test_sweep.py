@@ -196,6 +196,27 @@ def test_bad_arguments_are_named(values: Any, options: Any, message: str) -> Non
         frontier().sweep(values, progress=False, **options)
 
 
+def test_values_by_keyword_and_in_a_frame() -> None:
+    program, targets = frontier(), np.array([0.1, 0.3, 0.5])
+    known = program.sweep({"target": targets}, progress=False, gradient="value")
+    swept = program.sweep(target=targets, progress=False, gradient="value", wrt="target")
+    np.testing.assert_array_equal(swept["w"], known["w"])
+    np.testing.assert_array_equal(swept.gradient["target"], known.gradient["target"])
+    frame = pd.DataFrame({"target": targets}, index=["low", "middle", "high"])
+    swept = program.sweep(frame, progress=False)
+    np.testing.assert_array_equal(swept["w"], known["w"])
+    assert swept.to_pandas().index.tolist() == ["low", "middle", "high"]
+    with pytest.raises(dcl.InputError, match="'goal' is not a parameter of the program; parameters:"):
+        program.sweep(frame.rename(columns={"target": "goal"}), progress=False)
+    with pytest.raises(dcl.InputError, match=r"values must be a dict.*got list.*sweep\(.*=...\)"):
+        program.sweep([0.1, 0.2], progress=False)  # type: ignore[arg-type]
+    a = cp.Parameter(3, name="a")
+    x = cp.Variable(3, name="x")
+    vector = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.sum_squares(x - a))))
+    with pytest.raises(dcl.InputError, match=r"a column of a DataFrame.*but a has shape \(3,\).*\(rows, 3\)"):
+        vector.sweep(pd.DataFrame({"a": [1.0, 2.0, 3.0]}), progress=False)
+
+
 def test_no_rows() -> None:
     sweep = frontier().sweep({"target": np.zeros(0)}, progress=False, gradient="value")
     assert len(sweep) == 0
