@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from dcl.cli.arguments import add_program, output, positive
@@ -13,7 +14,8 @@ examples:
   dcl sensitivity lp.json --range
 
 --range adds, for each entry, how far it may go down and up until other constraints are active (linear and quadratic
-programs; "-" where it enters P or A, along which the solution is not piecewise affine).
+programs; "-" where it enters P or A, along which the solution is not piecewise affine; "not unique" where the active
+constraints are not unique at this point, so that there is no range).
 """
 
 
@@ -65,10 +67,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table_of_ranges(solution: Any) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of each entry with the same active constraints; those that have no range are left out."""
+    """Lowest and highest value of each entry with the same active constraints; NaN where they are not unique.
+
+    Entries that change P or A are left out.
+    """
     import numpy as np
 
-    from dcl.errors import UnsupportedError
+    from dcl.errors import DegenerateError, UnsupportedError
     from dcl.programs.sensitivity import names_of
 
     found = {}
@@ -83,6 +88,8 @@ def table_of_ranges(solution: Any) -> dict[str, tuple[float, float]]:
                 low, high = solution.active_range({parameter.name: step})
             except UnsupportedError:
                 continue
+            except DegenerateError:
+                low = high = np.nan
             found[label] = float(value[place]) + low, float(value[place]) + high
     return found
 
@@ -93,7 +100,13 @@ def _ranges(text: str, rows: list[dict[str, Any]]) -> str:
 
     lines = text.splitlines()
     cells = [["from", "to"], ["", ""]]
-    cells += [["-" if row[end] is None else number(row[end], 4) for end in ("low", "high")] for row in rows]
+
+    def cell(end: float | None) -> str:
+        if end is None:
+            return "-"
+        return "not unique" if math.isnan(end) else number(end, 4)
+
+    cells += [[cell(row[end]) for end in ("low", "high")] for row in rows]
     widths = [max(len(row[k]) for row in cells) for k in (0, 1)]
     wide = max(len(line) for line in lines[: len(cells)])
     for k, (first, second) in enumerate(cells):

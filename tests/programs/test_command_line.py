@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,27 @@ def test_sensitivity(wyndor: str, portfolio: str, tmp_path: Path, capsys: pytest
     known = program().solve(gamma=1.0).sensitivity()
     assert [effect["name"] for effect in found["effects"]] == [effect.name for effect in known]
     assert found["effects"][0]["solution"] == pytest.approx(known.effects[0].solution)
+
+
+def test_a_degenerate_point_has_a_table_and_no_ranges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.py"
+    file.write_text(
+        "import cvxpy as cp\n"
+        'x, demand = cp.Variable(2, name="x"), cp.Parameter(name="demand")\n'
+        'c = cp.Parameter(2, name="c", value=[1.0, 2.0])\n'
+        "problem = cp.Problem(cp.Minimize(c @ x), [cp.sum(x) >= demand, x >= 0, x[0] <= 80])\n",
+        encoding="utf-8",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["sensitivity", str(file), "--set", "demand=80", "--range"]) == 0
+    said = capsys.readouterr()
+    rows = {line.split()[0]: line for line in said.out.splitlines() if line.startswith(("demand", "c["))}
+    assert set(rows) == {"demand", "c[0]", "c[1]"}
+    assert all(row.split()[-4:] == ["not", "unique"] * 2 for row in rows.values())
+    # away from the kink: x[0] alone serves from 0 to 80
+    out = printed(capsys, "sensitivity", str(file), "--set", "demand=50", "--range")
+    assert next(line for line in out.splitlines() if line.startswith("demand")).split()[-2:] == ["0", "80"]
 
 
 def test_diagnose_and_info(portfolio: str, capsys: pytest.CaptureFixture[str]) -> None:
