@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 import dcl
-from dcl.errors import DclError
+from dcl.errors import DclError, DegenerateWarning
 
 WRONG, INTERRUPTED, UNREAD = 2, 130, 141
 
@@ -88,4 +88,6 @@ def complain(command: str | None, message: str) -> int:
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    print(f"dcl: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    # the last line of a DegenerateWarning says how to silence it in Python
+    text = str(message).rpartition("\n  (")[0] if issubclass(category, DegenerateWarning) else ""
+    print(f"dcl: warning: {' '.join((text or str(message)).split())}", file=sys.stderr)

@@ -288,8 +288,16 @@ def _weakest(context: AbstractCallContext, degeneracy: Degeneracy, those: list[i
     return ", ".join(context.describe_row(row) for row in list(rows)[:_SHOWN])
 
 
-def report_degeneracy(context: AbstractCallContext, how: str, degeneracy: Degeneracy, status: Tensor) -> bool:
-    """Warn or raise about optimal instances whose derivative is not EXACT; False if there are none."""
+_SILENCE_LAYER = 'shown once per layer; on_degenerate="ignore" silences it'
+
+
+def report_degeneracy(
+    context: AbstractCallContext, how: str, degeneracy: Degeneracy, status: Tensor, silence: str = _SILENCE_LAYER
+) -> bool:
+    """Warn or raise about optimal instances whose derivative is not EXACT; False if there are none.
+
+    silence: how the caller can silence the warning; the last line of it, in parentheses.
+    """
     doubtful = torch.nonzero((degeneracy.kind != GradientKind.EXACT) & (status == Status.OPTIMAL)).flatten().tolist()
     if not doubtful:
         return False
@@ -314,7 +322,7 @@ def report_degeneracy(context: AbstractCallContext, how: str, degeneracy: Degene
     if how == "raise":
         raise DegenerateError(message, indices=[context.index(i) for i in doubtful])
     warnings.warn(
-        message + '\n  (shown once per layer; on_degenerate="ignore" silences it)',
+        f"{message}\n  ({silence})",
         DegenerateWarning,
         stacklevel=level_of_caller(),
     )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _SHOWN = 12  # variables
+_SILENCE = 'dcl.ParametricProgram(problem, on_degenerate="ignore") silences it'
 _NAMED = 8  # entries that are shown with their labels
 
 
@@ -236,7 +237,16 @@ class ProgramSolution:
         """
         if self.batch:
             raise InputError("sensitivity is a table of one instance: choose one with .at(i)", argument="self")
-        return table_of(self)
+        # said once for all its derivatives; of the value only what is not the same
+        found, context = derivatives.degeneracy_of(
+            self.model, self._tensors, self.known, self.model.requested(range(len(self.model.variables)))
+        )
+        self._report(found, context)
+        if not isinstance(self.known._mu, Tensor):
+            of_value, context = derivatives.value_degeneracy_of(self.model, self._tensors, self.known)
+            if bool((of_value.kind != found.kind).any()):
+                self._report(of_value, context)
+        return table_of(replace(self, model=self.model.with_settings(on_degenerate="ignore")))
 
     @property
     def gradient_kind(self) -> Any:
@@ -253,7 +263,7 @@ class ProgramSolution:
     def _report(self, found: Degeneracy, context: AbstractCallContext) -> None:
         how = self.model.layer._engine.settings.on_degenerate
         if how != "ignore":
-            report_degeneracy(context, how, found, self.known.status.reshape(-1))
+            report_degeneracy(context, how, found, self.known.status.reshape(-1), _SILENCE)
 
     def _solved(self, t: Tensor) -> Array:
         """A derivative (*batch, ...), NaN where an instance has no solution, and so no derivative."""

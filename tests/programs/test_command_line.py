@@ -358,6 +358,8 @@ def test_a_degenerate_point_has_a_table_and_no_ranges(tmp_path: Path, capsys: py
     said = capsys.readouterr()
     rows = {line.split()[0]: line for line in said.out.splitlines() if line.startswith(("demand", "c["))}
     assert set(rows) == {"demand", "c[0]", "c[1]"}
+    assert said.err.count("dcl: warning:") == 1
+    assert "silences" not in said.err
     assert all(row.split()[-4:] == ["not", "unique"] * 2 for row in rows.values())
     # away from the kink: x[0] alone serves from 0 to 80
     out = printed(capsys, "sensitivity", str(file), "--set", "demand=50", "--range")

@@ -440,6 +440,21 @@ def test_a_doubtful_derivative_is_said_where_it_is_asked_for() -> None:
         dcl.ParametricProgram(problem, on_degenerate="ignore").solve(t=[0.0, 1.0]).adjoint({x: [1.0, 0.0]})
 
 
+def test_a_doubtful_table_is_said_once_with_what_silences_it() -> None:
+    x, b = cp.Variable(2, name="x"), cp.Parameter(name="b")
+    problem = cp.Problem(cp.Minimize(x[0] + 2 * x[1]), [cp.sum(x) >= b, x >= 0, x[0] <= 80])
+    with pytest.warns(dcl.DegenerateWarning) as said:
+        dcl.ParametricProgram(problem).solve(b=80.0).sensitivity()
+    (message,) = [str(one.message) for one in said]
+    assert 'dcl.ParametricProgram(problem, on_degenerate="ignore") silences it' in message
+    assert "layer" not in message
+    with pytest.raises(dcl.DegenerateError):
+        dcl.ParametricProgram(problem, on_degenerate="raise").solve(b=80.0).sensitivity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dcl.ParametricProgram(problem, on_degenerate="ignore").solve(b=80.0).sensitivity()
+
+
 def test_sensitivity_against_differences() -> None:
     case = qp()
     program = made(case)
