@@ -11,8 +11,9 @@ import torch
 
 from dcl.cli.load import load
 from dcl.cli.values import Places, assigned, instances, read_table
-from dcl.errors import InputError
+from dcl.errors import InputError, OptionError
 from dcl.programs import ParametricProgram
+from dcl.solvers import choose
 from dcl.status import Status
 
 _EXIT = {Status.OPTIMAL: 0, Status.PRIMAL_INFEASIBLE: 3, Status.DUAL_INFEASIBLE: 4}
@@ -39,6 +40,11 @@ def asked(args: argparse.Namespace) -> Asked:
     """Read FILE, --set, --data. Raises InputError and what a program raises."""
     torch.set_num_threads(1)  # one row at a time gains nothing from more, and a busy machine loses
     loaded = load(args.file)
+    if args.solver is not None and not choose.is_name(args.solver):
+        raise OptionError(
+            f"unknown solver {args.solver!r}; valid names: {', '.join(choose.names())}; without --solver dcl chooses",
+            argument="solver",
+        )
     program = ParametricProgram(loaded.problem, mu=args.mu, solver=args.solver, on_failure="nan")
     leaves = zip(program.parameters, loaded.problem.parameters(), strict=True)
     base = {name: leaf.value for name, leaf in leaves if leaf.value is not None}

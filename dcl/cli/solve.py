@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _conflict(solution: ProgramSolution) -> str:
-    return f"; in conflict: {', '.join(solution.conflict)}" if solution.conflict else ""
+    return f"; the conflict lies among: {', '.join(solution.conflict)}" if solution.conflict else ""
 
 
 def as_dict(solution: ProgramSolution) -> dict[str, Any]:

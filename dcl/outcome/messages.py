@@ -235,7 +235,7 @@ def raise_failures(
         found = f" (relative residual reached: {worst:.1e})" if np.isfinite(worst) else ""
         if kind == Status.PRIMAL_INFEASIBLE and weights is not None:
             names = conflict(context, weights[those[0]])
-            found = "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            found = "; the conflict lies among: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         in_rows = np.isfinite(worst) and float(residuals[those[0], 0]) > OPTIMAL_TOLERANCE  # not in slopes or gap alone
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and offending is not None and in_rows:
             found += f"; the row that is violated most: {context.describe_row(int(offending()[those[0]]))}"

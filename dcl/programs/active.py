@@ -69,7 +69,7 @@ def _order(name: str) -> tuple[float, str]:
 
 
 def conflicts(model: Model, tensors: Sequence[Tensor], solution: Solution) -> list[tuple[str, ...]]:
-    """For each instance the user's constraints that contradict each other; () where there is a solution."""
+    """For each instance the constraints among which the conflict lies, perhaps more than needed; () where there is a solution."""
     count = solution.status.numel()
     if solution.certificate is None:
         return [()] * count

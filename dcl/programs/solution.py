@@ -123,7 +123,10 @@ class ProgramSolution:
 
     @cached_property
     def conflict(self) -> Any:
-        """The constraints that contradict each other where the program is infeasible: as `binding`."""
+        """The constraints among which the conflict lies where the program is infeasible: as `binding`.
+
+        They contradict each other, by the solver's certificate. It may contain constraints that are not needed for that.
+        """
         found = conflicts(self.model, self._tensors, self.known)
         return found if self.batch else found[0]
 
@@ -341,7 +344,7 @@ class ProgramSolution:
             return f"ProgramSolution: {shown}{residual}\n{names}"
         status = Status(int(known.status))
         if status != Status.OPTIMAL:
-            names = f"\nin conflict: {', '.join(self.conflict)}" if self.conflict else ""
+            names = f"\nthe conflict lies among: {', '.join(self.conflict)}" if self.conflict else ""
             return f"ProgramSolution: {status.name}\n{status.message_of(self.model.form.maximize)}{names}"
         solver = known.solvers[int(known.solver)] if known.solvers else ""
         head = f"ProgramSolution: {status.name}, value {number(self.value)}; worst residual {float(worst.max()):.0e}, {solver}"

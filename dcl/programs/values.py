@@ -49,6 +49,8 @@ def given(value: object, entry: Entry) -> Given:
 
 def _read(value: object, name: str) -> tuple[Array, tuple[Labels | None, ...]]:
     labels: tuple[Labels | None, ...] | None = None
+    if value is None:
+        raise InputError(f"{name} is None: give a value, or leave it out to use its .value if it has one", argument=name)
     if isinstance(value, Tensor):
         if value.requires_grad:
             raise InputError(
@@ -70,6 +72,9 @@ def _read(value: object, name: str) -> tuple[Array, tuple[Labels | None, ...]]:
         raise InputError(f"parameter {name} is not an array: its rows have different lengths", argument=name) from None
     if array.dtype.kind == "O":
         array = _numbers(array, name)
+    if array.dtype.kind in "US":
+        shown = str(next(iter(array.flat), ""))[:40]
+        raise DtypeError(f"parameter {name} must be real numbers, got text: {shown!r}", argument=name)
     if array.dtype.kind not in "iuf":
         raise DtypeError(f"parameter {name} must be real numbers, got {array.dtype}", argument=name)
     return array.astype(np.float64), labels or (None,) * array.ndim
@@ -79,7 +84,8 @@ def _numbers(array: Any, name: str) -> Array:
     """Objects that are numbers, such as Fractions and what pandas keeps in mixed columns."""
     wrong = [type(entry).__name__ for entry in array.flat if isinstance(entry, str | bool)]
     if wrong:  # NumPy would read numbers from text
-        raise DtypeError(f"parameter {name} must be real numbers, got {wrong[0]}", argument=name)
+        shown = "text" if wrong[0] == "str" else wrong[0]
+        raise DtypeError(f"parameter {name} must be real numbers, got {shown}", argument=name)
     try:
         return np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError):

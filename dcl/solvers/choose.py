@@ -196,6 +196,16 @@ def _taken(name: str, layers: dict[str, object], calls: dict[str, object]) -> ob
     return calls.pop(name, usual)
 
 
+def names() -> tuple[str, ...]:
+    """The names of the solvers."""
+    return tuple(_SOLVERS)
+
+
+def is_name(name: str) -> bool:
+    """Does `solver` take this name? Names of other packages and any case count."""
+    return name.upper() in (*_SOLVERS, *_ALIASES, *_AUTOMATIC)
+
+
 def _kind(name: object, argument: str) -> type[AbstractSolver] | None:
     """The solver of this name; None if the rule is to choose."""
     if name is None:

@@ -88,7 +88,7 @@ def test_infeasibility_names_the_constraints_in_conflict():
         layer(torch.tensor([1.0, -1.0]))
     message = str(caught.value)
     assert "1 of 2 instances (batch indices (1,))" in message
-    conflict = message.split("in conflict: ")[1].split("\n")[0]
+    conflict = message.split("the conflict lies among: ")[1].split("\n")[0]
     assert "constraint 1" in conflict
     assert "constraint 2" in conflict
 

@@ -206,7 +206,7 @@ def test_certificates_have_no_multiplier_where_nothing_binds(solver):
         assert off <= 1e-6
         sides = np.concatenate([data["h"], -data["lb"], data["ub"]])
         assert z[np.isfinite(sides)] @ sides[np.isfinite(sides)] == pytest.approx(-1.0)
-        named = str(caught.value).split("in conflict: ")[1]
+        named = str(caught.value).split("the conflict lies among: ")[1]
         for block in ("h", "lb", "ub"):
             for j in np.flatnonzero(np.isinf(data[block])):
                 assert f"{'G' if block == 'h' else block}[{j}]" not in named

@@ -176,7 +176,7 @@ def test_mps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (
             {"q": [1.0], "lb": [2.0], "ub": [1.0], "P": [[1.0]]},
             3,
-            "PRIMAL_INFEASIBLE: no point.*in conflict: constraint 0",
+            "PRIMAL_INFEASIBLE: no point.*the conflict lies among: constraint 0",
         ),
         ({"q": [-1.0]}, 4, "DUAL_INFEASIBLE: the objective is unbounded"),
     ],
@@ -206,6 +206,8 @@ def test_exit_status_of_programs_without_a_solution(
         (["--set", "mu=[1,2]", "--set", "gamma=1"], "parameter mu must have shape (3,)"),
         ([], "parameter gamma has no value: --set gamma=..."),
         (["--set", "gamma=1", "--solver", "nope"], "unknown solver 'nope'"),
+        (["--set", "gamma=1", "--solver", "nope"], "CLARABEL, SCS, HIGHS; without --solver dcl chooses"),
+        (["--set", 'gamma="1"'], "gamma must be real numbers, got text: '1'"),
         (["--set", "gamma=1", "--set", "gamma=2"], "--set gamma is given twice"),
     ],
 )

@@ -341,6 +341,9 @@ def test_directions_by_name_and_one_parameter_without_a_list() -> None:
         ({"mu": [[1.0], [1.0, 2.0]]}, {}, "mu is not an array: its rows have different lengths"),
         ({"mu": ["1", "2", "3", "4", "5"]}, {}, "mu must be real numbers"),
         ({"cap": True}, {}, "cap must be real numbers, got bool"),
+        ({"cap": "0.4"}, {}, "cap must be real numbers, got text: '0.4'"),
+        ({"cap": None}, {}, "cap is None: give a value, or leave it out to use its .value"),
+        ({"cap": 1.0, "mu": np.ones(5), "gamma": -1.0}, {}, r"domain \(nonneg\): the value is -1$"),
         ({"cap": 1j}, {}, "cap must be real numbers, got complex128"),
         ({"cap": torch.tensor(0.4, requires_grad=True)}, {}, r"cap requires a gradient.*cap.detach\(\).*CvxpyLayer"),
         ({"cap": np.nan, "mu": np.ones(5), "gamma": 1.0}, {}, "cap is nan"),
@@ -363,7 +366,7 @@ def test_failures() -> None:
     assert not solution.ok
     assert np.isnan(solution["w"]).all()
     assert np.isnan(solution.value)
-    assert "in conflict: constraint" in repr(solution)
+    assert "the conflict lies among: constraint" in repr(solution)
     assert {name.split()[1] for name in solution.conflict} >= {"0", "2"}
     mixed = made(case, on_failure="nan").solve(case.values | {"cap": np.array([0.4, 0.1, 0.5])})
     assert mixed.ok.tolist() == [True, False, True]

@@ -61,7 +61,9 @@ class Domain:
             return
         place = tuple(int(i) for i in outside.nonzero()[0])
         lead = value.ndim - len(self.shape)
-        self._raise(f"entry {place[lead:]} is {value[place].item():.6g}", place[:lead])
+        entry = ", ".join(map(str, place[lead:]))
+        what = f"entry {entry if len(self.shape) == 1 else f'({entry})'}" if self.shape else "the value"
+        self._raise(f"{what} is {value[place].item():.6g}", place[:lead])
 
     def _check_eigenvalues(self, value: Tensor, tol: float) -> None:
         signed = self.sign * symmetric(value)
