@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     runs = [(days, args.seed + k) for days in DAYS for k in range(SEEDS)]
     outcomes = {}
-    with tqdm(total=len(runs) * args.steps * 4, desc="learning from shipments", unit="step", leave=False) as bar:
+    total = len(runs) * args.steps * 4
+    # disable=None: no bar where stderr is no terminal
+    with tqdm(total=total, desc="learning from shipments", unit="step", leave=False, disable=None) as bar:
         for days, seed in runs:
             outcomes[days, seed] = dispatch.experiment(seed, days, args.steps, bar.update)
     print(table(outcomes))

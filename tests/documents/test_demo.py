@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,7 +124,10 @@ def test_the_layer_wins_on_held_out_days(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_demo_writes_table_figure_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_writes_table_figure_and_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     figure, errors = tmp_path / "demo.png", tmp_path / "errors.csv"
     assert main(["demo", "--steps", "3", "--seed", "1", "--output", str(figure), "--csv", str(errors)]) == 0
     said = capsys.readouterr()
@@ -142,6 +146,12 @@ def test_demo_writes_table_figure_and_csv(tmp_path: Path, capsys: pytest.Capture
     assert {row["method"] for row in rows} == set(methods)
     assert {int(row["seed"]) for row in rows} == {1, 2, 3}
     assert all(0.0 < float(row["error"]) < 5.0 for row in rows)
+
+
+@pytest.mark.slow
+def test_no_bar_where_stderr_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--steps", "1", "--output", str(tmp_path / "demo.png")]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_axis_of_the_figure_starts_at_zero() -> None:
