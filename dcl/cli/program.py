@@ -50,7 +50,7 @@ def asked(args: argparse.Namespace) -> Asked:
     base = {name: leaf.value for name, leaf in leaves if leaf.value is not None}
     places = Places(program.parameters, base, loaded.names)
     places = replace(places, base={name: places.with_labels(name, value) for name, value in base.items()})
-    places = _set(assigned(args.set), places)
+    places = set_values(assigned(args.set), places)
     table = read_table(args.data) if vars(args).get("data") is not None else None
     rows = {} if table is None else instances(table, places)
     missing = [name for name in places.shapes if name not in places.base and name not in rows]
@@ -59,8 +59,8 @@ def asked(args: argparse.Namespace) -> Asked:
     return Asked(loaded.problem, program, places, rows, None if table is None else table.labels)
 
 
-def _set(given: dict[str, Any], places: Places) -> Places:
-    """With the values of --set; single entries such as mu[2] are put into the others."""
+def set_values(given: dict[str, Any], places: Places) -> Places:
+    """The places with the values of --set; single entries such as mu[2] are put into the others."""
     for name, value in given.items():
         whole, place = (name, ()) if name in places.shapes else places.of(name)
         if place:

@@ -17,6 +17,7 @@ _DEFINES = ("problem", "parameters", "variables", "values")
 _EPILOG = """\
 FILE is a Python file that defines
   problem      a cvxpy.Problem
+and, if you do not want all its parameters and variables at the parameters' own values (--set, else .value),
   parameters   its parameters, a list
   variables    what the layer returns, a list
   values       one array for each parameter, a list or a dict by name; batch dimensions in front if there are any
@@ -24,7 +25,7 @@ FILE is a Python file that defines
 examples:
   python -m dcl compare --cones l q --n 10 --plot compare.png
   python -m dcl compare --linear --mu 1e-1 1e-2 1e-3 --csv compare.csv
-  python -m dcl compare portfolio.py
+  python -m dcl compare portfolio.py --set gamma=0.3
 """
 
 
@@ -39,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", nargs="?", type=existing, metavar="FILE", help="a Python file, see below")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="value of a parameter of FILE, as in dcl solve",
+    )
     parser.add_argument(
         "--n", type=_positive, default=6, metavar="N", help="variables of the random program (default: 6)"
     )
@@ -70,6 +79,12 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
     return int(text)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    from dcl.cli.arguments import assignment  # which imports this module
+
+    return assignment(text)
 
 
 def _barrier(text: str) -> float:
@@ -123,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
             drawn = draw(args.n, args.cones, args.seed, args.linear)
             layer, tensors = drawn.layer, list(drawn.tensors)
         else:
-            layer, tensors = _read(args.file)
+            layer, tensors = _read(args.file, args.set)
         found = compare_gradients(layer, *tensors, mu=args.mu or MUS, seed=args.seed)
     except (DclError, _BadFileError) as error:
         return _complain(str(error))
@@ -141,8 +156,9 @@ class _BadFileError(Exception):
     """FILE does not define what it must."""
 
 
-def _read(path: Path) -> tuple[Any, list[Any]]:
-    """The layer and the tensors of the user's file."""
+def _read(path: Path, pairs: Sequence[tuple[str, str]]) -> tuple[Any, list[Any]]:
+    """The layer and the tensors of the user's file; pairs: those of --set."""
+    import cvxpy as cp
     import numpy as np
     import torch
 
@@ -151,12 +167,39 @@ def _read(path: Path) -> tuple[Any, list[Any]]:
 
     with UserCode(path):
         defined = runpy.run_path(str(path))
+    if "values" not in defined and isinstance(defined.get("problem"), cp.Problem):
+        problem = defined["problem"]
+        own = {"parameters": problem.parameters(), "variables": problem.variables()}
+        defined = own | defined
+        defined["values"] = _own_values(path, defined["parameters"], pairs)
+    elif pairs:
+        raise _BadFileError(f"{path} defines `values`: leave them out, or leave out --set")
     missing = [name for name in _DEFINES if name not in defined]
     if missing:
         raise _BadFileError(f"{path} does not define {', '.join(missing)}; see python -m dcl compare --help")
     layer = CvxpyLayer(defined["problem"], defined["parameters"], defined["variables"])
     values = _in_order(path, defined["parameters"], defined["values"])
     return layer, [torch.from_numpy(np.array(value, dtype=np.float64)) for value in values]
+
+
+def _own_values(path: Path, parameters: Sequence[Any], pairs: Sequence[tuple[str, str]]) -> list[Any]:
+    """The value of each parameter, of --set or its own. Raises _BadFileError where there is none."""
+    from dcl.cli.program import set_values
+    from dcl.cli.values import Places, assigned
+    from dcl.programs.names import Entry, distinct
+
+    if not parameters:
+        raise _BadFileError(f"{path}: problem has no parameters, so there is no gradient to compare")
+    entries = distinct([Entry(one.id, one.name(), tuple(one.shape)) for one in parameters])
+    given = zip(entries, parameters, strict=True)
+    base = {entry.name: one.value for entry, one in given if one.value is not None}
+    found = set_values(assigned(pairs), Places({entry.name: entry.shape for entry in entries}, base)).base
+    for entry in entries:
+        if entry.name not in found:
+            raise _BadFileError(
+                f"{path}: parameter {entry.name} has no value: --set {entry.name}=..., or set its .value"
+            )
+    return [found[entry.name] for entry in entries]
 
 
 def _in_order(path: Path, parameters: Sequence[Any], values: Any) -> Sequence[Any]:

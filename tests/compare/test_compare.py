@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 
 import cvxpy as cp
 import numpy as np
@@ -512,6 +513,35 @@ def test_command_says_what_a_file_lacks(tmp_path, capsys):
     source.write_text("problem = None", encoding="utf-8")
     assert main(["compare", str(source)]) == 2
     assert "does not define parameters, variables, values" in capsys.readouterr().err
+
+
+def _without_times(text):
+    return [line.split() for line in re.sub(r"[\d.]+ ms", "", text).splitlines() if line.strip("-")]
+
+
+def test_command_takes_a_file_with_only_a_problem(tmp_path, capsys):
+    source = tmp_path / "plan.py"
+    short = (
+        "import cvxpy as cp\n"
+        'x, c, cap = cp.Variable(2, name="x"), cp.Parameter(2, name="c", value=[1.0, 2.0]), cp.Parameter(name="cap")\n'
+        "problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) <= cap])\n"
+    )
+    source.write_text(short, encoding="utf-8")
+    assert main(["compare", str(source)]) == 2
+    assert "parameter cap has no value: --set cap=..., or set its .value" in capsys.readouterr().err
+    assert main(["compare", str(source), "--mu", "1e-3", "--set", "cap=1.5"]) == 0
+    said = capsys.readouterr().out
+    # the same as with every name spelled out
+    source.write_text(
+        short + "parameters, variables, values = [c, cap], [x], {'c': [1.0, 2.0], 'cap': 1.5}\n", encoding="utf-8"
+    )
+    assert main(["compare", str(source), "--set", "cap=1.5"]) == 2
+    assert "leave out --set" in capsys.readouterr().err
+    assert main(["compare", str(source), "--mu", "1e-3"]) == 0
+    assert _without_times(capsys.readouterr().out) == _without_times(said)
+    source.write_text(short + "problem = cp.Problem(cp.Minimize(cp.sum_squares(x)))\n", encoding="utf-8")
+    assert main(["compare", str(source)]) == 2
+    assert "has no parameters" in capsys.readouterr().err
 
 
 def test_command_without_matplotlib(monkeypatch, tmp_path, capsys):
