@@ -18,7 +18,7 @@ from torch import Tensor
 Array = NDArray[np.float64]
 
 # Up to this many variables the rows of H come one by one: mapping a backward pass costs as much as some of them.
-_ROW_BY_ROW = 4
+_ROW_BY_ROW = 3
 
 
 class Evaluation:
