@@ -18,7 +18,6 @@ from torch import Tensor
 from dcl.cones.base import Barrier, is_exact
 from dcl.point import Point
 from dcl.point.degeneracy import Degeneracy
-from dcl.program import ConeProgram
 from dcl.program.scaling import scaled
 from dcl.smooth.answer import DENSE_LIMIT, Found
 from dcl.smooth.evaluation import Evaluation
@@ -57,11 +56,8 @@ def certified(call: SmoothCall, mu: Barrier, start: Tensor, theta: Theta) -> Cer
 
 
 def _is_usual(tensors: Sequence[Tensor]) -> bool:
-    return (
-        is_plain()
-        and not has_saved_tensor_hooks()
-        and all(is_ordinary(t) and t.device.type == "cpu" for t in tensors)
-    )
+    usual = is_plain() and not has_saved_tensor_hooks()
+    return usual and all(is_ordinary(t) and t.device.type == "cpu" for t in tensors)
 
 
 def degeneracy_of(found: Certified) -> Degeneracy:
@@ -76,15 +72,13 @@ def found_of(program: SmoothProgram, found: Certified, theta: Theta) -> Found:
     x = torch.tensor(found.x).unsqueeze(0)
     v = x.new_zeros(1, 0)
     local, units = scaled(program.local(x, v, 0.0, theta))
-
-    def numbers(*values: float) -> list[Tensor]:
-        return [x.new_tensor([value]) for value in values]
-
     residuals = torch.from_numpy(found.residuals).unsqueeze(0)
     status = torch.tensor([int(Status.OPTIMAL)])
-    facts = Facts(status, residuals, *numbers(found.step, found.gradient, found.curvature, found.largest))
+    numbers = x.new_tensor([[found.step], [found.gradient], [found.curvature], [found.largest], [found.steps]])
+    step, gradient, curvature, largest, steps = numbers.unbind()
+    facts = Facts(status, residuals, step, gradient, curvature, largest)
     verdict = Verdict(facts, torch.from_numpy(found.direction).unsqueeze(0), Point(local, x, v), units)
-    return Found(x, v, verdict, *numbers(found.steps), torch.zeros_like(status))
+    return Found(x, v, verdict, steps, torch.zeros_like(status))
 
 
 def pulled_back(

@@ -187,7 +187,9 @@ class SmoothSolve(Function):
         call: SmoothCall = ctx.call
         needed = [k for k in range(len(theta)) if ctx.needs_input_grad[3 + k]]
         quick = call.outcome.quick
-        pulled = None if quick is None else pulled_back(call.program, quick, gx, theta, needed)
+        pulled: Sequence[Tensor] | None = None
+        if quick is not None:
+            pulled = pulled_back(call.program, quick, gx, theta, needed)
         if pulled is None:
             x, v = _where_solved(report, x, v, start)
             gx, gv = _masked(report, gx), _masked(report, gv)
