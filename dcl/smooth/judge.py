@@ -74,6 +74,11 @@ class Verdict:
     point: Point
     units: Units
 
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """H (B, n, n) and J (B, m, n) in the caller's units: these are powers of two, so that nothing is rounded."""
+        program = self.point.program
+        return program.P / self.units.c.unsqueeze(-1), program.A / self.units.E.unsqueeze(-1)
+
     def at_kink(self, scaled: Tensor) -> Tensor:
         """D at the ties (B, m) in the caller's units: D / (1 - D) is dz / -ds, which has units."""
         ratio = scaled / (1.0 - scaled) * self.units.E**2 / self.units.c
@@ -101,12 +106,10 @@ def judge(
     curvature, smallest, largest, direction, weakest = _curvature(local, kkt.D.d, is_exact(mu))
     size = 1.0 + magnitude(x)
     reach = (10.0 * magnitude(dx)).maximum(1e-13 * size).minimum(STATIONARY * size).unsqueeze(-1)
-    # one of the two directions may lead out of a domain
-    drift = torch.stack(
-        [_drift(program, theta, x + sign * reach * weakest, z, local, units, weakest) for sign in (1.0, -1.0)]
-    )
-    drift = torch.where(torch.isfinite(drift[0]), drift[0], drift[1])
-
+    drift = _drift(program, theta, x + reach * weakest, z, local, units, weakest)
+    if not bool(torch.isfinite(drift).all()):  # one of the two directions may lead out of a domain
+        other = _drift(program, theta, x - reach * weakest, z, local, units, weakest)
+        drift = torch.where(torch.isfinite(drift), drift, other)
     flat = (kkt.conditioning.null_a > 0) | (drift > 0.5 * smallest) | ~torch.isfinite(drift)
     # of a singular K the least-squares step is zero where F is not in its range
     off = residuals[:, 1] > FEASIBLE

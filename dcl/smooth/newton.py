@@ -92,8 +92,7 @@ def minimize(program: SmoothProgram, theta: Theta, x: Tensor, target: Tensor, lo
 def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor, longest: float) -> Tensor:
     """One step of all instances, in place; which of them (B,) are not done."""
     p = program.structure.cone.zeros
-    f, g, c, J = program.first(at.x, theta)
-    H = program.hessian(at.x, torch.cat([at.y, at.z], -1), theta)
+    f, g, c, J, H = program.second(at.x, torch.cat([at.y, at.z], -1), theta)
     finite = torch.isfinite(H).all(-1).all(-1) & torch.isfinite(g).all(-1) & torch.isfinite(J).all(-1).all(-1)
     H, J = (torch.where(finite[:, None, None], t, 0.0) for t in (H, J))
     g = torch.where(finite.unsqueeze(-1), g, 0.0)

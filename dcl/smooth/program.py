@@ -57,6 +57,24 @@ class SmoothProgram:
 
         return _each(one, (x,), theta)
 
+    def second(self, x: Tensor, z: Tensor, theta: Theta) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What `first` gives, and H (B, n, n), symmetric: f and c are evaluated once."""
+
+        def one(x: Tensor, z: Tensor, *theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+            def slope(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+                g, f = grad_and_value(self.f)(x, *theta)
+                if not self.structure.m:
+                    return g, (f, g, x.new_zeros(0), x.new_zeros(0, x.shape[0]))
+                c, pull = vjp(lambda x: self.c(x, *theta), x)
+                J = vmap(lambda e: pull(e)[0])(torch.eye(self.structure.m, dtype=x.dtype, device=x.device))
+                return g + pull(z)[0], (f, g, c, J)
+
+            H, rest = jacrev(slope, has_aux=True)(x)
+            return H, rest
+
+        H, (f, g, c, J) = _each(one, (x, z), theta)
+        return f, g, c, J, symmetric(H)
+
     def hessian(self, x: Tensor, z: Tensor, theta: Theta) -> Tensor:
         """H (B, n, n), symmetric."""
         H: Tensor = _each(jacrev(grad(self._lagrangian)), (x, z), theta)
@@ -100,8 +118,7 @@ class SmoothProgram:
     def local(self, x: Tensor, v: Tensor, mu: Barrier, theta: Theta) -> ConeProgram:
         """The quadratic program of the header at (x, v)."""
         z = self.structure.cone.project(v, mu)
-        _, g, c, J = self.first(x, theta)
-        H = self.hessian(x, z, theta)
+        _, g, c, J, H = self.second(x, z, theta)
         # q carries the gradient of f alone: A'z is added by the program itself
         q = g - (H @ x.unsqueeze(-1)).squeeze(-1)
         return ConeProgram(self.structure, H, q, J, (J @ x.unsqueeze(-1)).squeeze(-1) - c)

@@ -165,8 +165,11 @@ class SmoothSolve(Function):
         if call.record:
             at, v_at = _where_solved(report, x, v, start)
             structure = program.structure
-            outcome.P = call.matrix(at, structure.cone.project(v_at, mu), theta)
-            outcome.A = program.jacobian(at, theta)
+            if call.hessian == "exact" and bool((facts.status == Status.OPTIMAL).all()):
+                outcome.P, outcome.A = verdict.matrices()
+            else:
+                outcome.P = call.matrix(at, structure.cone.project(v_at, mu), theta)
+                outcome.A = program.jacobian(at, theta)
             local = ConeProgram(structure, outcome.P, torch.zeros_like(x), outcome.A, torch.zeros_like(v))
             outcome.kkt = factorize(local, v_at, mu, at_kink)
         return x, v, at_kink, report
