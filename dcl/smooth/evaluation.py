@@ -17,8 +17,28 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
-# Up to this many variables the rows of H come one by one: mapping a backward pass costs as much as some of them.
+# Up to this many rows of a Jacobian come one by one: mapping a backward pass costs as much as some of them.
 _ROW_BY_ROW = 3
+
+
+def pulled(out: Tensor, x: Tensor, u: Tensor | None = None, *, again: bool = False) -> Tensor:
+    """The gradient of <u, out> in x, zero where there is no graph between them; again: it is to be differentiated itself."""
+    if not out.requires_grad:
+        return torch.zeros_like(x)
+    (found,) = torch.autograd.grad(out, x, u, create_graph=again, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(x) if found is None else found
+
+
+def jacobian(out: Tensor, x: Tensor) -> Tensor:
+    """d out / dx, (m, n), for out (m,), x (n,)."""
+    m = out.shape[0]
+    if not m:
+        return x.new_zeros(0, x.shape[0])
+    eye = torch.eye(m, dtype=out.dtype, device=out.device)
+    if m <= _ROW_BY_ROW:
+        return torch.stack([pulled(out, x, e) for e in eye])
+    rows: Tensor = torch.func.vmap(lambda e: pulled(out, x, e))(eye)
+    return rows
 
 
 class Evaluation:
@@ -37,10 +57,7 @@ class Evaluation:
 
     @cached_property
     def _slope(self) -> Tensor:
-        if not self._value.requires_grad:
-            return torch.zeros_like(self._x)
-        (g,) = torch.autograd.grad(self._value, self._x, create_graph=True, allow_unused=True)
-        return torch.zeros_like(self._x) if g is None else g
+        return pulled(self._value, self._x, again=True)
 
     @cached_property
     def g(self) -> Array:
@@ -49,28 +66,17 @@ class Evaluation:
 
     def product(self, u: Array) -> Array:
         """H u for u (n,), without H."""
-        return np.asarray(self._pulled(torch.from_numpy(u)).numpy(), dtype=np.float64)
+        return np.asarray(pulled(self._slope, self._x, torch.from_numpy(u)).numpy(), dtype=np.float64)
 
     @cached_property
     def H(self) -> Array:
         """The Hessian (n, n), symmetric."""
-        n = len(self.x)
-        eye = torch.eye(n, dtype=self._x.dtype)
-        rows = torch.stack([self._pulled(e) for e in eye]) if n <= _ROW_BY_ROW else torch.func.vmap(self._pulled)(eye)
-        H: Array = np.asarray(rows.numpy(), dtype=np.float64)
+        H: Array = np.asarray(jacobian(self._slope, self._x).numpy(), dtype=np.float64)
         return 0.5 * H + 0.5 * H.T
-
-    def _pulled(self, u: Tensor) -> Tensor:
-        if not self._slope.requires_grad:
-            return torch.zeros_like(u)
-        (out,) = torch.autograd.grad(self._slope, self._x, u, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(u) if out is None else out
 
     def pulled_back(self, u: Tensor, theta: Sequence[Tensor]) -> list[Tensor]:
         """The gradient of <u, g> in those tensors `theta` of the function that require one, for u (n,)."""
-        found = (
-            torch.autograd.grad(self._slope, theta, u, allow_unused=True)
-            if theta and self._slope.requires_grad
-            else [None] * len(theta)
-        )
+        if not theta or not self._slope.requires_grad:
+            return [torch.zeros_like(t) for t in theta]
+        found = torch.autograd.grad(self._slope, theta, u, allow_unused=True)
         return [torch.zeros_like(t) if g is None else g for t, g in zip(theta, found, strict=True)]
