@@ -248,6 +248,36 @@ def _build_entropy(size: int, scaled: bool) -> Built:
     return cp.Problem(cp.Minimize(c @ x - cp.sum(cp.entr(x))), [cp.sum(x) == 1.0]), x
 
 
+def _build_soc(size: int, scaled: bool) -> Built:
+    """Two dense second-order cones."""
+    x, y = cp.Variable(size), cp.Parameter(size, name="y")
+    balls = []
+    for k in "12":
+        A, c, d = cp.Parameter((size, size), name="A" + k), cp.Parameter(size, name="c" + k), cp.Parameter(name="d" + k)
+        balls.append(cp.norm(A @ x + c) <= d)
+    return cp.Problem(cp.Minimize(cp.sum_squares(x - y)), balls), x
+
+
+def _draw_soc(size: int, rng: np.random.Generator) -> Data:
+    data: Data = {"y": rng.standard_normal(size)}
+    for k in "12":
+        data["A" + k] = np.eye(size) + 0.5 * rng.standard_normal((size, size)) / size**0.5
+        data["c" + k] = 0.3 * rng.standard_normal(size) / size**0.5
+        data["d" + k] = np.array(0.7 + 0.1 * rng.random()) * np.linalg.norm(data["A" + k] @ data["y"] + data["c" + k])
+    return data
+
+
+def _build_spectraplex(size: int, scaled: bool) -> Built:
+    X, C = cp.Variable((size, size), symmetric=True), cp.Parameter((size, size), name="C")
+    psd = 2.0 * X >> 0 if scaled else X >> 0
+    return cp.Problem(cp.Minimize(cp.sum_squares(X - C)), [psd, cp.trace(X) == 1.0]), X
+
+
+def _draw_spectraplex(size: int, rng: np.random.Generator) -> Data:
+    M = rng.standard_normal((size, size)) / size**0.5
+    return {"C": M + M.T}
+
+
 FAMILIES = {
     "ls_simplex": Family(
         "ls_simplex, A {size} x {columns}",
@@ -311,5 +341,7 @@ FAMILIES = {
     "ot": Family(
         "transport, {size} x {size}", ("C",), _build_ot, lambda size, rng: {"C": rng.random((size, size))}, bounds=True
     ),
+    "soc": Family("two balls, n {size}", ("y", "A1", "c1", "d1", "A2", "c2", "d2"), _build_soc, _draw_soc),
+    "spectraplex": Family("spectraplex, {size} x {size}", ("C",), _build_spectraplex, _draw_spectraplex, bounds=True),
     "entropy": Family("entropy, n {size}", ("c",), _build_entropy, lambda size, rng: {"c": rng.standard_normal(size)}),
 }

@@ -56,6 +56,8 @@ LONG: dict[str, dict[int, tuple[int, ...]]] = {
     "flow_redundant": {30: (1, 32)},
     "lp": {20: (1, 64)},
     "ot": {8: (1, 32)},
+    "soc": {30: (1, 64), 100: (1, 16)},
+    "spectraplex": {5: (1, 16), 10: (1, 16)},
     "entropy": {10: (1, 64), 50: (1, 16)},
 }
 _SMALL = {

@@ -1,8 +1,9 @@
 """Which real problems does dcl solve right?
 
-    python benchmarks/real_problems.py [COLLECTION ...] [--solver NAME] [--largest N]
+    python benchmarks/real_problems.py [COLLECTION ...] [--solver NAME] [--largest N] [--only NAME ...] [--dense]
 
-Every file of Maros-Meszaros, MPC and Netlib in ../shared/data (or $DCL_DATA) through `dcl.QPLayer`, gradients recorded.
+Every file of Maros-Meszaros, MPC and Netlib in ../shared/data (or $DCL_DATA) through `dcl.QPLayer`, its matrices as sparse
+tensors (as dense ones with --dense), gradients recorded.
 The value is compared with a reference that dcl has no part in (tests/oracles/real_data.py).  Verdicts:
 
     right      OPTIMAL, and the value agrees to 1e-6 of 1 + |value|, or to twice the difference of the two solvers that
@@ -58,12 +59,13 @@ def rows_of(problem: Problem) -> int:
     return sum(int(abs(side[abs(side) < float("inf")]).size) for side in sides if side is not None)
 
 
-def examine(problem: Problem, known: Reference, solver: str | None = None) -> Row:
+def examine(problem: Problem, known: Reference, solver: str | None = None, dense: bool = False) -> Row:
     """Solve, differentiate the sum of x, and judge."""
     leaves = {
-        name: torch.tensor(value, dtype=torch.float64, requires_grad=True)
-        for name, value in problem.data.items()
-        if value is not None
+        name: (t if dense or t.ndim < 2 else t.to_sparse()).requires_grad_()
+        for name, t in (
+            (name, torch.tensor(t, dtype=torch.float64)) for name, t in problem.data.items() if t is not None
+        )
     }
     head = (problem.name, problem.n, rows_of(problem))
     layer = dcl.QPLayer(solver, on_degenerate="ignore")
@@ -101,16 +103,19 @@ def examine(problem: Problem, known: Reference, solver: str | None = None) -> Ro
     )
 
 
-def print_table(rows: list[Row]) -> None:
+def print_head() -> None:
     print(
         f"{'name':<12} {'n':>5} {'rows':>5}  {'status':<18} {'solver':<8} {'residual':>8} {'value':>15} {'error':>8}"
         f"  {'gradient':<15} {'cond':>7} {'fwd ms':>8} {'bwd ms':>8}  verdict"
     )
-    for r in rows:
-        print(
-            f"{r.name:<12} {r.n:>5} {r.rows:>5}  {r.status:<18} {r.solver:<8} {r.residual:>8.1e} {r.value:>15.8g} "
-            f"{r.error:>8.1e}  {r.kind:<15} {r.condition:>7.0e} {1e3 * r.forward:>8.1f} {1e3 * r.backward:>8.1f}  {r.verdict}"
-        )
+
+
+def print_row(r: Row) -> None:
+    print(
+        f"{r.name:<12} {r.n:>5} {r.rows:>5}  {r.status:<18} {r.solver:<8} {r.residual:>8.1e} {r.value:>15.8g} "
+        f"{r.error:>8.1e}  {r.kind:<15} {r.condition:>7.0e} {1e3 * r.forward:>8.1f} {1e3 * r.backward:>8.1f}  {r.verdict}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -118,6 +123,8 @@ def main() -> None:
     parser.add_argument("collection", nargs="*", default=COLLECTIONS, help=", ".join(COLLECTIONS))
     parser.add_argument("--solver", help="DAQP, PIQP, OSQP or CLARABEL instead of the rule")
     parser.add_argument("--largest", type=int, default=10**9, help="skip problems with more variables")
+    parser.add_argument("--only", nargs="*", help="these problems")
+    parser.add_argument("--dense", action="store_true", help="dense tensors")
     options = parser.parse_args()
     if unknown := set(options.collection) - set(COLLECTIONS):
         parser.error(f"unknown collection {', '.join(sorted(unknown))}; there are {', '.join(COLLECTIONS)}")
@@ -126,10 +133,12 @@ def main() -> None:
     print(f"dcl {dcl.__version__}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
     everything: list[Row] = []
     for collection in options.collection:
-        rows = [examine(p, reference(p), options.solver) for p in problems(collection, options.largest)]
-        everything += rows
         print(f"\n{collection}")
-        print_table(rows)
+        print_head()
+        for problem in problems(collection, options.largest):
+            if not options.only or problem.name in options.only:
+                everything.append(examine(problem, reference(problem), options.solver, options.dense))
+                print_row(everything[-1])
     for what, of in (("verdicts", "verdict"), ("gradients", "kind"), ("solvers", "solver")):
         counts = Counter(getattr(r, of) for r in everything)
         print(f"\n{what}: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()), end="")

@@ -242,7 +242,16 @@ class DegenerateWarning(UserWarning):
 
 
 class ShapeWarning(UserWarning):
-    """Batch dimensions broadcast to more programs than were meant, perhaps. Said once per layer."""
+    """Batch dimensions broadcast to more programs than were meant, perhaps. Said once per layer.
+
+    Example:
+        >>> import warnings, torch, dcl
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     x = dcl.solve_qp(torch.eye(2), torch.ones(4, 1, 2), G=torch.ones(1, 2), h=torch.ones(4, 1)).x
+        >>> caught[0].category.__name__, tuple(x.shape)
+        ('ShapeWarning', (4, 4, 2))
+    """
 
 
 class SlowWarning(UserWarning):

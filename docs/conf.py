@@ -73,6 +73,7 @@ html_theme = "furo"
 html_title = f"dcl {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 html_show_copyright = False
 html_copy_source = False
@@ -100,7 +101,12 @@ sphinx_gallery_conf = {
 }
 if not any(GALLERY.glob("plot_*.py")):
     extensions.remove("sphinx_gallery.gen_gallery")
-    suppress_warnings = ["toc.not_readable"]
+    suppress_warnings = ["toc.not_readable"]  # the gallery in the index
+
+    def setup(app):  # type: ignore[no-untyped-def]
+        """`-D plot_gallery=0` has no effect, and is no error, where there are no examples."""
+        app.add_config_value("plot_gallery", True, "html")
+
 
 # sphinx-gallery builds every example in this process: one that warns is one to mend
 warnings.filterwarnings("error", category=DeprecationWarning, module=r"gallery\..*")

@@ -54,11 +54,16 @@ def output(text: str) -> Path:
     return path
 
 
-def assignment(text: str) -> tuple[str, str]:
+def points(text: str) -> tuple[str, str]:
+    """NAME=POINTS."""
+    return assignment(text, "POINTS, as in gamma=0:1:50")
+
+
+def assignment(text: str, what: str = "VALUE") -> tuple[str, str]:
     """NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not (name.strip() and equals and value.strip()):
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be NAME={what}, not {text!r}")
     return name.strip(), value.strip()
 
 

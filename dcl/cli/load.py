@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-import traceback
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from dcl.errors import DclError, InputError
+from dcl.errors import InputError
 from dcl.frontends.cvxpy.quadratic import problem_of
+from dcl.user_code import UserCode
 
 _BLOCKS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
 _JSON = (*_BLOCKS, "names")
@@ -52,28 +51,9 @@ def load(path: Path) -> Loaded:
     raise InputError(f"{path}: unknown kind of file; use .py, .json, .npz, .mps or .lp", argument="file")
 
 
-class _UserCode:
-    """Errors of the user's file, told in one line with the place in his file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None or error is None or not issubclass(kind, Exception) or issubclass(kind, DclError):
-            return
-        lines = [entry.lineno for entry in traceback.extract_tb(trace) if Path(entry.filename) == self._path]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = f"{self._path}, line {line}" if line else f"{self._path}"
-        raise InputError(f"{where}: {kind.__name__}: {error}", argument="file") from None
-
-
 def _python(path: Path) -> Any:
     sys.path.insert(0, str(path.resolve().parent))  # its own modules, as `python FILE` finds them
-    with _UserCode(path):
+    with UserCode(path):
         defined = runpy.run_path(str(path))
     if "problem" not in defined:
         raise InputError(f"{path} does not define `problem`, a cvxpy.Problem", argument="file")

@@ -38,7 +38,7 @@ COMMANDS = {
     "diagnose": Command("dcl.cli.diagnose", "one point explained: what is active, whether its derivative is unique"),
     "compare": Command("dcl.compare.command", "exact, barrier and other gradients side by side, and which one to use"),
     "info": Command("dcl.cli.info", "the compiled core, threads, versions"),
-    "demo": Command("dcl.demo.command", "learn penalties of a constrained regression through its argmin"),
+    "demo": Command("dcl.demo.command", "learn a rule for decisions from decisions, beside models without a layer"),
 }
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcl.cli.arguments import add_program, assignment, output, positive
+from dcl.cli.arguments import add_program, output, points, positive
 from dcl.compare.command import writable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.description = "Solve a program for many values of its parameters. A row without a solution has its status."
     add_program(parser, examples=_EXAMPLES)
-    parser.add_argument("--over", action="append", default=[], type=assignment, metavar="NAME=POINTS", help="see below")
+    parser.add_argument("--over", action="append", default=[], type=points, metavar="NAME=POINTS", help="see below")
     parser.add_argument(
         "--gradient", action="store_true", help="also the gradient of the optimal value in the parameters"
     )

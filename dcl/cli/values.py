@@ -166,7 +166,7 @@ def instances(table: Table, places: Places) -> dict[str, Any]:
     return places.rows(table.columns, table.numbers)
 
 
-def points(text: str) -> Any:
+def points(text: str, name: str = "NAME") -> Any:
     """--over NAME=...: START:STOP:COUNT, log:START:STOP:COUNT or a,b,c. Raises InputError."""
     words = text.split(":")
     logarithmic = words[0] == "log"
@@ -179,7 +179,7 @@ def points(text: str) -> Any:
             raise ValueError
     except (ValueError, IndexError):
         raise InputError(
-            f"--over ...={text}: give START:STOP:COUNT, log:START:STOP:COUNT (positive ends), or numbers as in 1,2,5",
+            f"--over {name}={text}: give START:STOP:COUNT, log:START:STOP:COUNT (positive ends), or numbers as in 1,2,5",
             argument="over",
         ) from None
     return np.geomspace(start, stop, count) if logarithmic else np.linspace(start, stop, count)
@@ -187,7 +187,7 @@ def points(text: str) -> Any:
 
 def grid(over: Sequence[tuple[str, str]], places: Places) -> dict[str, Any]:
     """All combinations of the points, the last one moving fastest: parameters (rows, *shape). Raises InputError."""
-    axes = [points(text) for _, text in over]
+    axes = [points(text, name) for name, text in over]
     rows = math.prod(len(axis) for axis in axes)
     if rows > _LARGEST:
         raise InputError(f"--over asks for {rows:,} points; at most {_LARGEST:,}", argument="over")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import fill
@@ -18,7 +19,7 @@ FILE is a Python file that defines
   problem      a cvxpy.Problem
   parameters   its parameters, a list
   variables    what the layer returns, a list
-  values       one array for each parameter, batch dimensions in front if there are any
+  values       one array for each parameter, a list or a dict by name; batch dimensions in front if there are any
 
 examples:
   python -m dcl compare --cones l q --n 10 --plot compare.png
@@ -146,13 +147,29 @@ def _read(path: Path) -> tuple[Any, list[Any]]:
     import torch
 
     from dcl.layers.cvxpy import CvxpyLayer
+    from dcl.user_code import UserCode
 
-    defined = runpy.run_path(str(path))
+    with UserCode(path):
+        defined = runpy.run_path(str(path))
     missing = [name for name in _DEFINES if name not in defined]
     if missing:
         raise _BadFileError(f"{path} does not define {', '.join(missing)}; see python -m dcl compare --help")
     layer = CvxpyLayer(defined["problem"], defined["parameters"], defined["variables"])
-    return layer, [torch.from_numpy(np.array(value, dtype=np.float64)) for value in defined["values"]]
+    values = _in_order(path, defined["parameters"], defined["values"])
+    return layer, [torch.from_numpy(np.array(value, dtype=np.float64)) for value in values]
+
+
+def _in_order(path: Path, parameters: Sequence[Any], values: Any) -> Sequence[Any]:
+    """The values in the order of the parameters, for a dict by parameter or by name. Raises _BadFileError."""
+    if not isinstance(values, Mapping):
+        if not isinstance(values, Sequence) or len(values) != len(parameters):
+            raise _BadFileError(f"{path}: values must be a list of {len(parameters)}, or a dict by parameter or name")
+        return values
+    by_name = {key if isinstance(key, str) else key.name(): value for key, value in values.items()}
+    names = [parameter.name() for parameter in parameters]
+    if sorted(by_name) != sorted(names):
+        raise _BadFileError(f"{path}: values has {', '.join(map(str, by_name))}; the parameters are {', '.join(names)}")
+    return [by_name[name] for name in names]
 
 
 def _complain(message: str) -> int:

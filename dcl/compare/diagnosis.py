@@ -21,6 +21,7 @@ from dcl.compare.points import Diagnosis, PointDiagnosis, Sizes
 from dcl.compare.probes import nearby_mu, zero_in
 from dcl.compare.subject import Layer, bind, called, has_engine, with_engine, with_settings
 from dcl.compare.unique import uniqueness
+from dcl.cones.by_rows import exact_instances
 from dcl.errors import InputError
 from dcl.layers.argmin import ArgminLayer
 from dcl.layers.cvxpy import CvxpyLayer
@@ -141,14 +142,14 @@ def _advised(
 def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagnosis]:
     program, v, mu = solution._program, solution._v, solution._mu
     batch = v.shape[0]
-    x, on_path = solution.canonical_x.reshape(batch, -1), isinstance(mu, Tensor)
+    exact = exact_instances(mu, batch)
+    paths = torch.ones(batch, dtype=torch.bool) if exact is None else ~exact.cpu()
     ok = solution.ok.reshape(-1)
-    found = Point(program, x, v, mu)
+    found = Point(program, solution._x_in_units, v, mu)
     kkt, ties = resolved(found).kkt, ~torch.isnan(found.at_kink)
     strong = (kkt.D.d > 0.5) & ~ties
-    if on_path:
-        strong = torch.zeros_like(strong)
-        strong[:, : program.structure.cone.zeros] = True
+    equalities = torch.arange(v.shape[-1]).to(v.device) < program.structure.cone.zeros
+    strong = torch.where(paths.to(v.device).unsqueeze(-1), equalities, strong)
     certificate = (
         None if solution.certificate is None else solution.certificate.reshape(batch, -1)[:, program.structure.n :]
     )
@@ -160,7 +161,7 @@ def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagn
     weakest, conditions = solution._degeneracy.weakest, solution.condition.reshape(-1)
     points = []
     for i in range(batch):
-        good = bool(ok[i])
+        good, on_path = bool(ok[i]), bool(paths[i])
         rows = torch.nonzero(strong[i]).squeeze(-1).tolist() if good else []
         weak = torch.nonzero(ties[i]).squeeze(-1).tolist() if good else []
         row = int(weakest[i])

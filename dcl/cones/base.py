@@ -3,7 +3,13 @@
     z = Pi_mu*(v)   and   s = z - v :     z in K*,  s in K,  z's = mu * nu        (mu = 0: z = projection of v onto K*)
     D(v) = dz/dv,  symmetric,  0 <= D <= I
 
-mu is the float 0.0 (Euclidean projection) or a tensor that broadcasts against v, (B or 1, 1), with entries > 0.
+mu is the float 0.0 (Euclidean projection) or a tensor that broadcasts against v, (B or 1, 1), with entries > 0; where some
+are zero, `dcl.cones.by_rows` asks for the two parts.
+
+z is homogeneous, z(t v, t^2 mu) = t z(v, mu), so D depends on v / sqrt(mu) alone, and with dz/dmu = D s / mu at fixed v, which
+`slope_in_mu` has without the cancellation of s = z - v, every derivative in mu is one in v:
+
+    d(D w)/dmu = -(dD/dv [v]) w / (2 mu)
 At a kink of the projection (mu = 0, v_i = 0 up to rounding) D takes the value `at_kink`: 1/2, the limit of D as mu -> 0,
 unless `dcl.point.basis` chose another; NaN says that there is no kink (`dcl.point.ties`).
 """
@@ -110,6 +116,10 @@ class AbstractCone(ABC):
     @abstractmethod
     def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> AbstractDerivative:
         """D at v, and at_kink (B, dim) where that is not NaN. Law: D is the derivative of `project`."""
+
+    @abstractmethod
+    def slope_in_mu(self, v: Tensor, mu: Tensor) -> Tensor:
+        """dz/dmu at fixed v, (B, dim), for mu > 0. Law: the derivative of `project`; D s / mu."""
 
     @abstractmethod
     def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:

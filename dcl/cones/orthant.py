@@ -1,7 +1,8 @@
 """The zero cone {0} (dual: all of R^dim) and the nonnegative orthant.
 
 zero         s = 0, z = v, D = I, no barrier (degree 0)
-nonnegative  s z = mu for each entry:  z = (v + sqrt(v^2 + 4 mu)) / 2,   D = (1 + v / sqrt(v^2 + 4 mu)) / 2
+nonnegative  s z = mu for each entry:  z = (v + sqrt(v^2 + 4 mu)) / 2,   D = (1 + v / sqrt(v^2 + 4 mu)) / 2,
+             dz/dmu = 1 / sqrt(v^2 + 4 mu)
 dD/dv = 2 mu / (v^2 + 4 mu)^(3/2);  at mu = 0: z = max(v, 0), D = [v > 0], at_kink at a tie, dD/dv = 0
 """
 
@@ -51,6 +52,9 @@ class Zero(AbstractCone):
     def dproject(self, v: Tensor, mu: Barrier, at_kink: Tensor) -> Diagonal:
         return Diagonal(torch.ones_like(v))
 
+    def slope_in_mu(self, v: Tensor, mu: Tensor) -> Tensor:
+        return torch.zeros_like(v)
+
     def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         return torch.zeros_like(a * w)
 
@@ -89,6 +93,9 @@ class Nonnegative(AbstractCone):
         root = torch.sqrt(v * v + 4.0 * mu)
         small = 2.0 * mu / (root * (root + v.abs()))
         return Diagonal(torch.where(v > 0.0, 1.0 - small, small))
+
+    def slope_in_mu(self, v: Tensor, mu: Tensor) -> Tensor:
+        return torch.rsqrt(v * v + 4.0 * mu)
 
     def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         if isinstance(mu, float) and mu == 0.0:

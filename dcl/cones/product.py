@@ -71,6 +71,11 @@ class Product(AbstractCone):
         d = torch.cat([part.d for part in parts], -1)
         return Diagonal(d) if all(part.diagonal for part in parts) else _Parts(d, tuple(parts), self._sizes)
 
+    def slope_in_mu(self, v: Tensor, mu: Tensor) -> Tensor:
+        return torch.cat(
+            [cone.slope_in_mu(part, mu) for cone, part in zip(self.cones, self._split(v), strict=True)], -1
+        )
+
     def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         parts = zip(self.cones, self._split(v), self._split(a), self._split(w), strict=True)
         return torch.cat([cone.curvature_product(vi, mu, ai, wi) for cone, vi, ai, wi in parts], -1)

@@ -5,6 +5,8 @@ With rho = |u| and e = u / rho, v = (t, u) has the eigenvalues l_1, l_2 = t +- r
     z = ( (g_1 + g_2) / 2,  g[1, 2] u )
     D = Q diag(g'_1, g'_2, g[1, 2], ..., g[1, 2]) Q',      columns of Q:  (1, +-e) / sqrt(2),  (0, n) with n'e = 0
 
+    dz/dmu = ( (k_1 + k_2) / 2,  k[1, 2] u ),     k_i = 2 / r_i,   k[1, 2] = -2 (l_1 + l_2) / (r_1 r_2 (r_1 + r_2))
+
 Q is a Householder reflection that takes e to the first axis, and a rotation by 45 degrees: O(size).
 
 Curvature: z is the gradient of a function of t and q = |u|^2 / 2, smooth in both.  With subscripts for its derivatives,
@@ -34,7 +36,7 @@ from torch import Tensor
 
 from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier, Block
 from dcl.cones.orthant import Diagonal
-from dcl.cones.spectral import image, is_smooth, lifted, settled, slope
+from dcl.cones.spectral import image, is_smooth, lifted, root, settled, slope
 
 _HALF = sqrt(0.5)
 
@@ -118,6 +120,13 @@ class SecondOrder(AbstractCone):
         e = torch.where(rho > 0.0, u / torch.where(rho > 0.0, rho, 1.0), first)
         sign = torch.where(e[..., :1] < 0.0, -1.0, 1.0).to(u)
         return _Rotated(d, e + sign * first, sign)
+
+    def slope_in_mu(self, v: Tensor, mu: Tensor) -> Tensor:
+        h, blocks = lifted(mu, 8.0, 1), self._split(v)
+        values = self._eigenvalues(blocks)
+        r = root(values, h)
+        across = -2.0 * values.sum(-1, keepdim=True) / (r.prod(-1, keepdim=True) * r.sum(-1, keepdim=True))
+        return torch.cat([(2.0 / r).mean(-1, keepdim=True), across * blocks[..., 1:]], -1).flatten(-2)
 
     def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         h, blocks = lifted(mu, 8.0, 1), self._split(v)

@@ -144,6 +144,10 @@ class Semidefinite(AbstractCone):
         upper = _places(self.order)[0]
         return _Congruence(_take(d.flatten(-2), upper).flatten(-2), U)
 
+    def slope_in_mu(self, v: Tensor, mu: Tensor) -> Tensor:
+        values, U = _eigh(self.matrices(v))
+        return svec((U / root(values, lifted(mu, 4.0, 1)).unsqueeze(-2)) @ U.mT).flatten(-2)
+
     def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:
         return _CurvatureProduct.apply(self, mu, v, *torch.broadcast_tensors(a, w))  # type: ignore[no-any-return]
 

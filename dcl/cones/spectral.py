@@ -8,6 +8,7 @@ orthogonal idempotents c_i, and s^-1 = sum_i c_i / l_i(s).  On the central path 
     phi = -log det s               grad phi = -s^-1                                     mu' = mu      h = 4 mu
     phi = -log(t^2 - |u|^2)        grad phi = -2 (t, -u) / (t^2 - |u|^2) = -2 s^-1      mu' = 2 mu    h = 8 mu
 
+In mu the slope is dg/dmu = (h / mu) / (4 r).
 h = 0.0 (a float) gives g(l) = max(l, 0).  Divided differences, with every term >= 0, so that nothing cancels:
 
     g[i, j]    = (g_i + g_j) / (r_i + r_j)                                     g[i, i] = g'

@@ -21,6 +21,7 @@ With the forms  A_j = psi_j'/psi_j,  X_i = dx_i/x_i  and one form B that holds a
 s = argmin mu phi(s) + |s + v|^2 / 2 by damped Newton steps for self-concordant functions (Nesterov 2018, Lectures on Convex
 Optimization, section 5.2): length 1 / (1 + decrement) until the decrement is 1/4, then 1.
 M = -ds/dv = (I + mu G'G)^-1 and D = I - M come from the singular values of sqrt(mu) G, which keep what mu G'G has lost.
+So does dz/dmu = M z / mu = -M phi' = M G'e at fixed v, where G'e = -phi' with e = 1 for A_j, 0 for B and sqrt(c_i) for X_i.
 """
 
 from __future__ import annotations
@@ -148,6 +149,12 @@ class Forms:
         """phi'' = G'G, (B, k, J + 3, 3)."""
         return torch.cat([self.A, self.B.unsqueeze(-2), self.c.sqrt().unsqueeze(-1) * self.X], -2)
 
+    @property
+    def ones(self) -> Tensor:
+        """e of the header, (B, k, J + 3)."""
+        roots = self.c.sqrt().expand(self.X.shape[:-1])
+        return torch.cat([torch.ones_like(self.A[..., 0]), torch.zeros_like(self.B[..., :1]), roots], -1)
+
     def third(self, p: Tensor, q: Tensor) -> Tensor:
         """t with phi'''[x, y, .] = G't for p = G x, q = G y: (..., B, k, J + 3)."""
         J, root = self.A.shape[-2], self.c.sqrt()
@@ -216,6 +223,12 @@ class AbstractThree(AbstractCone):
         tied = ~torch.isnan(t)
         near = self.nearest(v, self.foot(v), tied.squeeze(-1))
         return Rotated(torch.where(tied, near.low + t * (near.high - near.low), near.d).flatten(-2), near.Q)
+
+    @final
+    def slope_in_mu(self, v: Tensor, mu: Tensor) -> Tensor:
+        forms, U, values, Qt = self._spectrum(triples(v), mu.unsqueeze(-1))
+        scaled = times(U.mT, forms.ones) * (values / (1.0 + values * values))
+        return (times(Qt.mT, scaled) / mu.sqrt().unsqueeze(-1)).flatten(-2)
 
     @final
     def curvature_product(self, v: Tensor, mu: Barrier, a: Tensor, w: Tensor) -> Tensor:

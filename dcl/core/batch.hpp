@@ -102,7 +102,7 @@ inline void write_answer(const Program& program, const Point& point, const Outco
     to.value.write_number(i, (0.5 * r.Px.dot(point.x) + program.q.dot(point.x)) / c);
 }
 
-// mu: (B or 1) float64 numbers, or no data for 0.  keep: will a derivative be asked for?
+// mu: (B or 1) float64 numbers >= 0, or no data for 0.  keep: will a derivative be asked for?
 inline std::unique_ptr<Handle> solve(const Call& call, const StartBlocks& start, const Block& mu, const Answers& to, bool keep,
                                      int threads) {
     auto handle = std::make_unique<Handle>();
@@ -117,7 +117,7 @@ inline std::unique_ptr<Handle> solve(const Call& call, const StartBlocks& start,
         Worker& w = worker();
         const double at = mu.present() ? static_cast<const double*>(mu.data)[i * mu.stride] : 0.0;
         Outcome outcome;
-        if (!mu.present() || (std::isfinite(at) && at > 0.0)) {
+        if (std::isfinite(at) && at >= 0.0) {
             outcome = w.solve(call, shared, i, start, at, keep ? handle->records[i] : w.unkept);
         } else {
             w.program.load_vectors(call, i);

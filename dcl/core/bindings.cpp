@@ -3,15 +3,18 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include "addresses.hpp"
 #include "given.hpp"
 #include "kkt.hpp"
 #include "ldl.hpp"
+#include "smooth.hpp"
 #include "soft.hpp"
 
 namespace nb = nanobind;
 
+void bind_affine(nb::module_& module);
 void bind_conic(nb::module_& module);
 
 namespace {
@@ -101,7 +104,7 @@ void adjoint(const core::Handle& handle, const Addresses<4>& sizes, bool single,
 
 // sizes: batch, n, m, nonzeros of P and of A.  patterns: rows and columns of P, of A.  data: pairs of P, A, q, b, x, z, mu, holds.
 // out: r_x, r_z, s, residuals, value.
-void measure(const Addresses<5>& sizes, const Addresses<4>& patterns, const Addresses<16>& data, const Addresses<5>& out,
+void measure(const Addresses<5>& sizes, const Addresses<5>& patterns, const Addresses<18>& data, const Addresses<5>& out,
              int threads) {
     const auto index = [&](std::size_t k) { return static_cast<const std::int64_t*>(pointer(patterns[k])); };
     const auto numbers = [&](std::size_t k) { return static_cast<const double*>(pointer(data[2 * k])); };
@@ -116,9 +119,26 @@ void measure(const Addresses<5>& sizes, const Addresses<4>& patterns, const Addr
     t.q = {numbers(2), stride(2)}, t.b = {numbers(3), stride(3)}, t.x = {numbers(4), stride(4)}, t.z = {numbers(5), stride(5)};
     t.mu = {numbers(6), stride(6)};
     t.holds = {static_cast<const std::uint8_t*>(pointer(data[14])), stride(7)};
+    t.slack = {numbers(8), stride(8)}, t.cone = index(4);
     t.r_x = output(0, t.n), t.r_z = output(1, t.m), t.s = output(2, t.m), t.residuals = output(3, 4), t.value = output(4, 1);
     const nb::gil_scoped_release released;
     core::measure(t, threads);
+}
+
+// Newton's method for programs with smooth terms; dcl/core/smooth.py says what the arguments mean.
+void smooth_solve(const Addresses<4>& sizes, const std::vector<std::array<std::int64_t, 2>>& terms, const Addresses<16>& data,
+                  const Addresses<6>& tails, const Addresses<2>& start, const Addresses<4>& out, int threads) {
+    core::SmoothCall call;
+    call.data = call_of(sizes, false, data);
+    for (const auto& [kind, size] : terms) {
+        call.terms.push_back({static_cast<core::Smooth>(kind), call.tails, size});
+        call.tails += size;
+    }
+    call.C = block(tails, 0), call.d = block(tails, 1), call.lambda = block(tails, 2);
+    const core::SmoothAnswers to{static_cast<double*>(pointer(out[0])), static_cast<double*>(pointer(out[1])),
+                                 static_cast<std::int8_t*>(pointer(out[2])), static_cast<std::int32_t*>(pointer(out[3]))};
+    const nb::gil_scoped_release released;
+    core::solve(call, block(start, 0), to, threads);
 }
 
 // The sparse factorization; dcl/core/ldl.py says what the arguments mean.
@@ -168,15 +188,17 @@ NB_MODULE(CORE_MODULE, module) {
     module.def("adjoint", &adjoint);
     module.def("solve_kkt", &solve_kkt);
     module.def("measure", &measure);
+    module.def("smooth_solve", &smooth_solve);
     module.def("find_cells", &find_cells);
     nb::class_<core::LdlAnalysis>(module, "LdlAnalysis")
         .def_prop_ro("fill", &core::LdlAnalysis::fill)
         .def_prop_ro("work", &core::LdlAnalysis::work);
-    nb::class_<core::LdlFactor>(module, "LdlFactor");
+    nb::class_<core::LdlFactor>(module, "LdlFactor").def_ro("turned", &core::LdlFactor::turned);
     module.def("analyze", &analyze);
     module.def("factor", &factor);
     module.def("substitute", &substitute);
     module.def("multiply", &multiply);
     module.def("row_sizes", &row_sizes);
+    bind_affine(module);
     bind_conic(module);
 }

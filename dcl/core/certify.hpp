@@ -34,6 +34,8 @@ inline constexpr double accurate = 1e-11, target = 1e-13, far_beyond = 1e6, clea
 inline constexpr double error_limit = 1e-7;
 // Newton steps have compensated residuals where condition * imbalance is above this (dcl/solve/polish.py).
 inline constexpr double delicate = 1e6;
+// On the path a bound of the condition up to here serves as it is: the adjoint takes it for an estimate, and would refine more.
+inline constexpr double modest = 1e5;
 inline constexpr double rounding = tie_rounding, smallest_terms = 1e-5;
 
 struct Certificate {

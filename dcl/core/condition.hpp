@@ -9,6 +9,11 @@
 //     0 <= X <= M^-1,   Y = L2^-T (L2^-1 B L1^-T) L1^-1,   Z = -Q^-1,   S^-1 = [[X, Y'], [Y, Z + G]]
 //
 // and the middle factor of Y has orthonormal rows:  |S^-1| <= |L1^-1|^2 + |L2^-1|^2 + max G.
+//
+// On the central path, with T > 0 on strong rows, the same is a bound of K^-1 there with max G / (1 - G T) in place of max G, and
+// S^-1 has 1 / R^2 = 1 + T <= 2 of it.  Weak rows are eliminated from S by J = (I - D)^-1 R B_w,
+//
+//     S^-1 = [[I, 0], [J, I]] diag(S_strong^-1, -(I - D)^-1) [[I, J'], [0, I]]:   |S^-1| <= (1 + |J|)^2 max(|S_strong^-1|, 2)
 #pragma once
 
 #include <random>
@@ -27,6 +32,27 @@ struct Condition {
         const double inverse = factor.K1.squaredNorm() + factor.K2.squaredNorm() + magnitude(factor.G);
         const double rows = factor.strong.columns().squaredNorm() + static_cast<double>(count(factor.strong.variable));
         return inverse * std::sqrt(factor.P_scale * factor.P_scale * factor.P.squaredNorm() + 2.0 * rows);
+    }
+
+    // The same at mu > 0.
+    static double bound_on_path(const Factor& factor) {
+        if (!factor.inverted) return infinity;
+        double added = 0.0, longest = 1.0, entries = factor.P_scale * factor.P_scale * factor.P.squaredNorm(), J = 0.0;
+        const auto length = [](const Rows& rows, Index i) { return i < rows.general ? rows.Bt.col(i).squaredNorm() : 1.0; };
+        for (Index i = 0; i < factor.strong.size(); ++i) {
+            const double T = factor.T(i), d = 1.0 / (1.0 + T), G = factor.G.size() > 0 ? factor.G(i) : 0.0;
+            added = std::max(added, G / (1.0 - G * T));
+            longest = std::max(longest, 1.0 + T);
+            entries += 2.0 * d * length(factor.strong, i) + (1.0 - d) * (1.0 - d);
+        }
+        for (Index i = 0; i < factor.weak.size(); ++i) {
+            const double W = factor.W(i), rest = 1.0 / (1.0 + W), row = length(factor.weak, i);
+            J += W * (1.0 + W) * row;
+            entries += 2.0 * W * rest * row + rest * rest;
+        }
+        const double strong = longest * (factor.K1.squaredNorm() + factor.K2.squaredNorm() + added);
+        const double outer = 1.0 + std::sqrt(J);
+        return outer * outer * std::max(strong, 2.0) * std::sqrt(entries);
     }
 
     // infinity where solves with the factor cannot be refined

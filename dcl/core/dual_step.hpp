@@ -10,18 +10,19 @@
 #pragma once
 
 #include "elimination.hpp"
+#include "factor.hpp"
 
 namespace core {
 
 struct DualStep {
-    // W: of the stacked rows; f_2: residual of the stacked rows.  dx, dy out; false where the factorization fails.
-    bool solve(const Program& program, const Matrix& L, const Elimination& known, ConstVectorRef W, ConstVectorRef f_1,
+    // P: its `first` factor is that of P.  W: of the stacked rows; f_2: residual of the stacked rows.  dx, dy out; false where the
+    // factorization fails.
+    bool solve(const Program& program, const Factor& P, const Elimination& known, ConstVectorRef W, ConstVectorRef f_1,
                ConstVectorRef f_2, Vector& dx, Vector& dy) {
         const Index n = program.n, p = program.p, m = program.m, r = known.N.rows();
         join_sides(program, W, f_2, r);
         dx = -f_1;
-        solve_lower(L, dx);
-        solve_upper(L, dx);
+        P.divide(dx);
         g_.resize(r);
         g_.head(m).noalias() = program.C().rightCols(m).transpose() * dx;
         if (r > m) g_.tail(n) = dx;
@@ -50,8 +51,7 @@ struct DualStep {
             solve_upper(known.L_A, dy);
             back_.noalias() += program.C().leftCols(p) * dy;
         }
-        solve_lower(L, back_);
-        solve_upper(L, back_);
+        P.divide(back_);
         dx -= back_;
         return true;
     }

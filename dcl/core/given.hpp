@@ -2,8 +2,9 @@
 //
 //     r_x = -(Px + q + A'z),     s = 0 on rows that hold,  max(b - Ax, 0) on the others at mu = 0,  mu / z else,     r_z = b - Ax - s
 //
-// residuals.hpp has the measures, primal, dual, gap, and net; the floor of the terms is 1e-5 of the largest entry of a row,
-// and of the objective.  dcl/program/reduction/measure.py is the Python face.
+// and s as it is given on the rows of cones that are no orthants.  residuals.hpp has the measures, primal, dual, gap, and net; the
+// floor of the terms is 1e-5 of the largest entry of a row, and of the objective.  The rows of such a cone share the largest of
+// their terms, as in conic_certify.hpp.  dcl/program/reduction/measure.py is the Python face.
 #pragma once
 
 #include "pool.hpp"
@@ -29,12 +30,14 @@ struct Strided {
     T* at(Index i) const { return data + i * stride; }
 };
 
-// q, b (B or 1, .), x, z; holds: 1 for a row that holds with equality; mu: no data for 0.  r_x (B, n), r_z, s (B, m),
-// residuals (B, 4), value (B): 1/2 x'Px + q'x.
+// q, b (B or 1, .), x, z; holds: 1 for a row that holds with equality; mu: no data for 0.  cone (m): negative on rows of
+// orthants, the same number on the rows of one other cone, which stand side by side; no data: there is none.  slack: (B, m), read
+// on these rows; no data: what Ax + s = b says.  r_x (B, n), r_z, s (B, m), residuals (B, 4), value (B): 1/2 x'Px + q'x.
 struct Given {
     Index batch = 0, n = 0, m = 0;
     Nonzeros P, A;
-    Strided<const double> q, b, x, z, mu;
+    Strided<const double> q, b, x, z, mu, slack;
+    const std::int64_t* cone = nullptr;
     Strided<const std::uint8_t> holds;
     Strided<double> r_x, r_z, s, residuals, value;
 };
@@ -53,15 +56,27 @@ struct GivenWorker {
             largest(r_x.array().abs() / (floor_of_terms * objective + Px_sizes.array() + q.array().abs() + ATz_sizes.array()));
         double primal = 0.0, missed = 0.0, held = 0.0, slope = (Px + q).dot(x), terms = (Px_sizes + q.cwiseAbs()).dot(x.cwiseAbs());
         const std::uint8_t* const holds = t.holds.at(i);
-        for (Index k = 0; k < t.m; ++k) {
-            const double slack = b(k) - Ax(k), unit = row_sizes(k) > 0.0 ? row_sizes(k) : 1.0, side = std::abs(b(k));
-            s(k) = holds[k] != 0 ? 0.0 : (t.mu.data != nullptr ? *t.mu.at(i) / z(k) : std::max(slack, 0.0));
-            r_z(k) = slack - s(k);
-            primal = larger(primal, std::abs(r_z(k)) / (floor_of_terms * unit + Ax_sizes(k) + std::abs(s(k)) + side));
-            missed = larger(missed, std::abs(r_z(k)) / unit);
-            if (s(k) == 0.0) held = std::max({held, std::abs(Ax(k)) / unit, side / unit});
-            slope += (b(k) - s(k)) * z(k);
-            terms += std::abs(b(k) * z(k));
+        for (Index first = 0, end = 0; first < t.m; first = end) {
+            end = cone_end(t, first);
+            double error = 0.0, size = 0.0, unit = 0.0;
+            for (Index k = first; k < end; ++k) {
+                const double slack = b(k) - Ax(k), side = std::abs(b(k));
+                s(k) = is_curved(t, k) ? (t.slack.data != nullptr ? t.slack.at(i)[k] : slack)
+                       : holds[k] != 0 ? 0.0
+                                       : (t.mu.data != nullptr ? *t.mu.at(i) / z(k) : std::max(slack, 0.0));
+                r_z(k) = slack - s(k);
+                error = larger(error, std::abs(r_z(k)));
+                size = larger(size, Ax_sizes(k) + std::abs(s(k)) + side);
+                unit = larger(unit, row_sizes(k));
+                slope += (b(k) - s(k)) * z(k);
+                terms += std::abs(b(k) * z(k));
+            }
+            if (!(unit > 0.0)) unit = 1.0;
+            primal = larger(primal, error / (floor_of_terms * unit + size));
+            missed = larger(missed, error / unit);
+            for (Index k = first; k < end; ++k) {
+                if (s(k) == 0.0) held = std::max({held, std::abs(Ax(k)) / unit, std::abs(b(k)) / unit});
+            }
         }
         const double net_dual = magnitude(r_x) / (objective + std::max({magnitude(Px), magnitude(q), magnitude(ATz)}));
         double* const out = t.residuals.at(i);
@@ -73,6 +88,17 @@ struct GivenWorker {
     }
 
 private:
+    static bool is_curved(const Given& t, Index row) { return t.cone != nullptr && t.cone[row] >= 0; }
+
+    // The row after the last one of the cone of `first`, which is alone in an orthant.
+    static Index cone_end(const Given& t, Index first) {
+        Index end = first + 1;
+        if (is_curved(t, first)) {
+            while (end < t.m && t.cone[end] == t.cone[first]) ++end;
+        }
+        return end;
+    }
+
     // the larger one, NaN if one of them is
     static double larger(double so_far, double r) { return r > so_far || r != r ? r : so_far; }
 

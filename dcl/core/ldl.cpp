@@ -130,14 +130,15 @@ void LdlAnalysis::row_sizes(const double* values, double* sizes) const {
     }
 }
 
-void LdlAnalysis::factor(const double* values, const double* shift, double* L, double* inverse, double* work,
-                         Index* next) const {
+Index LdlAnalysis::factor(const double* values, const double* shift, double* L, double* inverse, double* work,
+                          Index* next) const {
     double* const y = work;
     double* const S = work + order;
     std::fill(S, S + slots_, 0.0);
     for (std::size_t e = 0; e < slot_.size(); ++e) S[slot_[e]] += values[e];
     const double* const diagonal = S + upper_.size();
     std::copy(start_.begin(), start_.end() - 1, next);
+    Index turned = 0;
     for (Index k = 0; k < order; ++k) {
         for (int p = column_start_[static_cast<std::size_t>(k)]; p < column_start_[static_cast<std::size_t>(k) + 1]; ++p) {
             y[upper_[static_cast<std::size_t>(p)]] = S[p];
@@ -158,8 +159,11 @@ void LdlAnalysis::factor(const double* values, const double* shift, double* L, d
             pivot -= l * t;
             L[end] = l;
         }
-        inverse[k] = 1.0 / (pivot * own > 0.0 ? pivot : own);
+        const bool keeps = pivot * own > 0.0;
+        turned += keeps ? 0 : 1;
+        inverse[k] = 1.0 / (keeps ? pivot : own);
     }
+    return turned;
 }
 
 namespace {
@@ -203,7 +207,8 @@ LdlFactor::LdlFactor(std::shared_ptr<const LdlAnalysis> of, Index instances)
       batch(instances),
       // not zeroed: every entry is written
       L(new double[static_cast<std::size_t>(instances * analysis->fill())]),
-      inverse(new double[static_cast<std::size_t>(instances * analysis->order)]) {}
+      inverse(new double[static_cast<std::size_t>(instances * analysis->order)]),
+      turned(static_cast<std::size_t>(instances), 0) {}
 
 std::unique_ptr<LdlFactor> factor(std::shared_ptr<const LdlAnalysis> analysis, Index batch, const double* values, Index stride,
                                   const double* shift, int threads) {
@@ -216,8 +221,9 @@ std::unique_ptr<LdlFactor> factor(std::shared_ptr<const LdlAnalysis> analysis, I
         const auto me = static_cast<std::size_t>(id);
         work[me].resize(static_cast<std::size_t>(plan.workspace()), 0.0);
         next[me].resize(static_cast<std::size_t>(plan.order));
-        plan.factor(values + i * stride, shift, out->L.get() + i * plan.fill(), out->inverse.get() + i * plan.order,
-                    work[me].data(), next[me].data());
+        out->turned[static_cast<std::size_t>(i)] =
+            plan.factor(values + i * stride, shift, out->L.get() + i * plan.fill(), out->inverse.get() + i * plan.order,
+                        work[me].data(), next[me].data());
     });
     return out;
 }

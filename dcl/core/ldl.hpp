@@ -29,8 +29,9 @@ public:
     void multiply(const double* values, const double* x, double* y, Index columns) const;
     void row_sizes(const double* values, double* sizes) const;
 
-    // L's values, 1 / D; workspace: order + slots doubles, zero before and after, and order indices.
-    void factor(const double* values, const double* shift, double* L, double* inverse, double* work, Index* next) const;
+    // L's values, 1 / D; workspace: order + slots doubles, zero before and after, and order indices.  Returns how many pivots
+    // had the other sign than their shift: none exactly if S has as many eigenvalues of each sign as the shift (Sylvester).
+    Index factor(const double* values, const double* shift, double* L, double* inverse, double* work, Index* next) const;
     Index workspace() const { return order + slots_; }
     // x <- S^-1 x for x (order, columns), row-major, with a workspace of the same size.
     void solve(const double* L, const double* inverse, double* x, Index columns, double* work) const;
@@ -57,6 +58,7 @@ struct LdlFactor {
     std::shared_ptr<const LdlAnalysis> analysis;
     Index batch;
     std::unique_ptr<double[]> L, inverse;
+    std::vector<std::int64_t> turned;  // (batch,): what `LdlAnalysis::factor` returned
 };
 
 // values (batch or 1, entries), shift (order,), one for all.

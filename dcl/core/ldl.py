@@ -44,6 +44,10 @@ class Analysis:
         shift = np.ascontiguousarray(shift)
         return _extension.factor(self._handle, batch, values.ctypes.data, stride, shift.ctypes.data, threads)
 
+    def turned(self, factors: Any) -> NDArray[np.int64]:
+        """How many pivots of each instance had the other sign than their shift, (B,)."""
+        return np.array(factors.turned, dtype=np.int64)
+
     def solve(self, factors: Any, r: Array, threads: int) -> Array:
         """(S + diag(shift))^-1 r."""
         x = r.copy()

@@ -22,8 +22,8 @@ struct Path {
     int steps = 0;
 
     // From the point (x, z, s) to that of the path at mu (in the program's units).  False where Newton's method stalls.
-    // L, known: of P and of its elimination where that was made, else nullptr.
-    bool follow(const Program& program, Point& point, double mu, const Matrix* L, const Elimination* known) {
+    // P, known: the factor of P, and its elimination where that was made, else nullptr.
+    bool follow(const Program& program, Point& point, double mu, const Factor& P, const Elimination* known) {
         v = point.z - point.s;
         for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
         x_ = point.x;
@@ -35,7 +35,7 @@ struct Path {
         for (; steps < most_steps && size > goal && std::isfinite(size); ++steps) {
             const double before = size;
             weigh_rows(program);
-            bool moves = in_multipliers && dual_.solve(program, *L, *known, W_, f1_, f2_, dx_, dy_);
+            bool moves = in_multipliers && dual_.solve(program, P, *known, W_, f1_, f2_, dx_, dy_);
             if (!moves && !condensed(program)) return false;
             spread(program);
             if (!all_finite(dx_) || !all_finite(dv_)) return false;
@@ -45,7 +45,6 @@ struct Path {
             if (!in_multipliers) break;
             in_multipliers = false;
         }
-        evaluate(program, x_, v, mu);
         point.x = x_;
         point.z = z;
         point.s = s;
@@ -76,13 +75,10 @@ struct Path {
         for (Index k = 0; k < count(weak); ++k) factor.W(k) = point.z(weak[k]) / point.s(weak[k]);
     }
 
-    // One accurate Newton step at the point with K factored there; returns its size relative to the point.
+    // One accurate Newton step from where `follow`, or the last such step, has come, with K factored there or nearby; returns its
+    // size relative to the point.
     double sharpen(const Program& program, const Factor& factor, const Integers& weak, Point& point, double mu, Step& buffer) {
         const Integers& strong = point.strong;
-        v = point.z - point.s;
-        for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
-        x_ = point.x;
-        evaluate(program, x_, v, mu);
         const Index k = factor.strong.size(), w = factor.weak.size();
         buffer.resize(program.n, k + w);
         buffer.r1 = -f1_;

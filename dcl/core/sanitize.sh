@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the core with AddressSanitizer, UndefinedBehaviorSanitizer and Eigen's assertions, and runs its tests with it.
+# Builds the core and the tests of its headers with AddressSanitizer, UndefinedBehaviorSanitizer and Eigen's assertions, and
+# runs both: the tests of the headers (tests/*.cpp), and those of the core from Python.
 # Usage: dcl/core/sanitize.sh [python] [arguments of pytest]; needs nanobind and cmeel-eigen beside dcl's requirements.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -7,13 +8,24 @@ python=${1:-$root/.venv/bin/python}
 [[ $python == /* ]] || python=$PWD/$python
 shift || true
 tests=("$@")
-((${#tests[@]})) || tests=(tests/core/test_core.py tests/core/test_core_contract.py tests/cones/test_core_cones.py tests/core/test_conic_contract.py -m "not slow")
+((${#tests[@]})) || tests=(tests/core/test_core.py tests/core/test_core_contract.py tests/cones/test_core_cones.py
+    tests/core/test_conic_contract.py tests/core/test_assembly.py -m "not slow")
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
+# Python keeps memory until it ends, so leaks are looked for in the tests of the headers alone
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1
+cmake -S "$root/dcl/core" -B "$build/headers" -DPython_EXECUTABLE="$python" -DDCL_CORE_TESTS=ON \
+    -DDCL_CORE_SANITIZE=ON -DDCL_CORE_STRICT=ON >"$build/log"
+cmake --build "$build/headers" -j2 >>"$build/log" 2>&1 || { cat "$build/log"; exit 1; }
+for name in linear_algebra solver cones sparse; do
+    "$build/headers/$name"
+    echo "$name: $("$build/headers/$name" --list | wc -l) cases passed"
+done
+
 cmake -S "$root/dcl/core" -B "$build/cmake" -DPython_EXECUTABLE="$python" \
     -DDCL_CORE_SANITIZE=ON -DDCL_CORE_STRICT=ON >"$build/log"
-cmake --build "$build/cmake" >>"$build/log" || { cat "$build/log"; exit 1; }
+cmake --build "$build/cmake" -j2 >>"$build/log" 2>&1 || { cat "$build/log"; exit 1; }
 
 # a copy of the package with the sanitized modules, before all others on the path
 mkdir -p "$build/tree"
@@ -22,8 +34,7 @@ rm -f "$build"/tree/dcl/core/*.so
 cp "$build"/cmake/_core*.so "$build/tree/dcl/core"
 cd "$build/tree"
 
-# Python keeps memory until it ends, so leaks are not looked for
-export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=1
+export ASAN_OPTIONS=detect_leaks=0
 compiler=${CXX:-c++}
 LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so)" \
     "$python" -m pytest -n 0 -p no:cacheprovider -q -s "${tests[@]}"  # -s: else pytest keeps what the sanitizers say

@@ -176,26 +176,35 @@ private:
     Certificate on_path(double mu, Record& record, std::int32_t& iterations) {
         Certificate out;
         const bool has_L = kind_->is_definite && L_in_use_ != nullptr;
-        const bool came_near = path_.follow(program, point, mu, L_in_use_, has_L ? definite_.elimination : nullptr);
+        if (has_L) {
+            factor_.set(program.P->data(), program.n, 1.0);
+            factor_.set_first(L_in_use_->data(), true);
+        }
+        const bool came_near = path_.follow(program, point, mu, factor_, has_L ? definite_.elimination : nullptr);
         iterations += path_.steps;
         if (!came_near) return out;
         double moved = infinity;
-        for (int round = 0; round < 6 && !(moved <= 0.1 * settled && residuals.worst() <= 0.1 * accurate); ++round) {
+        bool is_there = false;
+        for (int round = 0; round < 6 && !is_there; ++round) {
             if (round % 2 == 0) {  // a factor serves for two steps
                 path_.split(program, point, factor_, weak_);
                 out.status = Status::dependent;
                 if (!factor_in(record)) return out;
             }
             moved = path_.sharpen(program, factor_, weak_, point, mu, certifier_.step);
+            if (!(moved <= 0.1 * settled)) continue;  // one more step in any case
             residuals.products(program, point.x, point.z);
             residuals.measure(program, point.x, point.z, point.s, mu * static_cast<double>(program.inequalities()));
+            is_there = residuals.worst() <= 0.1 * accurate;
         }
         out.status = Status::residual;
-        if (!(residuals.worst() <= accurate) || !(moved <= 0.1 * settled)) return out;
+        if (!(moved <= 0.1 * settled) || !(residuals.worst() <= accurate)) return out;
         Path::weigh(program, point, factor_, weak_);
         out.status = Status::far;
         if (is_far(program, point)) return out;
-        out.condition = certifier_.condition.estimate(factor_);
+        // as at mu = 0: the estimate only where the bound says too little
+        out.condition = Condition::bound_on_path(factor_);
+        if (!(out.condition <= modest)) out.condition = certifier_.condition.estimate(factor_);
         for (Index i = program.p; i < program.rows(); ++i) {
             if (program.binds(i)) out.margin = std::min(out.margin, std::abs(point.z(i) - point.s(i)));
         }

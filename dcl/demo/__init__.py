@@ -1,1 +1,1 @@
-"""`python -m dcl demo`: learn one penalty per feature of a constrained regression through its argmin, on real data."""
+"""`python -m dcl demo`: a model that reads digits and learns a rule for decisions, beside models without a layer."""

@@ -5,31 +5,33 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dcl.demo.regression import Outcome
+    from dcl.demo.dispatch import Outcome
 
-HELP = "learn one penalty per feature of a constrained regression through its argmin (diabetes data)"
+HELP = "learn a rule for decisions, and to read digits, from decisions alone (handwritten digits)"
 _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
-_SHUFFLED = 2  # shuffled copies of the ten features in the second run
+DAYS = (30, 60, 120, 240)
+SEEDS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.description = (
-        "Learns one penalty per feature of a sign- and budget-constrained regression by gradient descent on the "
-        "cross-validation loss, through the argmin, and compares the test error with that of the best single penalty. "
-        "Two runs: the ten features alone, and with shuffled columns among them that carry no information."
+        "Ten customers write the amounts that they want on slips, and a dispatcher with a limited total ships. From the images "
+        "of the slips and from what was shipped, a model with a dcl layer learns to read the slips and the dispatcher's rule. "
+        "It is compared with models without a layer on other days and other handwriting, for several numbers of past days."
     )
-    parser.add_argument("--steps", type=_positive, default=40, metavar="N", help="gradient steps (default: 40)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random splits (default: 0)")
+    parser.add_argument("--steps", type=_positive, default=150, metavar="N", help="gradient steps (default: 150)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help=f"the first of {SEEDS} seeds (default: 0)")
     parser.add_argument(
         "--output", type=_file, default=Path("dcl-demo.png"), metavar="FILE", help="figure (default: dcl-demo.png)"
     )
-    parser.add_argument("--csv", type=_file, metavar="FILE", help="also write the test error of every split")
+    parser.add_argument("--csv", type=_file, metavar="FILE", help="also write the error of every run")
 
 
 def _positive(text: str) -> int:
@@ -46,76 +48,68 @@ def _file(text: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run both experiments, print the table, write the figure. Returns the exit status."""
+    """Run all experiments, print the table, write the figure. Returns the exit status."""
     missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
     if missing:
-        print(f'dcl demo needs {", ".join(missing)}, not installed here: pip install "dcl-layers[demo]"', file=sys.stderr)
+        print(
+            f'dcl demo needs {", ".join(missing)}, not installed here: pip install "dcl-layers[demo]"', file=sys.stderr
+        )
         return 2
 
     import torch
     from matplotlib.figure import Figure
     from tqdm import tqdm
 
-    from dcl.demo import figure, regression
+    from dcl.demo import dispatch, figure
 
     if args.output.suffix[1:].lower() not in Figure().canvas.get_supported_filetypes():
         print(f"dcl demo: --output {args.output}: no such kind of picture; use .png, .pdf or .svg", file=sys.stderr)
         return 2
     # matrices this small gain little from a second thread, and lose a factor of ten to it on a busy machine
     torch.set_num_threads(1)
+    start = time.perf_counter()
+    runs = [(days, args.seed + k) for days in DAYS for k in range(SEEDS)]
     outcomes = {}
-    data = {copies: regression.load(args.seed, copies) for copies in (0, _SHUFFLED)}
-    with tqdm(total=len(data) * args.steps, desc="learning through the argmin", unit="step", leave=False) as bar:
-        for copies, loaded in data.items():
-            outcomes[_name(copies)] = regression.experiment(loaded, args.steps, bar.update)
-    print(_table(outcomes))
-    figure.draw(outcomes, next(iter(data.values())).error, list(regression.FEATURES), args.output)
-    print(f"\nfigure: {args.output}")
+    with tqdm(total=len(runs) * args.steps * 4, desc="learning from shipments", unit="step", leave=False) as bar:
+        for days, seed in runs:
+            outcomes[days, seed] = dispatch.experiment(seed, days, args.steps, bar.update)
+    print(table(outcomes))
+    print(f"\n{len(runs)} runs in {time.perf_counter() - start:.0f} seconds")
+    figure.draw(outcomes, args.output)
+    print(f"figure: {args.output}")
     if args.csv is not None:
         _write_csv(outcomes, args.csv)
-        print(f"errors of every split: {args.csv}")
+        print(f"errors of every run: {args.csv}")
     return 0
 
 
-def _name(copies: int) -> str:
-    from dcl.demo.regression import FEATURES
-
-    return f"{len(FEATURES)} features" + (f" + {copies * len(FEATURES)} shuffled" if copies else "")
-
-
-def _table(outcomes: dict[str, Outcome]) -> str:
-    """Test errors (mean and standard error over the splits), the paired difference, and what it cost."""
-    rows: dict[str, list[str]] = {}
-    for outcome in outcomes.values():
-        count = len(outcome.single)
-        for method, error in outcome.errors.items():
-            rows.setdefault(method, []).append(f"{error.mean():.2f} ± {error.std() / count**0.5:.2f}")
-        *_, single, learned = outcome.errors.values()
-        gain = learned - single
-        rows.setdefault("per feature minus single", []).append(f"{gain.mean():+.2f} ± {gain.std() / count**0.5:.2f}")
-        rows.setdefault("  lower in", []).append(f"{int((gain < 0).sum())} of {count} splits")
-        fall = f"{outcome.single_loss.mean():.4f} -> {outcome.curve[-1].mean():.4f}"
-        rows.setdefault("validation loss, single -> learned", []).append(fall)
-        rows.setdefault("argmins solved and checked", []).append(f"{outcome.solves:,}")
-        rows.setdefault("seconds", []).append(f"{outcome.seconds:.1f}")
-    splits = next(iter(outcomes.values())).single.shape[0]
-    title = f"test error (RMSE), {splits} random halves"
-    wide = max(map(len, [title, *rows]))
-    columns = [max(len(name), *(len(cells[k]) for cells in rows.values())) for k, name in enumerate(outcomes)]
-
-    def line(head: str, cells: list[str]) -> str:
-        return "  ".join([head.ljust(wide), *(cell.rjust(width) for cell, width in zip(cells, columns, strict=True))])
-
-    rule = "-" * (wide + sum(columns) + 2 * len(columns))
-    body = [line(head, cells) for head, cells in rows.items()]
-    return "\n".join([line(title, list(outcomes)), rule, *body[:3], rule, *body[3:]])
+def table(outcomes: dict[tuple[int, int], Outcome]) -> str:
+    """Errors on the judged days by method and number of past days: the mean, and the least and largest of the seeds."""
+    seeds = len({seed for _, seed in outcomes})
+    by_days = {days: [o for (d, _), o in outcomes.items() if d == days] for days, _ in outcomes}
+    title = f"error of a shipment on held-out days (units), mean of {seeds} seeds (least to largest)"
+    head = ["past days to learn from", *(str(days) for days in by_days)]
+    methods = list(next(iter(outcomes.values())).errors)
+    rows = [head]
+    for method in methods:
+        cells = [[outcome.errors[method] for outcome in group] for group in by_days.values()]
+        rows.append([method, *(f"{sum(c) / len(c):.2f} ({min(c):.2f} to {max(c):.2f})" for c in cells)])
+    floors = [[outcome.floor for outcome in group] for group in by_days.values()]
+    rows.append(["rule and digits known", *(f"{sum(c) / len(c):.2f}" for c in floors)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _write_csv(outcomes: dict[str, Outcome], path: Path) -> None:
-    """One row for each data set, split and method."""
+def _write_csv(outcomes: dict[tuple[int, int], Outcome], path: Path) -> None:
+    """One row for each number of days, seed and method."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["data", "split", "method", "test_rmse"])
-        for name, outcome in outcomes.items():
-            for method, error in outcome.errors.items():
-                writer.writerows([name, split, method, value] for split, value in enumerate(error.tolist()))
+        writer.writerow(["days", "seed", "method", "error"])
+        for (days, seed), outcome in outcomes.items():
+            writer.writerows([days, seed, method, error] for method, error in outcome.errors.items())

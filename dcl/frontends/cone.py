@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -31,8 +31,10 @@ from dcl.cones.semidefinite import lower_from_upper
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.batching import Batching, batching
 from dcl.frontends.constants import as_tensors
-from dcl.outcome.messages import AbstractCallContext, check_finite, check_psd
+from dcl.frontends.sparse import check_values
+from dcl.outcome.messages import AbstractCallContext, check_convex, check_finite, check_psd
 from dcl.program import ConeProgram, dense_structure, symmetric
+from dcl.program.pattern import SparsePattern
 from dcl.program.rows import Rows
 
 CORE = {"P": 2, "q": 1, "A": 2, "b": 1}
@@ -157,16 +159,27 @@ def _order(blocks: Sequence[Block]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class ConeContext(AbstractCallContext):
-    """Names of the arguments, in the order in which their tensors are given, and of the rows."""
+    """Names of the arguments, in the order in which their tensors are given, and of the rows.
+
+    patterns: of the matrices that are given as values (B or 1, nnz).
+    """
 
     cones: ConeDict
     names: tuple[str, ...]
+    patterns: Mapping[str, SparsePattern] = field(default_factory=dict)
 
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
         for name, t in zip(self.names, given, strict=True):
-            check_finite(self, t, name)
-            if name == "P":
-                check_psd(self, symmetric(t).to(torch.float64), "P", t.dtype)
+            if name in self.patterns:
+                check_values(self, t, name, self.patterns[name])
+            else:
+                check_finite(self, t, name)
+        if "P" in self.names:
+            P = given[self.names.index("P")]
+            if "P" in self.patterns:
+                check_convex(self, program, "P", P.dtype)
+            else:
+                check_psd(self, symmetric(P).to(torch.float64), "P", P.dtype)
 
     def describe_row(self, row: int) -> str:
         return self.cones.describe_row(row)

@@ -10,7 +10,7 @@ right-hand side (h = inf, lb = -inf, ub = inf) binds nothing: it becomes 0'x + s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -21,8 +21,10 @@ from dcl.cones import orthant
 from dcl.errors import InputError
 from dcl.frontends.batching import Batching, batching
 from dcl.frontends.constants import as_tensors
-from dcl.outcome.messages import AbstractCallContext, check_finite, check_psd, entry
+from dcl.frontends.sparse import check_values
+from dcl.outcome.messages import AbstractCallContext, check_convex, check_finite, check_psd, entry
 from dcl.program import ConeProgram, Structure, dense_structure, symmetric
+from dcl.program.pattern import SparsePattern
 from dcl.program.rows import Rows
 from dcl.torch_modes import is_readable
 
@@ -60,17 +62,27 @@ def structure_of(blocks: Blocks) -> Structure:
 
 @dataclass(frozen=True, eq=False)
 class MatrixContext(AbstractCallContext):
-    """Names of the arguments, in the order in which their tensors are given, and of the rows."""
+    """Names of the arguments, in the order in which their tensors are given, and of the rows.
+
+    patterns: of the matrices that are given as values (B or 1, nnz).
+    """
 
     blocks: Blocks
     names: tuple[str, ...]
+    patterns: Mapping[str, SparsePattern] = field(default_factory=dict)
 
     def check(self, program: ConeProgram, given: Sequence[Tensor]) -> None:
         for name, t in zip(self.names, given, strict=True):
-            check_finite(self, t, name, infinite=_INFINITE.get(name))
+            if name in self.patterns:
+                check_values(self, t, name, self.patterns[name])
+            else:
+                check_finite(self, t, name, infinite=_INFINITE.get(name))
         if "P" in self.names:
             P = given[self.names.index("P")]
-            check_psd(self, symmetric(P).to(torch.float64), "P", P.dtype)
+            if "P" in self.patterns:
+                check_convex(self, program, "P", P.dtype)
+            else:
+                check_psd(self, symmetric(P).to(torch.float64), "P", P.dtype)
 
     def describe_row(self, row: int) -> str:
         blocks = self.blocks
@@ -161,8 +173,8 @@ def assemble(
             matrix, side = _neutral(matrix, side)
             matrices.append(matrix)
             sides.append(side)
-    A = _stack(matrices, -2) if matrices else q.new_zeros(1, 0, n)
-    b = _stack(sides, -1) if sides else q.new_zeros(1, 0)
+    A = stack(matrices, -2) if matrices else q.new_zeros(1, 0, n)
+    b = stack(sides, -1) if sides else q.new_zeros(1, 0)
     context = MatrixContext(batch.shape, blocks, tuple(flat), rows=Rows(sides=blocks.sides(tuple(flat))))
     return ConeProgram(structure_of(blocks), P, q, A, b).expanded(batch.size), context, tuple(given.values())
 
@@ -176,7 +188,7 @@ def _neutral(matrix: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(free.unsqueeze(-1), zero, matrix), torch.where(free, torch.ones_like(side), side)
 
 
-def _stack(parts: list[Tensor], dim: int) -> Tensor:
+def stack(parts: list[Tensor], dim: int) -> Tensor:
     """Concatenate along `dim`, expanding the shared parts if one is not shared."""
     size = next((part.shape[0] for part in parts if part.shape[0] != 1), 1)
     if len(parts) == 1:

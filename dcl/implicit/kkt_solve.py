@@ -1,7 +1,7 @@
 """K^-1 r and K^-T r as differentiable functions, for K of `dcl.kkt`.
 
     w = K^-1 r:    dw = K^-1 (dr - dK w)         K w = (P wx + A'(D wv),  A wx + (D - I) wv)
-    -<l, dK w>:    P~ = -lx wx',   A~ = -((D wv) lx' + lv wx'),   v~ = -(curvature of (A lx + lv, wv))
+    -<l, dK w>:    P~ = -lx wx',   A~ = -((D wv) lx' + lv wx'),   v~ = -(curvature of (A lx + lv, wv)),   mu~ = -v'v~ / (2 mu)
 
 For w = K^-T r the roles of l and w are exchanged.  One factor serves the solve and all its derivatives.
 """
@@ -18,8 +18,8 @@ from torch.autograd import Function
 from dcl.cones.base import Barrier
 from dcl.errors import DegenerateWarning, level_of_caller
 from dcl.implicit.folding import Fold, size_of_batch
-from dcl.implicit.primitive import primitive
-from dcl.implicit.projection import curvature_product, dproduct, sum_to
+from dcl.implicit.primitive import keep, kept, primitive
+from dcl.implicit.projection import curvature_product, dproduct, in_mu, sum_to, through_mu
 from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
 from dcl.torch_modes import apply
@@ -84,32 +84,33 @@ class KktSolve(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         structure, mu, kkt, adjoint, P, A, v, at_kink, _, _ = inputs
         w1, w2, accuracy = output
-        ctx.structure, ctx.mu, ctx.kkt, ctx.adjoint = structure, mu, kkt, adjoint
+        ctx.structure, ctx.kkt, ctx.adjoint = structure, kkt, adjoint
         ctx.mark_non_differentiable(accuracy)
-        ctx.save_for_backward(P, A, v, at_kink, w1, w2)
-        ctx.save_for_forward(P, A, v, at_kink, w1, w2)
+        keep(ctx, mu, P, A, v, at_kink, w1, w2)
 
     @staticmethod
     def backward(ctx: Any, g1: Tensor, g2: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        P, A, v, at_kink, w1, w2 = ctx.saved_tensors
+        mu, P, A, v, at_kink, w1, w2 = kept(ctx)
         structure: Structure = ctx.structure
-        r1, r2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, at_kink, g1, g2, adjoint=not ctx.adjoint)
+        r1, r2 = kkt_solve(structure, mu, ctx.kkt, P, A, v, at_kink, g1, g2, adjoint=not ctx.adjoint)
         (l1, l2), (k1, k2) = ((w1, w2), (r1, r2)) if ctx.adjoint else ((r1, r2), (w1, w2))
-        grad_P = grad_A = grad_v = None
+        grad_mu = grad_P = grad_A = grad_v = None
         if ctx.needs_input_grad[4]:
             grad_P = -structure.P.outer(l1, k1, P.shape[0])
         if ctx.needs_input_grad[5]:
-            Dk = dproduct(structure, ctx.mu, v, at_kink, k2)
+            Dk = dproduct(structure, mu, v, at_kink, k2)
             grad_A = -(structure.A.outer(Dk, l1, A.shape[0]) + structure.A.outer(l2, k1, A.shape[0]))
-        if ctx.needs_input_grad[6]:
-            grad_v = -sum_to(curvature_product(structure, ctx.mu, v, structure.A.matvec(A, l1) + l2, k2), v)
-        return None, None, None, None, grad_P, grad_A, grad_v, None, r1, r2
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[6]:
+            curved = -curvature_product(structure, mu, v, structure.A.matvec(A, l1) + l2, k2)
+            grad_mu = in_mu(curved * through_mu(v, mu), mu) if ctx.needs_input_grad[1] else None
+            grad_v = sum_to(curved, v) if ctx.needs_input_grad[6] else None
+        return None, grad_mu, None, None, grad_P, grad_A, grad_v, None, r1, r2
 
     @staticmethod
     def jvp(
         ctx: Any,
         _s: None,
-        _m: None,
+        tmu: Tensor | None,
         _k: None,
         _a: None,
         tP: Tensor | None,
@@ -119,7 +120,7 @@ class KktSolve(Function):
         t1: Tensor | None,
         t2: Tensor | None,
     ) -> tuple[Tensor, Tensor, None]:
-        P, A, v, at_kink, w1, w2 = ctx.saved_tensors
+        mu, P, A, v, at_kink, w1, w2 = kept(ctx)
         structure: Structure = ctx.structure
         r1 = torch.zeros_like(w1) if t1 is None else t1
         r2 = torch.zeros_like(w2) if t2 is None else t2
@@ -127,17 +128,20 @@ class KktSolve(Function):
             r1 = r1 - structure.P.matvec(tP, w1)
         if tA is not None and ctx.adjoint:
             r1 = r1 - structure.A.rmatvec(tA, w2)
-            r2 = r2 - dproduct(structure, ctx.mu, v, at_kink, structure.A.matvec(tA, w1))
+            r2 = r2 - dproduct(structure, mu, v, at_kink, structure.A.matvec(tA, w1))
         elif tA is not None:
-            r1 = r1 - structure.A.rmatvec(tA, dproduct(structure, ctx.mu, v, at_kink, w2))
+            r1 = r1 - structure.A.rmatvec(tA, dproduct(structure, mu, v, at_kink, w2))
             r2 = r2 - structure.A.matvec(tA, w1)
+        if tmu is not None:
+            along = tmu * through_mu(v, mu)
+            tv = along if tv is None else tv + along
         if tv is not None and ctx.adjoint:
             # the third derivative of the potential of `project` is symmetric: D'(v)[tv] w = curvature_product(w, tv)
-            r2 = r2 - curvature_product(structure, ctx.mu, v, structure.A.matvec(A, w1) + w2, tv)
+            r2 = r2 - curvature_product(structure, mu, v, structure.A.matvec(A, w1) + w2, tv)
         elif tv is not None:
-            curved = curvature_product(structure, ctx.mu, v, w2, tv)
+            curved = curvature_product(structure, mu, v, w2, tv)
             r1, r2 = r1 - structure.A.rmatvec(A, curved), r2 - curved
-        out1, out2 = kkt_solve(structure, ctx.mu, ctx.kkt, P, A, v, at_kink, r1, r2, adjoint=ctx.adjoint)
+        out1, out2 = kkt_solve(structure, mu, ctx.kkt, P, A, v, at_kink, r1, r2, adjoint=ctx.adjoint)
         return out1, out2, None
 
     @staticmethod

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from torch import Tensor
 from torch.autograd import Function
 
+from dcl.cones.base import Barrier
 from dcl.torch_modes import uncompiled
 
 F = TypeVar("F", bound=type[Function])
@@ -25,3 +27,17 @@ def primitive(function: F) -> F:
             setattr(function, name, staticmethod(_whole(getattr(function, name))))
     function.forward.__signature__ = signature  # type: ignore[attr-defined]
     return function
+
+
+def keep(ctx: Any, mu: Barrier, *tensors: Tensor) -> None:
+    """Save the tensors and mu for both modes, so that a derivative of the derivative finds them in its graph."""
+    saved = (*tensors, mu) if isinstance(mu, Tensor) else tensors
+    ctx.save_for_backward(*saved)
+    ctx.save_for_forward(*saved)
+    ctx.exact = None if isinstance(mu, Tensor) else mu
+
+
+def kept(ctx: Any) -> tuple[Any, ...]:
+    """mu, and the tensors, of `keep`."""
+    saved = ctx.saved_tensors
+    return (saved[-1], *saved[:-1]) if ctx.exact is None else (ctx.exact, *saved)

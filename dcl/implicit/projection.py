@@ -1,8 +1,13 @@
-"""z = Pi_mu*(v) as a differentiable function, and its derivative D(v) w.
+"""z = Pi_mu*(v) as a differentiable function of v and mu, and its derivative D(v) w.
 
-    dz = D dv          d(D w) = D dw + curvature_product(w, dv)          gradient of <a, D(v) w> in v:  curvature_product(a, w)
+    dz = D dv + k dmu,  k = D s / mu (`slope_in_mu`)     d(D w) = D dw + C(w, dv - v dmu / (2 mu))     <a, C(w, t)> = <t, C(a, w)>
 
-with curvature_product(a, w) = that of the cone, from the third derivative of a potential: symmetric in a, w and a third vector.
+with C(a, w) = `curvature_product` of the cone, the gradient of <a, D(v) w> in v, from the third derivative of a potential:
+symmetric in a, w and a third vector.  Since z(t v, t^2 mu) = t z(v, mu), D depends on v / sqrt(mu) alone, and k and C follow
+from Euler's rule:
+
+    dk = -(C(v, dv) + (k - C(v, v) / (2 mu)) dmu) / (2 mu)          dC/dmu = -(C + C'(v)[v]) / (2 mu)
+
 Closed: each rule uses these and torch operations.  torch's own rules would take 0 or 1 at a kink instead of D's value.
 """
 
@@ -14,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from dcl.cones import by_rows
 from dcl.cones.base import Barrier
 from dcl.implicit.folding import Fold, in_front, size_of_batch
-from dcl.implicit.primitive import primitive
+from dcl.implicit.primitive import keep, kept, primitive
 from dcl.program import Structure
 from dcl.torch_modes import apply
 
@@ -24,6 +30,11 @@ from dcl.torch_modes import apply
 def project(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor) -> Tensor:
     """z = Pi_mu*(v), (B, m), differentiable with D = at_kink (B, m) at the kinks."""
     return apply(Project, structure, mu, v, at_kink)  # type: ignore[no-any-return]
+
+
+def slope_in_mu(structure: Structure, mu: Tensor, v: Tensor) -> Tensor:
+    """k = dz/dmu at fixed v, (B, m), differentiable in v and mu > 0."""
+    return apply(SlopeInMu, structure, mu, v)  # type: ignore[no-any-return]
 
 
 def dproduct(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor, w: Tensor) -> Tensor:
@@ -42,23 +53,25 @@ class Project(Function):
 
     @staticmethod
     def forward(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor) -> Tensor:
-        return structure.cone.project(v, mu)
+        return by_rows.project(structure.cone, v, mu)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.structure, ctx.mu, v, at_kink = inputs
-        ctx.save_for_backward(v, at_kink)
-        ctx.save_for_forward(v, at_kink)
+        ctx.structure, mu, v, at_kink = inputs
+        keep(ctx, mu, v, at_kink)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        v, at_kink = ctx.saved_tensors
-        return None, None, dproduct(ctx.structure, ctx.mu, v, at_kink, g), None
+        mu, v, at_kink = kept(ctx)
+        grad_mu = in_mu(g * slope_in_mu(ctx.structure, mu, v), mu) if ctx.needs_input_grad[1] else None
+        grad_v = dproduct(ctx.structure, mu, v, at_kink, g) if ctx.needs_input_grad[2] else None
+        return None, grad_mu, grad_v, None
 
     @staticmethod
-    def jvp(ctx: Any, _s: None, _m: None, tv: Tensor, _at: None) -> Tensor:
-        v, at_kink = ctx.saved_tensors
-        return dproduct(ctx.structure, ctx.mu, v, at_kink, tv)
+    def jvp(ctx: Any, _s: None, tmu: Tensor | None, tv: Tensor | None, _at: None) -> Tensor:
+        mu, v, at_kink = kept(ctx)
+        out = torch.zeros_like(v) if tv is None else dproduct(ctx.structure, mu, v, at_kink, tv)
+        return out if tmu is None else out + tmu * slope_in_mu(ctx.structure, mu, v)
 
     @staticmethod
     def vmap(
@@ -70,33 +83,75 @@ class Project(Function):
 
 
 @primitive
+class SlopeInMu(Function):
+    """See `slope_in_mu`."""
+
+    @staticmethod
+    def forward(structure: Structure, mu: Tensor, v: Tensor) -> Tensor:
+        return structure.cone.slope_in_mu(v, mu)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.structure, mu, v = inputs
+        keep(ctx, mu, v, output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        mu, v, k = kept(ctx)
+        bent = curvature_product(ctx.structure, mu, v, v, g) / (2.0 * mu)
+        grad_mu = in_mu(v * bent / (2.0 * mu), mu) - in_mu(g * k / (2.0 * mu), mu) if ctx.needs_input_grad[1] else None
+        return None, grad_mu, -sum_to(bent, v) if ctx.needs_input_grad[2] else None
+
+    @staticmethod
+    def jvp(ctx: Any, _s: None, tmu: Tensor | None, tv: Tensor | None) -> Tensor:
+        mu, v, k = kept(ctx)
+        out = torch.zeros_like(v)
+        if tmu is not None:
+            along = tmu * through_mu(v, mu)
+            out, tv = -k * tmu / (2.0 * mu), along if tv is None else tv + along
+        return out if tv is None else out - curvature_product(ctx.structure, mu, v, v, tv) / (2.0 * mu)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], structure: Structure, mu: Tensor, v: Tensor
+    ) -> tuple[Tensor, int]:
+        fold = Fold(info.batch_size, size_of_batch((mu, v), in_dims[1:]))
+        v = fold.data(v, in_dims[2]).expand(fold.V * fold.B, -1)
+        return fold.unfold(slope_in_mu(structure, fold.data(mu, in_dims[1]), v), 0), 0
+
+
+@primitive
 class DProduct(Function):
     """See `dproduct`."""
 
     @staticmethod
     def forward(structure: Structure, mu: Barrier, v: Tensor, at_kink: Tensor, w: Tensor) -> Tensor:
-        return structure.cone.dproject(v, mu, at_kink).apply(w)
+        return by_rows.dproject(structure.cone, v, mu, at_kink).apply(w)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.structure, ctx.mu, v, at_kink, w = inputs
-        ctx.save_for_backward(v, at_kink, w)
-        ctx.save_for_forward(v, at_kink, w)
+        ctx.structure, mu, v, at_kink, w = inputs
+        keep(ctx, mu, v, at_kink, w)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        v, at_kink, w = ctx.saved_tensors
-        grad_v = None
-        if ctx.needs_input_grad[2]:
-            grad_v = sum_to(curvature_product(ctx.structure, ctx.mu, v, g, w), v)
-        grad_w = dproduct(ctx.structure, ctx.mu, v, at_kink, g) if ctx.needs_input_grad[4] else None
-        return None, None, grad_v, None, grad_w
+        mu, v, at_kink, w = kept(ctx)
+        grad_mu = grad_v = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            curved = curvature_product(ctx.structure, mu, v, g, w)
+            grad_mu = in_mu(curved * through_mu(v, mu), mu) if ctx.needs_input_grad[1] else None
+            grad_v = sum_to(curved, v) if ctx.needs_input_grad[2] else None
+        grad_w = dproduct(ctx.structure, mu, v, at_kink, g) if ctx.needs_input_grad[4] else None
+        return None, grad_mu, grad_v, None, grad_w
 
     @staticmethod
-    def jvp(ctx: Any, _s: None, _m: None, tv: Tensor | None, _at: None, tw: Tensor | None) -> Tensor:
-        v, at_kink, w = ctx.saved_tensors
-        out = torch.zeros_like(w) if tw is None else dproduct(ctx.structure, ctx.mu, v, at_kink, tw)
-        return out if tv is None else out + curvature_product(ctx.structure, ctx.mu, v, w, tv)
+    def jvp(ctx: Any, _s: None, tmu: Tensor | None, tv: Tensor | None, _at: None, tw: Tensor | None) -> Tensor:
+        mu, v, at_kink, w = kept(ctx)
+        out = torch.zeros_like(w) if tw is None else dproduct(ctx.structure, mu, v, at_kink, tw)
+        if tmu is not None:
+            along = tmu * through_mu(v, mu)
+            tv = along if tv is None else tv + along
+        return out if tv is None else out + curvature_product(ctx.structure, mu, v, w, tv)
 
     @staticmethod
     def vmap(
@@ -122,32 +177,46 @@ class CurvatureProduct(Function):
 
     @staticmethod
     def forward(structure: Structure, mu: Barrier, v: Tensor, a: Tensor, w: Tensor) -> Tensor:
-        return structure.cone.curvature_product(v, mu, a, w)
+        return by_rows.curvature_product(structure.cone, v, mu, a, w)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.structure, ctx.mu, v, a, w = inputs
-        ctx.save_for_backward(v, a, w)
-        ctx.save_for_forward(v, a, w)
+        ctx.structure, mu, v, a, w = inputs
+        keep(ctx, mu, v, a, w, output)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        v, a, w = ctx.saved_tensors
-        structure, mu = ctx.structure, ctx.mu
-        grad_v = None
-        if ctx.needs_input_grad[2]:
-            grad_v = torch.func.vjp(lambda v: structure.cone.curvature_product(v, mu, a, w), v)[1](g)[0]
+        mu, v, a, w, C = kept(ctx)
+        structure: Structure = ctx.structure
+        grad_mu = grad_v = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+
+            def of_v(at: Tensor) -> Tensor:
+                return by_rows.curvature_product(structure.cone, at, mu, a, w)
+
+            slope = torch.func.vjp(of_v, v)[1](g)[0]
+            if ctx.needs_input_grad[1]:
+                grad_mu = in_mu(slope * through_mu(v, mu), mu) - in_mu(g * C / (2.0 * mu), mu)
+            grad_v = slope if ctx.needs_input_grad[2] else None
         grad_a = sum_to(curvature_product(structure, mu, v, g, w), a) if ctx.needs_input_grad[3] else None
         grad_w = sum_to(curvature_product(structure, mu, v, a, g), w) if ctx.needs_input_grad[4] else None
-        return None, None, grad_v, grad_a, grad_w
+        return None, grad_mu, grad_v, grad_a, grad_w
 
     @staticmethod
-    def jvp(ctx: Any, _s: None, _m: None, tv: Tensor | None, ta: Tensor | None, tw: Tensor | None) -> Tensor:
-        v, a, w = ctx.saved_tensors
-        structure, mu = ctx.structure, ctx.mu
+    def jvp(ctx: Any, _s: None, tmu: Tensor | None, tv: Tensor | None, ta: Tensor | None, tw: Tensor | None) -> Tensor:
+        mu, v, a, w, C = kept(ctx)
+        structure: Structure = ctx.structure
         terms = []
+        if tmu is not None:
+            along = tmu * through_mu(v, mu)
+            tv = along if tv is None else tv + along
+            terms.append(-C * tmu / (2.0 * mu))
         if tv is not None:
-            terms.append(torch.func.jvp(lambda v: structure.cone.curvature_product(v, mu, a, w), (v,), (tv,))[1])
+
+            def of_v(at: Tensor) -> Tensor:
+                return by_rows.curvature_product(structure.cone, at, mu, a, w)
+
+            terms.append(torch.func.jvp(of_v, (v,), (tv,))[1])
         if ta is not None:
             terms.append(curvature_product(structure, mu, v, ta, w))
         if tw is not None:
@@ -174,3 +243,13 @@ def sum_to(t: Tensor, like: Tensor) -> Tensor:
     t = t.sum(tuple(range(extra))) if extra > 0 else t
     shared = [k for k, size in enumerate(like.shape) if size == 1 and t.shape[k] != 1]
     return t.sum(shared, keepdim=True) if shared else t
+
+
+def through_mu(v: Tensor, mu: Tensor) -> Tensor:
+    """-v / (2 mu): D changes with mu as it does with v along this."""
+    return -v / (2.0 * mu)
+
+
+def in_mu(t: Tensor, mu: Tensor) -> Tensor:
+    """Terms (..., B, m) of a gradient in mu, summed to its shape (B or 1, 1)."""
+    return sum_to(t.sum(-1, keepdim=True), mu)

@@ -2,6 +2,7 @@
 
     data -> (x, v) with F(x, v; data) = 0          d(x, v) = -K^-1 dF,   u = K^-T (gx, gv)
     q~ = -ux,   b~ = uv,   P~ = -ux x',   A~ = -(z ux' + uv x')         (F is bilinear in the data and the point)
+    mu~ = -k'(A ux + uv),   k = dz/dmu at fixed v, since dF/dmu = (A'k, k)
 
 v is an ordinary differentiable output.  The factor made in the forward pass serves every later solve at the same point.
 Gradients are exact where `dcl.point.degeneracy` says so; failed instances have zero gradient.
@@ -18,10 +19,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dcl.cones.base import Barrier
+from dcl.cones.by_rows import exact_instances
 from dcl.implicit.folding import Fold, size_of_batch
 from dcl.implicit.kkt_solve import kkt_solve
-from dcl.implicit.primitive import primitive
-from dcl.implicit.projection import project
+from dcl.implicit.primitive import keep, kept, primitive
+from dcl.implicit.projection import in_mu, project, slope_in_mu
 from dcl.kkt import KKT
 from dcl.outcome.messages import AbstractCallContext, check_barrier, raise_failures, report_degeneracy
 from dcl.point.degeneracy import Degeneracy, Moving, Requested, classify, resolved
@@ -67,7 +69,7 @@ class Call:
     """One call of a layer: what `solve` needs besides tensors.
 
     choose(structure, P_is_zero): the solvers, in order.  start: made for this call, in the caller's units.
-    known: the solution, where it only is to be differentiated.  moving: the data that may need a gradient.
+    known: the solution, where it only is to be differentiated.  moving: the data that may need a gradient.  moves_mu: may mu?
     """
 
     structure: Structure
@@ -81,6 +83,7 @@ class Call:
     start: Iterates | None = None
     known: Known | None = None
     moving: Moving | None = None
+    moves_mu: bool = False
     outcome: Outcome = field(default_factory=Outcome)
 
     def mapped(self, V: int) -> Call:
@@ -97,7 +100,7 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Solve the instances of `program`; see `Known` for what is returned.
 
-    x and v are differentiable in the data of the program; units and mu are constants.
+    x and v are differentiable in the data of the program and in mu > 0; units are constants.
 
     units: those of `program`.  lift: what `dcl.implicit.nearest` has added to P, (B or 1, n, n), or None.
     given: the caller's own tensors, (B or 1, ...) each; only `call.context` looks at them, to name a bad input.
@@ -123,13 +126,13 @@ class Solve(Function):
         b: Tensor,
         *given: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if isinstance(mu, Tensor) and (call.moves_mu or call.known is None):
+            check_barrier(mu / c, lambda place: call.context.index_in(mu, place[0]), moves=call.moves_mu)
         if call.known is not None:
             # as tensors of their own: what is returned gets a graph, which holds the call
             return Known(*(t.detach() for t in call.known))
         program = ConeProgram(call.structure, P, q, A, b).detach()
         call.context.check(program, given)
-        if isinstance(mu, Tensor):
-            check_barrier(mu / c, lambda place: call.context.index_in(mu, place[0]))
         outcome = call.outcome
         outcome.solvers = call.choose(call.structure, not bool(program.P.any()))
         units = Units(c, E)
@@ -148,7 +151,8 @@ class Solve(Function):
         outcome.certificate = rows.certificate_to_user(units.certificate(out.certificate), b.shape[-1])
         if call.on_failure == "raise":
             weights = None if out.certificate is None else out.certificate[:, call.structure.n :]
-            on_path = isinstance(mu, Tensor)
+            zero = exact_instances(mu, program.batch)
+            on_path = zero is None or bool((~zero & (out.status != Status.OPTIMAL)).any())
             eps = outcome.solvers[0].eps
             offending = out.point.least_accurate_row if b.shape[-1] else None
             raise_failures(
@@ -167,29 +171,42 @@ class Solve(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         call, _, _, mu, _, P, q, A, b = inputs[:9]
         x, v, at_kink, report = output
-        ctx.call, ctx.mu = call, mu
+        ctx.call = call
         ctx.mark_non_differentiable(at_kink, report)
-        ctx.save_for_backward(P, A, x, v, at_kink, report)
-        ctx.save_for_forward(P, A, x, v, at_kink, report)
+        keep(ctx, mu, P, A, x, v, at_kink, report)
         ctx.q_batch, ctx.b_batch = q.shape[0], b.shape[0]
 
     @staticmethod
     def backward(ctx: Any, gx: Tensor, gv: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        P, A, x, v, at_kink, report = ctx.saved_tensors
+        mu, P, A, x, v, at_kink, report = kept(ctx)
         call: Call = ctx.call
         structure = call.structure
         need_P, need_q, need_A, need_b = ctx.needs_input_grad[5:9]
         ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
         gx, gv = torch.where(ok, gx, torch.zeros_like(gx)), torch.where(ok, gv, torch.zeros_like(gv))
-        ux, uv = kkt_solve(structure, ctx.mu, call.outcome.kkt, P, A, v, at_kink, gx, gv, adjoint=True)
+        ux, uv = kkt_solve(structure, mu, call.outcome.kkt, P, A, v, at_kink, gx, gv, adjoint=True)
+        grad_mu = None
+        if ctx.needs_input_grad[3]:
+            grad_mu = -in_mu(slope_in_mu(structure, mu, v) * (structure.A.matvec(A, ux) + uv), mu)
         grad_P = -structure.P.outer(ux, x, P.shape[0]) if need_P else None
         grad_A = None
         if need_A:
-            z = project(structure, ctx.mu, v, at_kink)
+            z = project(structure, mu, v, at_kink)
             grad_A = -(structure.A.outer(z, ux, A.shape[0]) + structure.A.outer(uv, x, A.shape[0]))
         grad_q = -_fold(ux, ctx.q_batch) if need_q else None
         grad_b = _fold(uv, ctx.b_batch) if need_b else None
-        return None, None, None, None, None, grad_P, grad_q, grad_A, grad_b, *[None] * (len(ctx.needs_input_grad) - 9)
+        return (
+            None,
+            None,
+            None,
+            grad_mu,
+            None,
+            grad_P,
+            grad_q,
+            grad_A,
+            grad_b,
+            *[None] * (len(ctx.needs_input_grad) - 9),
+        )
 
     @staticmethod
     def jvp(
@@ -197,7 +214,7 @@ class Solve(Function):
         _call: None,
         _c: None,
         _E: None,
-        _mu: None,
+        tmu: Tensor | None,
         _lift: None,
         tP: Tensor | None,
         tq: Tensor | None,
@@ -205,22 +222,25 @@ class Solve(Function):
         tb: Tensor | None,
         *_given: None,
     ) -> tuple[Tensor, Tensor, None, None]:
-        P, A, x, v, at_kink, report = ctx.saved_tensors
+        mu, P, A, x, v, at_kink, report = kept(ctx)
         call: Call = ctx.call
         structure = call.structure
         r1, r2 = torch.zeros_like(x), torch.zeros_like(v)
+        if tmu is not None:
+            moved = tmu * slope_in_mu(structure, mu, v)
+            r1, r2 = r1 - structure.A.rmatvec(A, moved), r2 - moved
         if tP is not None:
             r1 = r1 - structure.P.matvec(tP, x)
         if tq is not None:
             r1 = r1 - tq
         if tA is not None:
-            r1 = r1 - structure.A.rmatvec(tA, project(structure, ctx.mu, v, at_kink))
+            r1 = r1 - structure.A.rmatvec(tA, project(structure, mu, v, at_kink))
             r2 = r2 - structure.A.matvec(tA, x)
         if tb is not None:
             r2 = r2 + tb
         ok = (report[..., STATUS] == Status.OPTIMAL).unsqueeze(-1)
         r1, r2 = torch.where(ok, r1, torch.zeros_like(r1)), torch.where(ok, r2, torch.zeros_like(r2))
-        t_x, t_v = kkt_solve(structure, ctx.mu, call.outcome.kkt, P, A, v, at_kink, r1, r2, adjoint=False)
+        t_x, t_v = kkt_solve(structure, mu, call.outcome.kkt, P, A, v, at_kink, r1, r2, adjoint=False)
         return t_x, t_v, None, None
 
     @staticmethod

@@ -29,6 +29,10 @@ class AbstractLdl(ABC):
         """The factors of S + diag(shift), for `solve`. Law: shift (order,) makes S quasi-definite and has the signs of D."""
 
     @abstractmethod
+    def turned(self, factors: Any) -> Indices:
+        """Pivots whose sign is not that of their shift, (B,). Law: zero exactly if S + diag(shift) has the shift's inertia."""
+
+    @abstractmethod
     def solve(self, factors: Any, r: Array) -> Array:
         """(S + diag(shift))^-1 r, without refinement."""
 
@@ -54,6 +58,9 @@ class _Compiled(AbstractLdl):
 
     def factor(self, values: Array, shift: Array, batch: int) -> Any:
         return self._analysis.factor(values, shift, batch, torch.get_num_threads())
+
+    def turned(self, factors: Any) -> Indices:
+        return self._analysis.turned(factors)
 
     def solve(self, factors: Any, r: Array) -> Array:
         return self._analysis.solve(factors, r, torch.get_num_threads())
@@ -81,13 +88,17 @@ class _Scipy(AbstractLdl):
     def factor(self, values: Array, shift: Array, batch: int) -> Any:
         own = sp.diags_array(shift)
         options = {"SymmetricMode": True}
-        return [
+        return shift, [
             splu(sp.csc_array(S + own), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
             for S in self._matrices(values, batch)
         ]
 
+    def turned(self, factors: Any) -> Indices:
+        shift, lus = factors
+        return np.array([(lu.U.diagonal()[lu.perm_c] * shift <= 0.0).sum() for lu in lus], dtype=np.int64)
+
     def solve(self, factors: Any, r: Array) -> Array:
-        return np.stack([lu.solve(right) for lu, right in zip(factors, r, strict=True)])
+        return np.stack([lu.solve(right) for lu, right in zip(factors[1], r, strict=True)])
 
     def multiply(self, values: Array, x: Array) -> Array:
         return np.stack([S @ right for S, right in zip(self._matrices(values, len(x)), x, strict=True)])

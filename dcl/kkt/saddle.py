@@ -11,7 +11,6 @@ from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from dcl.cones.base import AbstractCone
@@ -42,6 +41,12 @@ class Saddle:
         diagonal, upper = np.arange(self.n + self.k), self._upper
         rows = np.concatenate([self.H[0][upper], self.n + self.B[0], diagonal])
         return rows, np.concatenate([self.H[1][upper], self.B[1], diagonal])
+
+    @cached_property
+    def B_by_columns(self) -> tuple[Indices, Indices]:
+        """The entries of B in the order of their columns, and where each column starts, (n + 1,)."""
+        order = np.argsort(self.B[1], kind="stable")
+        return order, np.concatenate([[0], np.cumsum(np.bincount(self.B[1], minlength=self.n))])
 
     @cached_property
     def ldl(self) -> AbstractLdl:
@@ -76,10 +81,7 @@ def saddle_of(structure: Structure, rotated: bool) -> Saddle:
     if found is None:
         B = structure.A.coordinates()
         if rotated:
-            A = sp.csr_array((np.ones(len(B[0])), B), shape=structure.A.shape)
-            QtA = sp.csr_array(_blocks(structure.cone) @ A)
-            QtA.sort_indices()
-            B = np.repeat(np.arange(structure.m), np.diff(QtA.indptr)), QtA.indices.astype(np.int64)
+            B = _mixed(structure.cone, B, structure.n)
         found = known[structure] = Saddle(structure.n, structure.m, structure.P.coordinates(), B)
     return found
 
@@ -92,10 +94,13 @@ def block_rows(cone: AbstractCone) -> tuple[Indices, Indices]:
     return np.repeat(np.cumsum(sizes) - sizes, sizes), np.repeat(sizes, sizes)
 
 
-def _blocks(cone: AbstractCone) -> sp.csr_array:
-    """A matrix with the pattern of Q'."""
+def _mixed(cone: AbstractCone, places: Places, n: int) -> Places:
+    """Places of Q'A, by rows: a column of A that is not zero in a block is full there."""
     first, size = block_rows(cone)
-    m = len(first)
-    start = np.concatenate([[0], np.cumsum(size)])
-    columns = np.arange(start[-1]) - np.repeat(start[:-1] - first, size)
-    return sp.csr_array((np.ones(start[-1]), columns, start), shape=(m, m))
+    block, column = np.divmod(np.unique(first[places[0]] * n + places[1]), n)
+    rows = size[block]
+    ends = np.cumsum(rows)
+    row = np.arange(rows.sum()) - np.repeat(ends - rows - block, rows)
+    column = np.repeat(column, rows)
+    order = np.lexsort((column, row))
+    return row[order], column[order]

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcl.cones.base import AbstractCone, AbstractDerivative, Barrier
+from dcl.cones.by_rows import dproject, project
 from dcl.kkt.base import AbstractFactor, Conditioning
 from dcl.kkt.dense import DenseFactor
 from dcl.kkt.saddle import Saddle, block_rows, saddle_of
@@ -38,11 +39,13 @@ from dcl.program import ConeProgram, Structure
 from dcl.program.pattern import SparsePattern
 
 Array = NDArray[np.float64]
+# Numbers in the columns that are rotated at once.
+_AT_ONCE = 2**24
 
 
 def residual(program: ConeProgram, x: Tensor, v: Tensor, mu: Barrier) -> tuple[Tensor, Tensor]:
     """F(x, v): (B, n) and (B, m)."""
-    z = program.structure.cone.project(v, mu)
+    z = project(program.structure.cone, v, mu)
     return program.Px(x) + program.q + program.ATz(z), program.Ax(x) - program.b + z - v
 
 
@@ -108,7 +111,7 @@ def factorize(program: ConeProgram, v: Tensor, mu: Barrier, at_kink: Tensor, shi
 
     shift (B, 1): the l of the header, for `tangent` only; None for none.
     """
-    return assemble(program, v, program.structure.cone.dproject(v, mu, at_kink), shift)
+    return assemble(program, v, dproject(program.structure.cone, v, mu, at_kink), shift)
 
 
 def assemble(program: ConeProgram, v: Tensor, D: AbstractDerivative, shift: Tensor | None = None) -> KKT:
@@ -143,13 +146,35 @@ def _sparse(program: ConeProgram, D: AbstractDerivative, shift: Tensor | None) -
 
 
 def _rotated(structure: Structure, saddle: Saddle, values: Array, D: AbstractDerivative) -> Array:
-    """Q'A of each instance, on the pattern of the saddle."""
+    """Q'A of each instance, on the pattern of the saddle: by the columns of A, or of Q where its blocks are small."""
+    size = block_rows(structure.cone)[1]
+    if structure.n * structure.m < size.sum() + int(size.max(initial=0)) * structure.m:
+        return _rotated_columns(structure, saddle, values, D)
     places = saddle.B[0] * structure.n + saddle.B[1]
     out = np.zeros((len(D.d), len(places)))
     for i, Qt in enumerate(_rotations(structure.cone, D)):
         A = sp.csr_array((values[i if len(values) > 1 else 0], structure.A.coordinates()), shape=structure.A.shape)
         product = sp.coo_array(Qt @ A)  # without what happens to be zero
         out[i, np.searchsorted(places, product.row.astype(np.int64) * structure.n + product.col)] = product.data
+    return out
+
+
+def _rotated_columns(structure: Structure, saddle: Saddle, values: Array, D: AbstractDerivative) -> Array:
+    batch, (n, m) = len(D.d), (structure.n, structure.m)
+    out = np.zeros((batch, len(saddle.B[0])))
+    row, col = structure.A.coordinates()
+    own = np.argsort(col, kind="stable")
+    begins = np.concatenate([[0], np.cumsum(np.bincount(col, minlength=n))])
+    order, starts = saddle.B_by_columns
+    width = max(1, _AT_ONCE // (batch * m))
+    for first in range(0, n, width):
+        last = min(first + width, n)
+        columns = np.zeros((last - first, batch, m))
+        some = own[begins[first] : begins[last]]
+        columns[col[some] - first, :, row[some]] = values[:, some].T
+        turned = D.to_eigen(torch.from_numpy(columns).to(D.d)).detach().cpu().numpy()
+        some = order[starts[first] : starts[last]]
+        out[:, some] = turned[saddle.B[1][some] - first, :, saddle.B[0][some]].T
     return out
 
 

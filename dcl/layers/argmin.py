@@ -13,6 +13,7 @@ from dcl.cones.base import Barrier
 from dcl.errors import InputError, OptionError, UnsupportedError
 from dcl.frontends.arguments import check_known
 from dcl.implicit import project
+from dcl.layers.barrier import check_path
 from dcl.layers.calls import ArgminCall, Y
 from dcl.layers.engine import Engine, LayerPoint, Settings, warm
 from dcl.outcome.messages import check_finite, entry, where
@@ -237,6 +238,7 @@ class ArgminLayer(nn.Module):
         plan = function.plan(self._parts(), self._sign, y0, params, self._in_dims, self._batch_dims)
         chosen = engine.barrier(mu, plan.batch.shape)
         if isinstance(chosen, Tensor):
+            check_path(chosen)
             chosen = chosen.to(plan.start.device)
         solver = self._solver
         if callable(solver):

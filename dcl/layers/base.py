@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from dcl.errors import InputError, ShapeWarning, level_of_caller
 from dcl.frontends.batching import Batching, grid
 from dcl.implicit import STATUS, Known
-from dcl.layers import compiled, fast
-from dcl.layers.engine import Engine, LayerPoint, barrier_tensor
+from dcl.layers import compiled, fast, past
+from dcl.layers.barrier import barrier_tensor
+from dcl.layers.engine import Engine, LayerPoint
 from dcl.layers.lane import AbstractWay
 from dcl.layers.vertex import Linear, watch
 from dcl.outcome.messages import AbstractCallContext, Members
@@ -63,6 +64,8 @@ class AbstractLayer(nn.Module):
     _engine: Engine
     _requested: Requested | None = None
     _moving: Moving | None = None
+    # the layer that the caller made, where it is not this one
+    _called: str | None = None
 
     @abstractmethod
     def _cores(self) -> Mapping[str, int]:
@@ -199,7 +202,7 @@ class AbstractLayer(nn.Module):
         exact = bool(((kinds.kind == int(GradientKind.EXACT)) | ~optimal).all())
         linear = self._linear(arguments) if exact and bool(optimal.any()) else None
         if linear is not None:
-            watch(self._engine, linear, arguments, outputs, f"{type(self).__name__}(..., mu=0.1)")
+            watch(self._engine, linear, arguments, outputs, f"{self._called or type(self).__name__}(..., mu=0.1)")
 
     def _solved(
         self, arguments: Arguments, plan: Plan, members: Members | None = None, **options: Any
@@ -220,16 +223,39 @@ class AbstractLayer(nn.Module):
     # what `dcl.layers.compiled` asks for
 
     @final
-    def _shapes(self, arguments: Arguments) -> tuple[Batching, list[tuple[int, ...]], list[tuple[int, ...]]]:
-        """Batching, the shapes of the outputs, and those of what is `Known` of their solution."""
+    def _shapes(self, arguments: Arguments) -> tuple[Batching, list[tuple[int, ...]]]:
+        """Batching, and the shapes of the outputs."""
         plan = self._plan(arguments)
-        batch = plan.batch
-        return batch, [(*batch.shape, *core) for core in plan.outputs], Known.shapes(batch.size, plan.n, plan.m)
+        return plan.batch, [(*plan.batch.shape, *core) for core in plan.outputs]
+
+    @final
+    def _remembered(
+        self, arguments: Arguments, mu: float | Tensor | None, needed: Sequence[bool]
+    ) -> tuple[tuple[Tensor, ...], past.Past]:
+        """The outputs, and what the call leaves for a derivative; see `dcl.layers.past`."""
+        return past.remembered(self, arguments, mu, needed)
+
+    @final
+    def _pulled(
+        self,
+        left: past.Past | None,
+        arguments: Arguments,
+        mu: float | Tensor | None,
+        wanted: Sequence[str],
+        grads: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """The gradients of the arguments that are wanted."""
+        return past.pulled(self, left, arguments, mu, wanted, grads)
 
     @final
     def _with_known(
-        self, arguments: Arguments, mu: float | Tensor | None, record: bool, known: Known | None
+        self,
+        arguments: Arguments,
+        mu: float | Tensor | None,
+        record: bool,
+        known: Known | None,
+        members: Members | None = None,
     ) -> tuple[tuple[Tensor, ...], Known]:
-        """The outputs and what is known of their solution; nothing is solved if that is given."""
-        outputs, _, point = self._solved(arguments, self._plan(arguments), mu=mu, record=record, known=known)
+        """The outputs by the careful lane and what is known of their solution; nothing is solved if that is given."""
+        outputs, _, point = self._solved(arguments, self._plan(arguments), members, mu=mu, record=record, known=known)
         return outputs, point.known

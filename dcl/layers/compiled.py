@@ -1,25 +1,26 @@
 """Layers inside of `torch.compile`: one opaque operator solves, another differentiates, and neither is traced into.
 
-    layer(handle, names, tensors, mu, record)             -> outputs, x, v, D at ties, report
-    layer_backward(handle, names, tensors, mu, wanted, x, v, ties, report, grads)  -> gradients of the wanted tensors
+    layer(handle, names, tensors, mu, needed)                          -> outputs, token
+    layer_backward(handle, names, tensors, mu, wanted, token, grads)   -> gradients of the wanted tensors
 
-K is factored again in the backward pass: operators exchange tensors only, and a layer is known to them by a number.  An
-operator has no forward mode, torch 2.13 takes its derivative to be zero there without a word: `dcl.layers.base` does not
-come here in forward mode or inside of transforms that differentiate.
+Both go the ways of a call outside of a graph, the compiled core first (`dcl.layers.past`).  Operators exchange tensors only, so
+a layer is known to them by a number, and the factors of a call by a tensor that holds them, its token.  An operator has no
+forward mode, torch 2.13 takes its derivative to be zero there without a word: `dcl.layers.base` does not come here in forward
+mode or inside of transforms that differentiate.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
-from dcl.implicit import Known
 from dcl.implicit.folding import in_front
+from dcl.layers.past import no_token, past_of, token
 from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_differentiated, is_mapped
 
@@ -30,7 +31,6 @@ _layers: WeakValueDictionary[int, AbstractLayer] = WeakValueDictionary()
 # a graph only has the number, and may be differentiated when the model that it came from is gone
 _in_graphs: set[AbstractLayer] = set()
 _numbers = itertools.count()
-_KNOWN = len(Known._fields)
 UNFIT = (
     "inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, "
     "and no transform of torch.func that differentiates it: with fullgraph=False such calls run uncompiled"
@@ -56,8 +56,6 @@ def fits(
         return False
     if straight_through or return_solution or isinstance(warm_start, Solution) or solver_args is not None:
         return False
-    if isinstance(mu, Tensor) and mu.requires_grad:  # an error, which is told outside
-        return False
     return not is_differentiated()
 
 
@@ -81,8 +79,9 @@ def call(handle: int, arguments: Mapping[str, Tensor], mu: float | Tensor | None
     if isinstance(mu, Tensor):
         names, tensors, mu = [*names, "mu"], [*tensors, mu], None
     # inside of vmap tensors do not tell whether they are differentiated
-    record = torch.is_grad_enabled() and (is_mapped() or any(t.requires_grad for t in tensors))
-    return tuple(layer_op(handle, ",".join(names), tensors, mu, record)[:-_KNOWN])
+    recorded = torch.is_grad_enabled()
+    needed = [recorded and (is_mapped() or t.requires_grad) for t in tensors]
+    return tuple(layer_op(handle, ",".join(names), tensors, mu, needed)[:-1])
 
 
 def _split(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None) -> tuple[Any, dict[str, Tensor], Any]:
@@ -92,29 +91,36 @@ def _split(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None)
     return _layers[int(handle)], arguments, mu if given is None else given
 
 
-def _fresh(t: Tensor) -> Tensor:
-    """The results of an operator share no memory with each other or with its arguments, and have the strides of the fakes."""
-    return t.detach().clone(memory_format=torch.contiguous_format)
+def _own(found: Iterable[Tensor], given: Iterable[Tensor]) -> list[Tensor]:
+    """The results of an operator share no memory with each other or with what is given, and have the strides of the fakes."""
+    taken = {t.untyped_storage().data_ptr() for t in given}
+    out = []
+    for t in found:
+        storage = t.untyped_storage()
+        alone = storage.data_ptr() not in taken and storage.nbytes() == t.numel() * t.element_size()
+        t = t.detach() if alone and t.is_contiguous() else t.detach().clone(memory_format=torch.contiguous_format)
+        taken.add(t.untyped_storage().data_ptr())
+        out.append(t)
+    return out
 
 
 @torch.library.custom_op("dcl::layer", mutates_args=())
-def layer_op(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None, record: bool) -> list[Tensor]:
-    """The outputs, and what is `Known` of the solution."""
+def layer_op(
+    handle: int, names: str, tensors: Sequence[Tensor], mu: float | None, needed: Sequence[bool]
+) -> list[Tensor]:
+    """The outputs, and the token of what the derivative in the tensors that are `needed` will ask for."""
     # torch hands over tensors that still say that they require a gradient
     layer, arguments, mu = _split(handle, names, [t.detach() for t in tensors], mu)
-    outputs, known = layer._with_known(arguments, mu, record, None)
-    return [_fresh(t) for t in (*outputs, *known)]
+    outputs, past = layer._remembered(arguments, mu, needed)
+    return [*_own(outputs, tensors), token(past) if any(needed) else no_token()]
 
 
 @layer_op.register_fake
-def _(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None, record: bool) -> list[Tensor]:
+def _(handle: int, names: str, tensors: Sequence[Tensor], mu: float | None, needed: Sequence[bool]) -> list[Tensor]:
     layer, arguments, _ = _split(handle, names, tensors, mu)
     _in_graphs.add(layer)
-    batch, outputs, known = layer._shapes(arguments)
-    return [
-        *(tensors[0].new_empty(shape, dtype=batch.dtype) for shape in outputs),
-        *(tensors[0].new_empty(shape, dtype=torch.float64) for shape in known),
-    ]
+    batch, outputs = layer._shapes(arguments)
+    return [*(tensors[0].new_empty(shape, dtype=batch.dtype) for shape in outputs), no_token()]
 
 
 @torch.library.custom_op("dcl::layer_backward", mutates_args=())
@@ -124,20 +130,14 @@ def layer_backward_op(
     tensors: Sequence[Tensor],
     mu: float | None,
     wanted: Sequence[int],
-    known: Sequence[Tensor],
+    token: Tensor,
     grads: Sequence[Tensor],
 ) -> list[Tensor]:
-    """The gradients of the wanted tensors, from the solution."""
-    tensors, known, grads = ([t.detach() for t in part] for part in (tensors, known, grads))
+    """The gradients of the wanted tensors, from what the call has left."""
+    tensors, grads = ([t.detach() for t in part] for part in (tensors, grads))
     layer, arguments, mu = _split(handle, names, tensors, mu)
     keys = [names.split(",")[i] for i in wanted]
-
-    def outputs(*values: Tensor) -> Any:
-        return layer._with_known({**arguments, **dict(zip(keys, values, strict=True))}, mu, False, Known(*known))[0]
-
-    # below the operator autograd is off; the transforms of torch.func are not
-    pull = torch.func.vjp(outputs, *(tensors[i] for i in wanted))[1]
-    return [_fresh(g) for g in pull(tuple(grads))]
+    return _own(layer._pulled(past_of(token), arguments, mu, keys, grads), (*tensors, *grads))
 
 
 @layer_backward_op.register_fake
@@ -147,7 +147,7 @@ def _(
     tensors: Sequence[Tensor],
     mu: float | None,
     wanted: Sequence[int],
-    known: Sequence[Tensor],
+    token: Tensor,
     grads: Sequence[Tensor],
 ) -> list[Tensor]:
     return [torch.empty_like(tensors[i], memory_format=torch.contiguous_format) for i in wanted]
@@ -155,17 +155,15 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.handle, ctx.names, tensors, ctx.mu, _ = inputs
-    ctx.count = len(tensors)
-    ctx.save_for_backward(*tensors, *output[-_KNOWN:])
+    ctx.save_for_backward(*tensors, output[-1])
 
 
 def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    saved = list(ctx.saved_tensors)
-    tensors, known = saved[: ctx.count], saved[ctx.count :]
+    *tensors, token = ctx.saved_tensors
     wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2]) if needed]
-    given = [g.contiguous() for g in grads[:-_KNOWN]]
-    found = layer_backward_op(ctx.handle, ctx.names, tensors, ctx.mu, wanted, known, given)
-    out: list[Tensor | None] = [None] * ctx.count
+    given = [g.contiguous() for g in grads[:-1]]
+    found = layer_backward_op(ctx.handle, ctx.names, tensors, ctx.mu, wanted, token, given)
+    out: list[Tensor | None] = [None] * len(tensors)
     for i, g in zip(wanted, found, strict=True):
         out[i] = g
     return None, None, out, None, None
@@ -176,20 +174,24 @@ layer_op.register_autograd(_backward, setup_context=_setup_context)
 
 @layer_op.register_vmap
 def _(
-    info: Any, in_dims: Any, handle: int, names: str, tensors: Sequence[Tensor], mu: float | None, record: bool
-) -> tuple[list[Tensor], list[int]]:
+    info: Any,
+    in_dims: Any,
+    handle: int,
+    names: str,
+    tensors: Sequence[Tensor],
+    mu: float | None,
+    needed: Sequence[bool],
+) -> tuple[list[Tensor], list[int | None]]:
     """A mapped dimension is one more batch dimension, in front of the others."""
     layer, arguments, _ = _split(handle, names, tensors, mu)
     dims = in_dims[2]
     logical = {
         name: t if dim is None else t.select(dim, 0) for (name, t), dim in zip(arguments.items(), dims, strict=False)
     }
-    batch, outputs, _ = layer._shapes(logical)
+    batch, outputs = layer._shapes(logical)
     cores = layer._cores()
     moved = [
         in_front(t, dim, len(batch.shape) + (cores[name] if name != "mu" else 0))
         for name, t, dim in zip(names.split(","), tensors, dims, strict=True)
     ]
-    found = layer_op(handle, names, moved, mu, record)
-    x = [t.unflatten(0, (info.batch_size, batch.size)) for t in found[len(outputs) :]]
-    return [*found[: len(outputs)], *x], [0] * len(found)
+    return layer_op(handle, names, moved, mu, needed), [*[0] * len(outputs), None]

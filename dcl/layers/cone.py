@@ -13,11 +13,13 @@ from dcl.core.conic import conic_core
 from dcl.frontends import cone
 from dcl.frontends.arguments import check_known
 from dcl.frontends.constants import TensorLike
-from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.frontends.sparse_program import Assembled, Form, Patterns, assemble_cone, cone_form
+from dcl.layers.base import Arguments, Plan, Stated
 from dcl.layers.calls import ConeCall
 from dcl.layers.cone_lane import ConeMap, ConicWay
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay
+from dcl.layers.sparse import AbstractMatrixLayer
 from dcl.layers.vertex import Linear, matrix_linear
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
@@ -39,7 +41,7 @@ class ConeResult(NamedTuple):
     s: Tensor
 
 
-class ConeLayer(AbstractLayer):
+class ConeLayer(AbstractMatrixLayer):
     """The solution of a convex cone program, differentiable in all of its data.
 
         minimize 1/2 x'Px + q'x   subject to   Ax + s = b,  s in K             dual z in K*,  Px + q + A'z = 0
@@ -55,7 +57,7 @@ class ConeLayer(AbstractLayer):
         solver: name ("CLARABEL", "SCS", any case), an object such as `dcl.solvers.Clarabel(eps=1e-9)`, or None for the
             documented rule of `dcl.solvers.choose`.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
@@ -116,7 +118,8 @@ class ConeLayer(AbstractLayer):
         """Solve the programs with these data.
 
         P (*batch, n, n) or None, q (*batch, n), A (*batch, m, n), b (*batch, m); batch dimensions broadcast.  P is
-        symmetrized and must be PSD.  Computed in float64; dtype and device out are those in.
+        symmetrized and must be PSD.  P and A may be sparse (COO, CSR, CSC; see `dcl.frontends.sparse`): one pattern for the
+        batch, gradients on it.  Computed in float64; dtype and device out are those in.
 
         Args:
             solver_args: options for this call, over those of the layer.
@@ -129,7 +132,7 @@ class ConeLayer(AbstractLayer):
             InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
         """
         check_known("layer", ConeLayer.forward, unknown)
-        outputs, solution = self._call(
+        outputs, solution = self._answer(
             cone.present({"P": P, "q": q, "A": A, "b": b}),
             solver_args=solver_args,
             warm_start=warm_start,
@@ -174,6 +177,12 @@ class ConeLayer(AbstractLayer):
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = cone.assemble(arguments, self._cones, plan.batch)
         return Stated(program, 0.0, context, given)
+
+    def _form(self, patterns: Patterns, plan: Plan) -> Form:
+        return cone_form(patterns, self._cones)
+
+    def _state_on(self, form: Form, arguments: Arguments, plan: Plan) -> Assembled:
+        return assemble_cone(arguments, form, self._cones, plan.batch)
 
     def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
         rows = stated.context.rows

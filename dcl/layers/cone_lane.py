@@ -73,7 +73,10 @@ class ConicWay(AbstractWay):
         answer = self.core.solve(data, math.prod(ask.batch), mu=ask.mu, start=start, threads=ask.threads)
         found = {name: getattr(answer, name) for name in OUTPUTS}
         shaped = {name: t.reshape((*ask.batch, *t.shape[1:])) for name, t in found.items()}
-        return self.map.outputs(replace(answer, **shaped), given), ConicKept(self.core, answer, data, self.rows)
+        outputs = self.map.outputs(replace(answer, **shaped), given)
+        # the outputs are the answer's own memory, and the caller may change them in place
+        kept = replace(answer, x=answer.x.clone(), y=answer.y.clone(), z=answer.z.clone()) if ask.keep else answer
+        return outputs, ConicKept(self.core, kept, data, self.rows)
 
     def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
         assert isinstance(kept, ConicKept)

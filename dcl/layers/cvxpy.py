@@ -20,7 +20,7 @@ from dcl.frontends.cvxpy import CanonicalForm
 from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
 from dcl.layers.calls import CvxpyCall
 from dcl.layers.cone_lane import ConicWay
-from dcl.layers.cvxpy_lane import cvxpy_map, is_quadratic
+from dcl.layers.cvxpy_lane import cvxpy_map, is_direct
 from dcl.layers.either_way import either
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractWay, direct
@@ -124,7 +124,7 @@ class CvxpyLayer(AbstractLayer):
         verbose: print how each call went, and let the solver print.
         canon_backend: CVXPY's canonicalization backend.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
@@ -205,6 +205,8 @@ class CvxpyLayer(AbstractLayer):
         Computed in float64; dtype and device out are those in.
 
         Args:
+            params: the parameters, in the order of the layer.
+            named: parameters by name.
             solver_args: options for this call, over those of the layer.
             warm_start: a `Solution` of the same batch to start from (True and False are accepted and mean nothing).
             mu: barrier parameter for this call.
@@ -271,7 +273,7 @@ class CvxpyLayer(AbstractLayer):
 
     def _reduction(self, exact: bool) -> Reduction | None:
         """The reduction of its programs at mu = 0 (exact) or mu > 0, None where there is none."""
-        if self._reductions is None or not is_quadratic(self._form):
+        if self._reductions is None or not is_direct(self._form):
             return None
         return self._reductions.exact if exact else self._reductions.on_path
 
@@ -321,7 +323,8 @@ class CvxpyLayer(AbstractLayer):
             as_given = direct(found, plan.m)
             return either(way, as_given, plan.batch.size) if way and as_given else way or as_given
         core = conic_core(self._form.structure.cone.blocks, plan.n)
-        return None if core is None else ConicWay(found, core, Rows())
+        given = None if core is None else ConicWay(found, core, Rows())
+        return either(way, given, plan.batch.size) if way and given else way or given
 
     def _linear(self, arguments: Arguments) -> Linear | None:
         form = self._form
@@ -332,7 +335,9 @@ class CvxpyLayer(AbstractLayer):
         entries = [not output.dual for output in form.outputs]
         for place in self._values:
             entries.insert(place, False)
-        return Linear({str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x])
+        return Linear(
+            {str(p): form.domains[p].name for p in sorted(costs)}, [i for i, is_x in enumerate(entries) if is_x]
+        )
 
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         form, batch = self._form, plan.batch

@@ -80,7 +80,7 @@ class Gathered(AbstractBlock):
 
     def __call__(self, given: Sequence[Tensor]) -> Tensor:
         thetas = thetas_of(self.form, given, self.affine)
-        return self.affine(thetas).reshape((-1, *self.shape)).contiguous()
+        return self.affine.numbers(thetas).reshape((-1, *self.shape)).contiguous()
 
     def adjoint(self, y: Tensor) -> dict[int, Tensor]:
         domains = self.form.domains

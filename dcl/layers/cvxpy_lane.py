@@ -48,7 +48,7 @@ class CvxpyMap(AbstractMap):
         z = torch.cat([answer.y, answer.z], -1) if any(output.dual for output in form.outputs) else answer.z
         found = list(form.extract(answer.x, z))
         if self.values:
-            d = form.map_d(thetas_of(form, given, form.map_d)).squeeze(-1)
+            d = form.map_d.numbers(thetas_of(form, given, form.map_d)).squeeze(-1)
             value = answer.value + (d.reshape(answer.value.shape) if d.shape[0] > 1 else d.squeeze(0))
             for place in self.values:
                 found.insert(place, -value if form.maximize else value)
@@ -119,12 +119,7 @@ def check(form: CanonicalForm, checked: Sequence[int], bounded: Sequence[int], g
             raise InputError(f"{name} is not finite", argument=name)
 
 
-def is_quadratic(form: CanonicalForm) -> bool:
-    """Are all of its programs quadratic or linear, and its outputs entries of x and z?"""
-    return form.structure.cone.is_orthant and _is_direct(form)
-
-
-def _is_direct(form: CanonicalForm) -> bool:
+def is_direct(form: CanonicalForm) -> bool:
     """Are its data affine maps of the parameters, and its outputs entries of x and z?"""
     return not (form.gp or form.logs or any(output.exp for output in form.outputs))
 
@@ -138,7 +133,7 @@ def cvxpy_map(
     form: CanonicalForm, values: tuple[int, ...], shared: tuple[bool, ...], dtype: torch.dtype
 ) -> CvxpyMap | None:
     """The map of a form to a program of the core, None where there is none."""
-    if not form.dense or not _is_direct(form):
+    if not form.dense or not is_direct(form):
         return None
     blocks = blocks_of(form)
     P = blocks.get("P")

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcl.core import dense
 from dcl.core.dense import Code
-from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Direct, Grads
-from dcl.layers.reduced_lane import ReducedWay
+from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
+from dcl.layers.reduced_lane import Lifted, ReducedWay
 
 # What the fixed cost of a reduction is worth, in the operations of `dcl.program.reduction.plan`: 0.5 ms.
 _FIXED = 3e6
-# Where the reduced program is at fault. Ties and dependent rows are those of the program as given.
+# Where the reduced program is at fault. Ties and dependent rows are those of the program as given.  Newton's method on smooth
+# terms may fail too where the path of the cone program does not.
 _NUMERICAL = (Code.RESIDUAL, Code.CONDITION)
 
 
@@ -31,13 +31,15 @@ class EitherWay(AbstractWay):
     """direct_first: which of them goes first."""
 
     reduced: ReducedWay
-    direct: Direct
+    direct: AbstractWay
     direct_first: bool
 
     def serves(self, needed: Sequence[bool]) -> bool:
         return self.reduced.serves(needed)
 
     def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
+        if ask.mu is not None and not bool(ask.mu.all()):
+            return self.direct.ask(given, ask)
         ways = (self.direct, self.reduced) if self.direct_first else (self.reduced, self.direct)
         outputs, kept = ways[0].ask(given, ask)
         if kept.left == 0 or 2 * self._left(kept) < math.prod(ask.batch):
@@ -49,14 +51,15 @@ class EitherWay(AbstractWay):
         """How many instances the other way may certify."""
         if self.direct_first:
             return kept.left
-        return sum(int(torch.count_nonzero(kept.status == int(code))) for code in _NUMERICAL)
+        codes = _NUMERICAL if self.reduced.reduction.terms is None else (*_NUMERICAL, Code.NOT_SOLVED)
+        return sum(int(torch.count_nonzero(kept.status == int(code))) for code in codes)
 
     def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
-        way = self.direct if isinstance(kept, dense.Kept) else self.reduced
+        way = self.reduced if isinstance(kept, Lifted) else self.direct
         return way.pull(kept, grads, needed, threads)
 
 
-def either(reduced: ReducedWay, direct: Direct, batch: int) -> EitherWay:
+def either(reduced: ReducedWay, direct: AbstractWay, batch: int) -> EitherWay:
     """Both ways, for a batch of this size."""
     reduction = reduced.reduction
     is_small = batch * reduction.saved < _FIXED

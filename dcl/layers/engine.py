@@ -5,25 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Real
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dcl.cones.base import AbstractCone, Barrier
-from dcl.errors import DtypeError, InputError, OptionError, UnsupportedError
+from dcl.errors import InputError, OptionError
 from dcl.frontends.batching import Batching
 from dcl.implicit import DUAL, GAP, ITERATIONS, PRIMAL, SECONDS, SOLVER, STATUS, Call, Known, lift, project, solve
 from dcl.implicit.solve import Outcome
+from dcl.layers.barrier import barrier, barrier_tensor, check_mu
 from dcl.layers.verbose import tell
-from dcl.outcome.messages import AbstractCallContext, check_barrier
+from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Moving, Requested
 from dcl.program import ConeProgram, Structure
 from dcl.program.rows import Rows
-from dcl.program.scaling import scaled
+from dcl.program.scaling import in_units
 from dcl.smooth.solve import SmoothOutcome
 from dcl.solvers.base import AbstractSolver, Iterates
 from dcl.solvers.choose import Choice, check_cones, configure
@@ -32,7 +30,6 @@ from dcl.torch_modes import check_order, is_ordinary, is_readable, is_recorded
 
 ON_FAILURE = ("raise", "nan", "last")
 ON_DEGENERATE = ("ignore", "warn", "raise")
-_NO_MU = "mu requires a gradient, and the derivative with respect to mu is not available: pass mu.detach()"
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Settings:
             if value not in valid:
                 raise InputError(f"{name} is {value!r}; valid: {', '.join(map(repr, valid))}", argument=name)
         object.__setattr__(self, "mu", barrier_tensor(self.mu))
-        _check_barrier(self.mu)
+        check_mu(self.mu)
 
     def describe(self) -> str:
         """As in "solver=clarabel, mu=0.01", for repr; what is as usual is left out, but solver and mu."""
@@ -70,6 +67,7 @@ class LayerPoint:
     """A differentiable answer, beside `dcl.point.Point`: x (B, n), z (B, m), s (B, m), the report (B, 7), what `Solution` needs.
 
     program, v (B, m) and mu are in the units of `dcl.program.scaling`, the rest in the caller's; all rows are the canonical ones.
+    columns (B or 1, n): the units of x in `program`, None for one.
     solvers: names, in the order in which the report counts them.  given: the caller's tensors, (B or 1, ...).
     """
 
@@ -88,11 +86,13 @@ class LayerPoint:
     moving: Moving | None = None
     rows: Rows = field(default=Rows())
     given: Sequence[Tensor] = ()
+    columns: Tensor | None = None
 
     @property
     def known(self) -> Known:
         """What the derivative needs of the solution."""
-        return Known(self.x, self.v, self.at_kink, self.report)
+        x = self.x if self.columns is None else self.x / self.columns
+        return Known(x, self.v, self.at_kink, self.report)
 
 
 class Engine:
@@ -126,17 +126,23 @@ class Engine:
         return isinstance(mu, (int, float)) and mu == 0
 
     def path(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> tuple[Tensor | None] | None:
-        """For the core: (None,) at mu = 0, (mu (B or 1,),) on the central path; None where the careful lane has to judge mu."""
+        """For the core: (None,) at mu = 0, else (mu (B or 1,),), zero at exact instances; None for the careful lane."""
         mu = self.settings.mu if mu is None else mu
         if isinstance(mu, float) and mu == 0.0:
             return (None,)
         if isinstance(mu, Tensor):
-            usual = is_ordinary(mu) and mu.dtype.is_floating_point and mu.device.type == "cpu" and not mu.requires_grad
-            if not usual or not bool(((mu > 0.0) & torch.isfinite(mu)).all()):
+            usual = is_ordinary(mu) and mu.dtype.is_floating_point and mu.device.type == "cpu"
+            if (
+                (mu.requires_grad and torch.is_grad_enabled())
+                or not usual
+                or not bool(((mu >= 0.0) & torch.isfinite(mu)).all())
+            ):
                 return None
         found = barrier(mu, batch_shape)
+        if not isinstance(found, Tensor) or not bool(found.any()):
+            return (None,)
         # a copy: the caller may change his mu before the backward pass
-        return (found.reshape(-1).clone(),) if isinstance(found, Tensor) else (None,)
+        return (found.detach().reshape(-1).clone(),)
 
     def barrier(self, mu: float | Tensor | None, batch_shape: tuple[int, ...]) -> Barrier:
         """The barrier parameter of a call, that of the layer for None, as `barrier` has it."""
@@ -191,24 +197,31 @@ class Engine:
         settings = self.settings
         choice = self._choose(solver_args)
         start = _start(warm_start, program, context.rows)
-        program, units = scaled(program)
+        mu = self.barrier(mu, context.batch_shape)
+        moves_mu = isinstance(mu, Tensor) and is_recorded([mu])
+        if isinstance(mu, Tensor) and not moves_mu and is_readable(mu) and not bool(mu.any()):
+            mu = 0.0
+        program, units, columns = in_units(program, mu)
+        if start is not None and columns is not None:
+            start.x[:] /= columns.cpu().numpy()
         data = (program.P, program.q, program.A, program.b)
-        check_order(data)
+        mu = units.barrier(mu)
+        check_order((*data, mu) if isinstance(mu, Tensor) else data)
         lifted = lift(program)
         if lifted is not None:
             program = replace(program, P=program.P + lifted)
-        mu = units.barrier(self.barrier(mu, context.batch_shape))
         call = Call(
             structure=program.structure,
             context=context,
             choose=choice.order,
             on_failure=settings.on_failure,
             on_degenerate=self.on_degenerate,
-            record=is_recorded(data) if record is None else record,
+            record=(moves_mu or is_recorded(data)) if record is None else record,
             # an operator of a compiled graph says that something is recorded, not what
             moving=moving
             if record is not None or moving is None
             else moving.restricted(*(is_recorded([t]) for t in data)),
+            moves_mu=moves_mu,
             known=known,
             requested=requested,
             threads=choice.threads,
@@ -228,7 +241,8 @@ class Engine:
             tell(report, [solver.name for solver in outcome.solvers])
         z = project(program.structure, mu, v, at_kink)
         return LayerPoint(
-            x=x,
+            x=x if columns is None else x * columns,
+            columns=columns,
             z=units.dual(z),
             s=units.slack(z - v),
             report=report,
@@ -295,7 +309,8 @@ class Engine:
             certificate=None if certificate is None else shaped(certificate),
             _program=point.program.detach(),
             _v=point.v.detach(),
-            _mu=point.mu,
+            _mu=point.mu.detach() if isinstance(point.mu, Tensor) else point.mu,
+            _columns=point.columns,
             is_own_x=is_own_x,
             requested=point.requested,
             moving=point.moving,
@@ -314,43 +329,6 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
-    """Mu as the float 0.0 or a tensor (B or 1, 1) of positive numbers. Raises InputError for anything else."""
-    _check_barrier(mu)
-    if not isinstance(mu, Tensor):
-        return torch.full((1, 1), mu, dtype=torch.float64, device="cpu") if mu > 0.0 else 0.0
-    if is_recorded([mu]):
-        raise UnsupportedError(_NO_MU)
-    mu = mu.to(torch.float64)
-    if mu.numel() == 1:
-        return mu.reshape(1, 1)
-    try:
-        return mu.expand(batch_shape).reshape(-1, 1)
-    except RuntimeError:
-        raise InputError(
-            f"mu has shape {tuple(mu.shape)}, which does not broadcast to the batch {batch_shape}", argument="mu"
-        ) from None
-
-
-def barrier_tensor(mu: Any) -> Any:
-    """A NumPy array or a pandas Series as a tensor; everything else as it is."""
-    is_array = isinstance(mu, np.ndarray) or type(mu).__name__ == "Series"
-    return torch.as_tensor(np.array(mu, dtype=np.float64)) if is_array else mu
-
-
-def _check_barrier(mu: object) -> None:
-    """Raise InputError, DtypeError for what is no barrier parameter of any batch."""
-    if isinstance(mu, Tensor):
-        if mu.is_complex() or mu.dtype == torch.bool:
-            raise DtypeError(f"mu must be real, got {mu.dtype}", argument="mu")
-        if is_readable(mu):  # else when it is solved
-            check_barrier(mu, lambda place: tuple(place))
-    elif isinstance(mu, bool) or not isinstance(mu, Real):
-        raise DtypeError(f"mu must be a number or a tensor, got {type(mu).__name__}", argument="mu")
-    elif not 0.0 <= float(mu) < math.inf:
-        raise InputError(f"mu is {mu}: it must be finite and not negative", argument="mu")
-
-
 def options(solver_args: object, verbose: bool = False) -> dict[str, object]:
     """The caller's solver_args as a dict of his options, over `verbose`. Raises OptionError if it is no dict."""
     if solver_args is not None and not isinstance(solver_args, Mapping):
@@ -363,7 +341,8 @@ def warm(warm_start: object, batch: int, structure: Structure) -> tuple[Tensor, 
     if not isinstance(warm_start, Solution):
         raise InputError(f"warm_start must be a dcl.Solution, got {type(warm_start).__name__}", argument="warm_start")
     x, z, s = (
-        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1]) for t in (warm_start.canonical_x, warm_start.z, warm_start.s)
+        t.detach().reshape(math.prod(t.shape[:-1]), t.shape[-1])
+        for t in (warm_start.canonical_x, warm_start.z, warm_start.s)
     )
     n, m = structure.n, structure.m
     if x.shape != (batch, n) or z.shape != (batch, m) or s.shape != (batch, m):

@@ -7,7 +7,7 @@ of its answers      the certified ones stay, the rows of others are replaced by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,6 +18,7 @@ from torch import Tensor
 from dcl import core
 from dcl.about import warn_of_slow_path
 from dcl.errors import InputError
+from dcl.frontends.batching import Batching
 from dcl.layers.known import known_of
 from dcl.layers.lane import AbstractKept, Fast, FastCall, Lane, lane_of, mu_in, started
 from dcl.layers.verbose import tell_core
@@ -45,6 +46,47 @@ def through_core(
     """The outputs, and the `Solution` if it was asked for, by the compiled core; None where it does not serve."""
     if torch.compiler.is_compiling() or is_traced():
         return None
+    tensors = tuple(arguments.values())
+    if return_solution and tensors and tensors[0].dtype != torch.float64:
+        return None  # a Solution tells the point in double precision
+    needed = [t.requires_grad for t in tensors]
+    recorded = torch.is_grad_enabled() and any(needed)
+    call = core_call(layer, arguments, mu, needed if recorded else (), recorded or return_solution, warm_start)
+    if call is None or (recorded and any([t.is_inference() for t in tensors])):
+        return None  # torch saves no inference tensor for a backward pass
+    try:
+        outputs = Fast.apply(call, *tensors) if recorded else call.outputs(tensors)
+    except InputError:
+        return None  # the careful lane names the place in the caller's batch
+    tell_if_verbose(layer, call)
+    assert call.kept is not None
+    if return_solution and not call.kept.is_regular:
+        return None
+    if call.kept.left == 0:
+        linear = call.lane.linear
+        if linear is not None and recorded and layer._engine.tells_vertices:
+            watch(layer._engine, linear, arguments, outputs, f"{layer._called or type(layer).__name__}(..., mu=0.1)")
+        return outputs, _told(layer, arguments, outputs, call) if return_solution else None
+    rest = None if return_solution else rest_of(arguments, call)
+    if rest is None:
+        return None
+    options = {"solver_args": None, "warm_start": None, "mu": rest.mu}
+    found, _ = layer._evaluate(rest.arguments, options, False, False, rest.members)
+    return rest.put(outputs, found), None
+
+
+def core_call(
+    layer: AbstractLayer,
+    arguments: Arguments,
+    mu: float | Tensor | None,
+    needed: Sequence[bool],
+    keep: bool,
+    warm_start: Solution | bool | None = None,
+) -> FastCall | None:
+    """A call for the core, which is not asked yet; None where it does not serve.
+
+    needed: tensors whose gradients may be asked for, () for none.  keep: for a derivative or a `Solution`?
+    """
     if not core.available:
         warn_of_slow_path()
         return None
@@ -59,41 +101,28 @@ def through_core(
             ways.clear()
         ways[key] = plan_lane(layer, arguments, exact)
     lane = ways[key]
-    if lane is None or (return_solution and tensors[0].dtype != torch.float64):
-        return None  # a Solution tells the point in double precision
+    if lane is None:
+        return None
     given = layer._engine.path(mu, lane.batch.shape)
-    if given is None:
+    if given is None or (any(needed) and not lane.way.serves(needed)):
         return None
-    needed = [t.requires_grad for t in tensors]
-    recorded = torch.is_grad_enabled() and any(needed)
-    if recorded and not lane.way.serves(needed):
+    if given[0] is not None and not (lane.way.mixes or bool(given[0].all())):
         return None
-    if recorded and any([t.is_inference() for t in tensors]):
-        return None  # torch saves none of these for a backward pass
     start = None
     if warm_start is not None and not isinstance(warm_start, bool):
         start = started(warm_start, lane.batch)
         if start is None:
             return None
     differentiable = partial(_differentiable, layer, tuple(arguments), given[0])
-    keep = recorded or return_solution
-    call = FastCall(lane, given[0], torch.get_num_threads(), differentiable, keep, start)
-    try:
-        outputs = Fast.apply(call, *tensors) if recorded else call.outputs(tensors)
-    except InputError:
-        return None  # the careful lane names the place in the caller's batch
-    assert call.kept is not None
+    return FastCall(lane, given[0], torch.get_num_threads(), differentiable, keep, start)
+
+
+def tell_if_verbose(layer: AbstractLayer, call: FastCall) -> None:
+    """Say how a call went, where the caller wants to know."""
     if layer._engine.is_verbose:
         kept = call.kept
+        assert kept is not None
         tell_core(kept.status, kept.residuals, kept.iterations, call.seconds)
-    if return_solution and not call.kept.is_regular:
-        return None
-    if call.kept.left == 0:
-        if lane.linear is not None and recorded and layer._engine.tells_vertices:
-            watch(layer._engine, lane.linear, arguments, outputs, f"{type(layer).__name__}(..., mu=0.1)")
-        return outputs, _told(layer, arguments, outputs, call) if return_solution else None
-    completed = None if return_solution else _completed(layer, arguments, outputs, call)
-    return None if completed is None else (completed, None)
 
 
 def _told(layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall) -> Solution:
@@ -135,28 +164,53 @@ def plan_lane(layer: AbstractLayer, arguments: Arguments, exact: bool) -> Lane |
     return None if way is None else replace(lane_of(way, plan.batch, tensors, dims), linear=linear)
 
 
-def _completed(
-    layer: AbstractLayer, arguments: Arguments, outputs: tuple[Tensor, ...], call: FastCall
-) -> tuple[Tensor, ...] | None:
-    """The outputs with the rows that the core has not certified from the careful lane; None where that is all of them."""
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """The instances that the core has not certified, as a call of their own for the careful lane.
+
+    rows: their places in the batch.  arguments, mu: of these.  cores: dimensions of each argument that are no batch dimensions.
+    """
+
+    batch: Batching
+    rows: Tensor
+    cores: Mapping[str, int]
+    arguments: Arguments
+    mu: float | Tensor
+    members: Members
+
+    def of(self, arguments: Arguments) -> dict[str, Tensor]:
+        """The rows of these."""
+        return {name: self._pick(t, self.cores[name]) for name, t in arguments.items()}
+
+    def _pick(self, t: Tensor, core: int) -> Tensor:
+        t = self.batch.merge(t, core)
+        return t if t.shape[0] == 1 else t.index_select(0, self.rows)
+
+    def rows_of(self, t: Tensor) -> Tensor:
+        """The rows of an output, (*batch, ...)."""
+        return self._flat(t).index_select(0, self.rows)
+
+    def put(self, outputs: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs of the batch, with those of the rows in their places."""
+        return tuple(
+            self._flat(out).index_copy(0, self.rows, new).reshape(out.shape)
+            for out, new in zip(outputs, found, strict=True)
+        )
+
+    def _flat(self, t: Tensor) -> Tensor:
+        return t.reshape((self.batch.size, *t.shape[len(self.batch.shape) :]))
+
+
+def rest_of(arguments: Arguments, call: FastCall) -> Rest | None:
+    """What the core has not certified; None where that is all of the batch."""
     assert call.kept is not None
-    rows, lane = torch.nonzero(call.kept.status).flatten(), call.lane
-    batch = lane.batch
+    rows, batch = torch.nonzero(call.kept.status).flatten(), call.lane.batch
     if rows.numel() == batch.size:
         return None
-
-    def pick(t: Tensor, core: int) -> Tensor:
-        t = batch.merge(t, core)
-        return t if t.shape[0] == 1 else t.index_select(0, rows)
-
-    part = {name: pick(t, c) for (name, t), c in zip(arguments.items(), lane.cores, strict=True)}
+    cores = dict(zip(arguments, call.lane.cores, strict=True))
     mu = 0.0 if call.mu is None else call.mu if call.mu.numel() == 1 else call.mu.index_select(0, rows)
-    members = Members(batch.shape, tuple(rows.tolist()))
-    found, _ = layer._evaluate(part, {"solver_args": None, "warm_start": None, "mu": mu}, False, False, members)
-    return tuple(
-        out.reshape((batch.size, *out.shape[len(batch.shape) :])).index_copy(0, rows, new).reshape(out.shape)
-        for out, new in zip(outputs, found, strict=True)
-    )
+    rest = Rest(batch, rows, cores, {}, mu, Members(batch.shape, tuple(rows.tolist())))
+    return replace(rest, arguments=rest.of(arguments))
 
 
 def _differentiable(

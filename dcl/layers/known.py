@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dcl.cones.by_rows import exact_instances
 from dcl.core import dense
 from dcl.implicit import GAP, ITERATIONS, PRIMAL, SECONDS, STATUS, Known
 from dcl.layers.lane import AbstractKept
 from dcl.program import ConeProgram
-from dcl.program.scaling import scaled
+from dcl.program.scaling import in_units
 from dcl.status import Status
 
 
@@ -18,23 +19,23 @@ def known_of(kept: AbstractKept, program: ConeProgram, mu: Tensor | None, second
 
     program: as the careful lane states it, rows [A; G; -I (lb); I (ub)].  A multiplier of an orthant that is
     zero in the core is exactly so.
-    mu (B or 1,): that of the call, None for the exact point.  seconds: of the whole batch.
+    mu (B or 1,): that of the call, zero or None for the exact point.  seconds: of the whole batch.
     """
-    program, units = scaled(program.detach())
+    program, units, columns = in_units(program.detach(), 0.0 if mu is None else mu.unsqueeze(-1))
     x, z = kept.point()
+    if columns is not None:
+        x = x / columns
     zeros = program.structure.cone.zeros
     s = program.b - program.Ax(x)
-    if not program.structure.cone.is_orthant:
-        z = units.scaled_dual(z)
-        v = z - s
-    elif mu is None:
-        z = units.scaled_dual(z)
-        v = torch.where(z > 0.0, z, -s)
-    else:
+    if program.structure.cone.is_orthant and mu is not None:
         # an infinite side, whose multiplier is zero in the core, reads 0'x + s = 1 here, and its multiplier is mu
         z[:, zeros:] = torch.where(z[:, zeros:] == 0.0, mu.unsqueeze(-1), z[:, zeros:])
-        z = units.scaled_dual(z)
-        v = z - s
+    z = units.scaled_dual(z)
+    v = z - s
+    if program.structure.cone.is_orthant:
+        exact = exact_instances(0.0 if mu is None else mu.unsqueeze(-1), x.shape[0])
+        if exact is not None:
+            v = torch.where(exact.unsqueeze(-1), torch.where(z > 0.0, z, -s), v)
     v[:, :zeros] = z[:, :zeros]
     report = torch.zeros(x.shape[0], GAP + 1, dtype=torch.float64, device="cpu")
     report[:, STATUS] = torch.where(

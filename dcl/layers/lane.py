@@ -20,7 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ class AbstractKept(Protocol):
 class Ask:
     """What is asked of the core.
 
-    batch: dimensions.  mu (B or 1,), None for the exact points.  start: x (B, n) and z (B, m) to start from.  keep: for a
+    batch: dimensions.  mu (B or 1,), zero or None for the exact points.  start: x (B, n) and z (B, m) to start from.  keep: for a
     derivative or a `Solution`?
     """
 
@@ -111,7 +111,12 @@ class Ask:
 
 
 class AbstractWay(ABC):
-    """From the caller's tensors, as an `AbstractMap` takes them, through the core to the outputs, and back."""
+    """From the caller's tensors, as an `AbstractMap` takes them, through the core to the outputs, and back.
+
+    mixes: may entries of mu be zero and others not?
+    """
+
+    mixes: ClassVar[bool] = True
 
     @abstractmethod
     def serves(self, needed: Sequence[bool]) -> bool:

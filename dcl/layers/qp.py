@@ -13,11 +13,14 @@ from dcl.core import dense
 from dcl.frontends import matrix
 from dcl.frontends.arguments import check_known
 from dcl.frontends.constants import TensorLike
+from dcl.frontends.sparse import is_sparse
+from dcl.frontends.sparse_program import Assembled, Form, Patterns, assemble_quadratic, quadratic_form
 from dcl.layers import compiled
-from dcl.layers.base import AbstractLayer, Arguments, Plan, Stated
+from dcl.layers.base import Arguments, Plan, Stated
 from dcl.layers.calls import QPCall
 from dcl.layers.engine import Engine, LayerPoint, Settings, options
 from dcl.layers.lane import AbstractMap, AbstractWay, Grads, direct
+from dcl.layers.sparse import AbstractMatrixLayer
 from dcl.layers.vertex import Linear, matrix_linear
 from dcl.outcome.solution import Solution
 from dcl.solvers.base import AbstractSolver
@@ -68,7 +71,7 @@ class _Map(AbstractMap):
         return [blocks.get(name) for name in self.names]
 
 
-class QPLayer(AbstractLayer):
+class QPLayer(AbstractMatrixLayer):
     """The argmin of a convex quadratic (or linear) program, differentiable in all of its data.
 
         minimize 1/2 x'Px + q'x   subject to   Ax = b,   Gx <= h,   lb <= x <= ub
@@ -80,7 +83,7 @@ class QPLayer(AbstractLayer):
         solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", any case), an object such as `dcl.solvers.Clarabel(eps=1e-9)`,
             or None for the documented rule of `dcl.solvers.choose`.
         solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry per instance.
+        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
         on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
             a solver left, zeros where it left none, with zero gradient).
         on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
@@ -141,7 +144,8 @@ class QPLayer(AbstractLayer):
 
         P (*batch, n, n) or None, q (*batch, n), A (*batch, p, n), b (*batch, p), G (*batch, m, n), h (*batch, m), lb and ub
         (*batch, n).  Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be PSD, up
-        to rounding: the answer is for the nearest such P, and fails where it would not do for the P given.
+        to rounding: the answer is for the nearest such P, and fails where it would not do for the P given.  P, A and G may be
+        sparse (COO, CSR, CSC; see `dcl.frontends.sparse`): one pattern for the batch, gradients on it.
         h = inf, lb = -inf and ub = inf bind nothing; a number in lb or ub is for all entries.  NumPy arrays, pandas objects and
         numbers are constants, in the dtype of the tensors.  Computed in float64; dtype and device out are those in.
 
@@ -158,7 +162,7 @@ class QPLayer(AbstractLayer):
         matrix.check_by_name("layer", misplaced)
         check_known("layer", QPLayer.forward, unknown)
         blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
-        outputs, solution = self._call(
+        outputs, solution = self._answer(
             matrix.present(blocks),
             solver_args=solver_args,
             warm_start=warm_start,
@@ -201,6 +205,12 @@ class QPLayer(AbstractLayer):
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
         program, context, given = matrix.assemble(arguments, plan.detail, plan.batch)
         return Stated(program, 0.0, context, given)
+
+    def _form(self, patterns: Patterns, plan: Plan) -> Form:
+        return quadratic_form(patterns, plan.detail)
+
+    def _state_on(self, form: Form, arguments: Arguments, plan: Plan) -> Assembled:
+        return assemble_quadratic(arguments, form, plan.detail, plan.batch)
 
     def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
         z = stated.context.rows.multipliers(point.z, stated.given)
@@ -305,7 +315,8 @@ def solve_qp(
     check_known("solve_qp", solve_qp, unknown)
     settings = (solver, solver_args, on_failure, on_degenerate)
     blocks = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
-    if compiled.fits(None, warm_start, mu, False, return_solution):
+    dense = not any([is_sparse(t) for t in blocks.values()])
+    if dense and compiled.fits(None, warm_start, mu, False, return_solution):
         return QPResult(*compiled.call(compiled.number_of_new(_layer, *settings), matrix.present(blocks), mu))
     return _solved(settings, blocks, mu=mu, warm_start=warm_start, return_solution=return_solution)
 

@@ -4,7 +4,7 @@
     cotangents of x, z -> the adjoint system, by the core's factor of the reduced one, refined on the program as given
 
 The core decides what is certified; here an instance loses that where its point misses the same measure on the program as given.
-Vectors are in the order of the partition (`dcl.program.reduction.elimination`).
+Vectors are in the order of the partition (`dcl.program.reduction.elimination`), the variables and rows of smooth terms last.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ import torch
 from torch import Tensor
 
 from dcl.core import dense
+from dcl.layers.cone_systems import Conic, Smooth, conic, smoothed
 from dcl.layers.reduced_core import AbstractSystem, celled, dualized, primal
 from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.measure import Measured, given
 from dcl.program.reduction.plan import Reduction
 
-# Residuals above the first (`Measured.worst`) are refined, and then not certified; the condition as in dcl/core/certify.hpp.
-_ACCURATE, _CONDITIONED = 1e-12, 1e9
+# Residuals above the first (`Measured.worst`) are refined, and then not certified; the condition as in dcl/core/certify.hpp
+# and conic_certify.hpp.
+_ACCURATE, _CONDITIONED, _CONDITIONED_CONES = 1e-12, 1e9, 5e6
+# That of smooth terms is an estimate for the program as given, from that of the quadratic model.
+_CONDITIONED_TERMS = 5e5
 # Above this bound of the condition of the reduced system, what its matrices have lost is won back on the program as given.
 _CONDITION = 1e5
 _MOST_STEPS = 3
+_SMALL_STEP = 1e-7
 # Multipliers of rows that define a variable are sums of others: below zero by rounding only.
 _NEGATIVE = 1e-11
 
@@ -40,7 +45,12 @@ class Factored:
     system: AbstractSystem
 
     def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """u (B, n), w (B, m):  P u + A'w = g,  A u - T w = h on the rows that hold, w = 0 on the others; T = s / z."""
+        """u (B, n), w (B, m):  P u + A'w = g,  A u - T w = h on the rows that hold, w = 0 on the others; T = s / z.
+
+        On the rows of curved cones T = D^-1 - I, and what it means where that is infinite.
+        """
+        if isinstance(self.system, Smooth):
+            return self._with_terms(self.system, g, h)
         right, sides, e = self.t.right_side(g, h)
         cuts = self.reduction.cuts
         if cuts is None:
@@ -50,6 +60,17 @@ class Factored:
         fixed[:, cuts.rows] = torch.where(self.system.at_cap, g[:, cuts.pivots] / cuts.alpha, 0.0)
         u, w = self.system.solve(right - _transposed(self.t, fixed), sides)
         return self.completed(u, w + fixed, sides, e, g)
+
+    def _with_terms(self, system: Smooth, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """`solve` where variables and rows of smooth terms come last."""
+        (g, g_terms), (h, h_terms) = parts(self.reduction, g, h)
+        right, sides, e = self.t.right_side(g, h)
+        c, known = system.state.shift(g_terms, h_terms)
+        u, w = system.shifted(right, sides, c)
+        ds = sides.split(self.reduction.sizes, -1)[2] - Full(system.C).times(u)
+        u_terms, w_terms = system.state.derivative(known, g_terms, h_terms, ds)
+        x, z = self.t.back(u, w, e, g)
+        return torch.cat([x, u_terms], -1), torch.cat([z, w_terms], -1)
 
     def completed(self, u: Tensor, w: Tensor, sides: Tensor, e: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The way back, where a row at its cap says what its t is. u (B, |R|), w (B, |K|)."""
@@ -69,6 +90,14 @@ class Factored:
         if cuts is not None:
             strong[:, cuts.pivots] = ~self.system.at_cap
         return strong
+
+
+def parts(reduction: Reduction, g: Tensor, h: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Those of variables and rows in front that are the elimination's, and those of the terms."""
+    elimination = reduction.elimination
+    (n, m), k, rows = reduction.before, elimination.n, len(elimination.partition.row_order)
+    first, second = g.split([k, n - k], -1), h.split([rows, m - rows], -1)
+    return (first[0], first[1]), (second[0], second[1])
 
 
 def _transposed(t: Eliminated, w: Tensor) -> Tensor:
@@ -132,13 +161,20 @@ def solve(
 ) -> Solved:
     """Solve the programs for thetas[p] (B or 1, size_p). start: x (B, n) and z (B, m) in the order of the partition."""
     elimination = reduction.elimination
-    t, sides = elimination.at(thetas), elimination.vectors(thetas)
-    g, h = sides.split([elimination.n, sides.shape[-1] - elimination.n], -1)
-    first, right, e = t.right_side(g, h)
-    programs = given(reduction.P, reduction.A, thetas, g, h)
-    cuts = reduction.cuts
-    if cuts is None or mu is not None:
-        system: AbstractSystem = primal(reduction, t, first, right, batch, mu=mu, start=start, threads=threads)
+    t, sides = elimination.at(thetas), elimination.vectors.numbers(thetas, threads)
+    g, h = sides.split(reduction.before, -1)
+    (g_left, g_terms), (h_left, h_terms) = parts(reduction, g, h)
+    first, right, e = t.right_side(g_left, h_left)
+    programs = given(reduction.P, reduction.A, thetas, g, h, reduction.cone)
+    cuts, terms = reduction.cuts, reduction.terms
+    if terms is not None:
+        system: AbstractSystem = smoothed(
+            reduction, terms, t, first, right, g_terms, batch, start=start, threads=threads
+        )
+    elif reduction.curved:
+        system = conic(reduction, t, first, right, batch, mu=mu, start=start, threads=threads)
+    elif cuts is None or mu is not None:
+        system = primal(reduction, t, first, right, batch, mu=mu, start=start, threads=threads)
     else:
         cap = g[:, cuts.pivots] / cuts.alpha
         if cuts.in_dual:
@@ -147,16 +183,24 @@ def solve(
             size = programs.objective
             system = celled(reduction, t, cuts, cap, size, first, right, batch, threads=threads)
     factored = Factored(reduction, t, system)
-    x, z = factored.completed(system.x, system.w, right, e, g)
+    x, z = factored.completed(system.x, system.w, right, e, g_left)
+    slack = None
+    if isinstance(system, Conic | Smooth):
+        x, z, slack = _with_cones(reduction, system, x, z, h_terms)
     strong = factored.strong(z) if mu is None else reduction.equations.unsqueeze(0)
-    found = programs.measure(x, z, strong, mu, threads)
-    certified = system.status == 0
-    is_delicate = bool((certified & (system.condition > _CONDITION)).any())
+    found = programs.measure(x, z, strong, mu, threads, slack)
+    status = system.status
+    certified = status == 0
+    # the refinement of derivatives below knows orthants only
+    is_delicate = slack is None and bool((certified & (system.condition > _CONDITION)).any())
     if is_delicate or bool((certified & (found.worst > _ACCURATE)).any()):
         for _ in range(_MOST_STEPS):
             dx, dz = factored.solve(found.r_x, found.r_z)
             after = programs.measure(x + dx, z + dz, strong, mu, threads)
             falls = after.worst < found.worst
+            if slack is not None:
+                # z and s stay those of a cone's point up to the square of a step
+                falls &= _relative(dx, x).maximum(_relative(dz, z)) <= _SMALL_STEP
             if not bool(falls[certified].any()):
                 break
             x, z = _either(falls, x + dx, x), _either(falls, z + dz, z)
@@ -165,13 +209,37 @@ def solve(
             )
             if not bool((certified & (found.worst > _ACCURATE)).any()):
                 break
-    good = (found.worst <= _ACCURATE) & (system.condition <= _CONDITIONED)
+    conditioned = _CONDITIONED if slack is None else _CONDITIONED_CONES if terms is None else _CONDITIONED_TERMS
+    good = (found.worst <= _ACCURATE) & (system.condition <= conditioned)
     if reduction.has_tight:
         good &= _signs_hold(reduction, z)
-    status = system.status
     if not bool(good.all()):
         status = torch.where(certified & ~good, int(dense.Code.RESIDUAL), status).to(torch.int8)
     return Solved(factored, x, z, found, strong, status, mu, is_delicate)
+
+
+def _with_cones(
+    reduction: Reduction, system: Conic | Smooth, x: Tensor, z: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x and z of all variables and rows, and s, which counts on the rows of curved cones; h: of the rows of terms."""
+    zeros, others, curved, *_ = reduction.sizes
+    first = len(reduction.elimination.partition.J) + zeros + others
+    slack = torch.zeros_like(z)
+    slack[:, first : first + curved] = system.slack
+    if not isinstance(system, Smooth):
+        return x, z, slack
+    variables, slacks, multipliers = system.state.point(h)
+    batch = x.shape[0]
+    return (
+        torch.cat([x, variables.expand(batch, -1)], -1),
+        torch.cat([z, multipliers.expand(batch, -1)], -1),
+        torch.cat([slack, slacks.expand(batch, -1)], -1),
+    )
+
+
+def _relative(step: Tensor, point: Tensor) -> Tensor:
+    """|step| / (1 + |point|), (B,)."""
+    return step.abs().amax(-1) / (1.0 + point.abs().amax(-1))
 
 
 def _either(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:

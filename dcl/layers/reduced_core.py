@@ -1,5 +1,7 @@
 """The reduced program in the compiled core: as it is, or, where rows are soft, its dual, or the program of a cell.
 
+`dcl.layers.cone_systems` has those with cones.
+
     minimize 1/2 x'Px + q'x   subject to   Ax + s = b       with multipliers w of the rows, and for P > 0
 
     minimize 1/2 w'N w + (b - a)'w   subject to   0 <= w <= cap (inequalities; cap infinite where a row is not soft)
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dcl.core import dense
+from dcl.core.conic import ConicAnswer
 from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.plan import Cuts, Reduction
@@ -35,12 +38,14 @@ _CLEAR = 1e-7
 class AbstractSystem(ABC):
     """The answer of the core, and its factor.
 
-    status (B,) int8: its `Code`, or that of what it has not looked at.  x (B, |R|), w (B, |K|): the solution.
-    at_cap: soft rows whose multiplier is the cap, (B, soft rows).  condition (B,): an estimate for what is solved with.
+    status (B,) int8: its `Code`, or that of what it has not looked at.  iterations (B,): steps of the solver.
+    x (B, |R|), w (B, |K|): the solution.  at_cap: soft rows whose multiplier is the cap, (B, soft rows).
+    condition (B,): an estimate for what is solved with.
     """
 
-    answer: dense.Answer
+    answer: dense.Answer | ConicAnswer
     status: Tensor
+    iterations: Tensor
     x: Tensor
     w: Tensor
     at_cap: Tensor
@@ -58,6 +63,7 @@ class Primal(AbstractSystem):
     reduction: Reduction
     answer: dense.Answer
     status: Tensor
+    iterations: Tensor
     x: Tensor
     w: Tensor
     at_cap: Tensor
@@ -65,12 +71,21 @@ class Primal(AbstractSystem):
     threads: int
 
     def solve(self, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        cotangents = {"x": g.contiguous()} | of_rows(self.reduction, h, g.shape[-1])
-        wanted = ["q", *(name for name in ("b", "h", "lb", "ub") if name in self.answer.kept.data)]
-        found = self.answer.kept.adjoint(cotangents, wanted, threads=self.threads)
-        signs = {"b": 1.0, "h": 1.0, "lb": -1.0, "ub": 1.0}
-        y, z, z_lb, z_ub = (signs[name] * found[name] if name in found else None for name in signs)
-        return -found["q"], to_rows(self.reduction, y, z, z_lb, z_ub, g)
+        u, parts = divided(self.reduction, self.answer, g, h, threads=self.threads)
+        return u, to_rows(self.reduction, *parts, like=g)
+
+
+Parts = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def divided(reduction: Reduction, answer: dense.Answer, g: Tensor, h: Tensor, *, threads: int) -> tuple[Tensor, Parts]:
+    """u of the header, and w of equalities, inequalities, lower and upper bounds."""
+    cotangents = {"x": g.contiguous()} | of_rows(reduction, h, g.shape[-1])
+    wanted = ["q", *(name for name in ("b", "h", "lb", "ub") if name in answer.kept.data)]
+    found = answer.kept.adjoint(cotangents, wanted, threads=threads)
+    signs = {"b": 1.0, "h": 1.0, "lb": -1.0, "ub": 1.0}
+    y, z, z_lb, z_ub = (signs[name] * found[name] if name in found else None for name in signs)
+    return -found["q"], (y, z, z_lb, z_ub)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +96,7 @@ class Celled(AbstractSystem):
     sign: Tensor
     answer: dense.Answer
     status: Tensor
+    iterations: Tensor
     x: Tensor
     w: Tensor
     at_cap: Tensor
@@ -98,6 +114,7 @@ class Dualized(AbstractSystem):
     t: Eliminated
     answer: dense.Answer
     status: Tensor
+    iterations: Tensor
     x: Tensor
     w: Tensor
     at_cap: Tensor
@@ -132,10 +149,11 @@ def primal(
 ) -> Primal:
     """Solve for q = -g (B or 1, |R|), b = h (B or 1, |K|). start: x and z to start from, in the order of the partition."""
     data = blocks(reduction, t, g, h, batch)
-    answer = dense.solve(data, batch, mu=mu, start=_start(reduction, data, start), threads=threads)
-    w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, answer.x)
+    answer = dense.solve(data, batch, mu=mu, start=start_of(reduction, data, start), threads=threads)
+    w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, like=answer.x)
     none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
-    return Primal(reduction, answer, answer.status, answer.x, w, none, answer.kept.condition, threads)
+    condition = answer.kept.condition
+    return Primal(reduction, answer, answer.status, answer.iterations, answer.x, w, none, condition, threads)
 
 
 def celled(
@@ -169,15 +187,16 @@ def celled(
             name: getattr(answer, name) for name in ("z_lb", "z_ub") if name in start
         }
     z = torch.where(beyond, caps - answer.z, answer.z)
-    w = to_rows(reduction, answer.y, z, answer.z_lb, answer.z_ub, answer.x)
+    w = to_rows(reduction, answer.y, z, answer.z_lb, answer.z_ub, like=answer.x)
     at_cap = (beyond & (answer.z == 0.0)).index_select(1, rows)
     none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
     # a multiplier is clear of its cap as it is of zero; the core has looked at zero only
     clear = (caps - answer.z).index_select(1, rows) * cuts.alpha.abs() >= _CLEAR * size.unsqueeze(-1)
     is_at_tie = ~clear.all(-1) & (answer.status == 0)
     status = torch.where(is_at_tie, int(dense.Code.TIE), answer.status).to(torch.int8)
-    cell = Primal(reduction, answer, status, answer.x, w, none, answer.kept.condition, threads)
-    return Celled(cell, sign, answer, status, answer.x, w, at_cap, cell.condition)
+    steps, condition = answer.iterations, answer.kept.condition
+    cell = Primal(reduction, answer, status, steps, answer.x, w, none, condition, threads)
+    return Celled(cell, sign, answer, status, steps, answer.x, w, at_cap, condition)
 
 
 def _signed(reduction: Reduction, rows: Tensor, sign: Tensor) -> Tensor:
@@ -204,6 +223,7 @@ def dualized(
         t,
         answer,
         answer.status,
+        answer.iterations,
         _primal(t, g, w),
         w,
         at_cap.index_select(1, cuts.rows),
@@ -238,7 +258,7 @@ def _primal(t: Eliminated, g: Tensor, w: Tensor) -> Tensor:
 def of_rows(reduction: Reduction, sides: Tensor, n: int) -> dict[str, Tensor]:
     """Right-hand sides (B, |K|) of the rows of K, as cotangents for the core's multipliers."""
     lower, upper = reduction.lower, reduction.upper
-    y, z, low, high = sides.split(reduction.sizes, -1)
+    y, z, _, low, high = sides.split(reduction.sizes, -1)
     found = {"y": y.contiguous(), "z": z.contiguous()}
     if low.shape[-1]:
         found["z_lb"] = lower.of_rows(low, n)
@@ -248,10 +268,17 @@ def of_rows(reduction: Reduction, sides: Tensor, n: int) -> dict[str, Tensor]:
 
 
 def to_rows(
-    reduction: Reduction, y: Tensor | None, z: Tensor | None, z_lb: Tensor | None, z_ub: Tensor | None, like: Tensor
+    reduction: Reduction,
+    y: Tensor | None,
+    z: Tensor | None,
+    z_lb: Tensor | None,
+    z_ub: Tensor | None,
+    *,
+    like: Tensor,
+    curved: Tensor | None = None,
 ) -> Tensor:
-    """The multipliers (B, |K|) of the rows of K for those of the core's blocks; None: there is none."""
-    parts = [t for t in (y, z) if t is not None]
+    """The multipliers (B, |K|) of the rows of K for those of the core's blocks and curved rows; None: there is none."""
+    parts = [t for t in (y, z, curved) if t is not None]
     if z_lb is not None and z_lb.shape[-1]:
         parts.append(reduction.lower.to_rows(z_lb))
     if z_ub is not None and z_ub.shape[-1]:
@@ -265,12 +292,12 @@ def blocks(reduction: Reduction, t: Eliminated, first: Tensor, sides: Tensor, ba
     data = {"q": (-first).expand(batch, -1).contiguous()}
     if not (t.blocks.P_JJ.is_zero and t.blocks.P_JR.is_zero and t.blocks.P_RR.is_zero):
         data["P"] = t.P.contiguous()
-    b, h, low, high = sides.expand(batch, -1).split(reduction.sizes, -1)
+    b, h, _, low, high = sides.expand(batch, -1).split(reduction.sizes, -1)
     p = b.shape[-1]
     if p:
         data |= {"A": t.A[:, :p].contiguous(), "b": b.contiguous()}
     if h.shape[-1]:
-        data |= {"G": t.A[:, p:].contiguous(), "h": h.contiguous()}
+        data |= {"G": t.A[:, p : p + h.shape[-1]].contiguous(), "h": h.contiguous()}
     if low.shape[-1]:
         data["lb"] = reduction.lower.bound(low, n, -torch.inf)
     if high.shape[-1]:
@@ -278,7 +305,7 @@ def blocks(reduction: Reduction, t: Eliminated, first: Tensor, sides: Tensor, ba
     return data
 
 
-def _start(
+def start_of(
     reduction: Reduction, data: Mapping[str, Tensor], start: tuple[Tensor, Tensor] | None
 ) -> dict[str, Tensor] | None:
     """The start in the blocks of the core."""
@@ -289,7 +316,7 @@ def _start(
     rows = z[:, taken : taken + sum(reduction.sizes)]
     parts = rows.split(reduction.sizes, -1)
     found = of_rows(reduction, rows, n) | {"x": x[:, taken:].contiguous()}
-    for name, side, part in (("z_lb", reduction.lower, 2), ("z_ub", reduction.upper, 3)):
+    for name, side, part in (("z_lb", reduction.lower, 3), ("z_ub", reduction.upper, 4)):
         if name in found:
             found[name] = side.of_multipliers(parts[part], n)
     return {name: t for name, t in found.items() if name != "y" and t.numel()}

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,14 +19,16 @@ from dcl.errors import InputError
 from dcl.frontends.cvxpy import CanonicalForm
 from dcl.frontends.cvxpy.form import flatten_columns, unflatten_columns
 from dcl.layers import reduced
-from dcl.layers.cvxpy_lane import check, is_quadratic
+from dcl.layers.cvxpy_lane import check, is_direct
 from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
 from dcl.point.degeneracy import Requested
 from dcl.program.affine import take
 from dcl.program.reduction.blocks import Source, matrix_source, source
-from dcl.program.reduction.pivots import Shape, choose
+from dcl.program.reduction.pivots import choose
 from dcl.program.reduction.plan import Reduction, plan
 from dcl.program.reduction.pullback import Pullback, pullback
+from dcl.program.reduction.shape import Shape
+from dcl.program.reduction.terms import find
 
 # A bound of the condition of P' at drawn parameters; above, it is singular for all.
 _DEFINITE = 1e10
@@ -49,6 +52,8 @@ class Reductions:
             A=matrix_source(form.map_A, structure.A, sizes),
             b=source(form.map_b, sizes),
             zeros=structure.cone.zeros,
+            orthant=sum(block.size for block in structure.cone.blocks if block.is_orthant),
+            curved=tuple(block for block in structure.cone.blocks if not block.is_orthant),
         )
 
     @cached_property
@@ -70,16 +75,19 @@ class Reductions:
     @torch.inference_mode(False)
     def _plan(self, *, on_path: bool) -> Reduction | None:
         x, z = self.requested
-        dense = self.form.dense
-        for cuts in (False,) if on_path else (True, False):
-            pivots = choose(self.shape, on_path=on_path, cuts=cuts, wanted=x.numpy())
+        dense, shape = self.form.dense, self.shape
+        terms = None if on_path else find(shape)
+        left = shape if terms is None else terms.left_of(shape)
+        wanted = x.numpy() if terms is None else x.numpy()[terms.variables]
+        for cuts in (False,) if on_path or shape.curved else (True, False):
+            pivots = choose(left, on_path=on_path, cuts=cuts, wanted=wanted)
             if pivots is None:
                 continue
-            found = plan(self.shape, pivots, dense=dense, in_dual=cuts, wanted_z=z)
+            found = plan(shape, pivots, terms=terms, dense=dense, in_dual=cuts, wanted_z=z)
             if found is not None and (found.cuts is None or self._is_definite(found)):
                 return found
             if pivots[0].soft:
-                found = plan(self.shape, pivots, dense=dense, in_dual=False, wanted_z=z)
+                found = plan(shape, pivots, terms=terms, dense=dense, in_dual=False, wanted_z=z)
                 if found is not None:
                     return found
         return None
@@ -118,7 +126,7 @@ class Lifted:
     @property
     def iterations(self) -> Tensor:
         """Those of the solver (B,)."""
-        return self.solved.factored.system.answer.iterations
+        return self.solved.factored.system.iterations
 
     @property
     def residuals(self) -> Tensor:
@@ -149,21 +157,22 @@ class ReducedWay(AbstractWay):
     shared: tuple[bool, ...]
     dtype: torch.dtype
     checked: tuple[int, ...]
+    mixes: ClassVar[bool] = False
 
     def serves(self, needed: Sequence[bool]) -> bool:
         return not any(needed[p] for p in self.reduction.moving)
 
     def ask(self, given: Sequence[Tensor], ask: Ask) -> tuple[tuple[Tensor, ...], AbstractKept]:
-        form, partition = self.reductions.form, self.reduction.elimination.partition
+        form, order = self.reductions.form, self.reduction.order
         check(form, self.checked, range(len(given)), given)
         thetas = [form.flatten(t.to(torch.float64), p) for p, t in enumerate(given)]
         start = None if ask.start is None else self._started(*ask.start)
         batch = math.prod(ask.batch)
         solved = reduced.solve(self.reduction, thetas, batch, mu=ask.mu, start=start, threads=ask.threads)
-        x, z = take(solved.x, partition.variables), take(solved.z, partition.rows)
+        x, z = take(solved.x, order.variables), take(solved.z, order.rows)
         outputs = list(form.extract(x, z))
         if self.values:
-            value = solved.measured.value + form.map_d(thetas).squeeze(-1)
+            value = solved.measured.value + form.map_d.numbers(thetas, ask.threads).squeeze(-1)
             for place in self.values:
                 outputs.insert(place, -value if form.maximize else value)
         # copies: the caller may change his outputs in place
@@ -174,13 +183,13 @@ class ReducedWay(AbstractWay):
         n, m = self.reduction.before
         if x.shape[-1] != n or z.shape[-1] != m:
             raise InputError("warm_start has other sizes", argument="warm_start")
-        partition = self.reduction.elimination.partition
-        return take(x, partition.variable_order), take(z, partition.row_order)
+        order = self.reduction.order
+        return take(x, order.columns), take(z, order.lines)
 
     def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
         assert isinstance(kept, Lifted)
         solved = kept.solved
-        form, partition = self.reductions.form, self.reduction.elimination.partition
+        form, order = self.reductions.form, self.reduction.order
         x, z = torch.zeros_like(solved.x), torch.zeros_like(solved.z)
         form.extract_adjoint([g for i, g in enumerate(grads) if i not in self.values], x, z)
         given = [g for i in self.values if (g := grads[i]) is not None]
@@ -188,28 +197,22 @@ class ReducedWay(AbstractWay):
         if given:
             total = torch.stack(given).sum(0).to(torch.float64).reshape(-1)
             value = -total if form.maximize else total
-        g, h = take(x, partition.variable_order), take(z, partition.row_order)
+        g, h = take(x, order.columns), take(z, order.lines)
         if value is not None and solved.mu is not None:
             h = h - value.unsqueeze(-1) * solved.measured.s
         u, w = solved.adjoint(g, h)
-        gradients = self._pullback(tuple(needed))
-        found = {} if gradients is None else gradients(solved.x, solved.z, u, w, value)
-        certified = (solved.status == 0).unsqueeze(-1)
-        out: list[Tensor | None] = []
-        for p, domain in enumerate(form.domains):
-            if p not in found:
-                out.append(None)
-                continue
-            t = torch.where(certified, found[p], 0.0)
-            t = t.sum(0, keepdim=True) if self.shared[p] and t.shape[0] > 1 else t
-            out.append(unflatten_columns(t, domain.shape).to(self.dtype))
-        return out
+        back = self._pullback(tuple(needed))
+        found = {} if back is None else back((solved.x, solved.z, u, w), value, solved.status, self.shared, threads)
+        return [
+            unflatten_columns(found[p], domain.shape).to(self.dtype) if p in found else None
+            for p, domain in enumerate(form.domains)
+        ]
 
     def _pullback(self, needed: tuple[bool, ...]) -> Pullback | None:
-        kept, partition = self.reduction.kept, self.reduction.elimination.partition
+        kept, order = self.reduction.kept, self.reduction.order
         if needed not in kept:
             shape, constant = self.reductions.shape, self.reductions.constant
-            kept[needed] = pullback(shape, constant, needed, partition.variables, partition.rows)
+            kept[needed] = pullback(shape, constant, needed, order.variables, order.rows)
         return kept[needed]
 
 
@@ -218,10 +221,10 @@ def reduced_way(
 ) -> ReducedWay | None:
     """The way of a form by its reduced program, None where there is none. exact: for mu = 0."""
     form = reductions.form
-    if not is_quadratic(form):
+    if not is_direct(form):
         return None
     reduction = reductions.exact if exact else reductions.on_path
-    if reduction is None:
+    if reduction is None or (reduction.curved and reduction.core is None):
         return None
     # what is not PSD may be so where variables are taken out: nothing but the domain tells
     checked = [

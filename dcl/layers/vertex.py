@@ -41,7 +41,9 @@ def matrix_linear(arguments: Mapping[str, Tensor]) -> Linear | None:
     return Linear({"q": "q"}, (0,), "" if P is None else "P")
 
 
-def watch(engine: Engine, linear: Linear, arguments: Mapping[str, Tensor], outputs: Sequence[Tensor], like: str) -> None:
+def watch(
+    engine: Engine, linear: Linear, arguments: Mapping[str, Tensor], outputs: Sequence[Tensor], like: str
+) -> None:
     """Warn once when a gradient arrives at x where a cost requires one: for answers that are vertices.
 
     like: how the caller would write his layer with a mu, as in "QPLayer(mu=0.1)".

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from dcl.cones.base import TIE_TOLERANCE
-from dcl.errors import DegenerateError, DegenerateWarning, InputError, SolveError, level_of_caller
+from dcl.errors import (
+    DegenerateError,
+    DegenerateWarning,
+    InputError,
+    SolveError,
+    UnsupportedError,
+    level_of_caller,
+)
+from dcl.kkt.inertia import is_semidefinite
 from dcl.point import OPTIMAL_TOLERANCE
 from dcl.point.degeneracy import Degeneracy
 from dcl.program import ConeProgram
@@ -145,6 +153,20 @@ def check_psd(context: AbstractCallContext, P: Tensor, argument: str, dtype: tor
             )
 
 
+def check_convex(context: AbstractCallContext, program: ConeProgram, name: str, dtype: torch.dtype) -> None:
+    """Raise InputError where the sparse P (B or 1, nnz) of the program has a negative eigenvalue. dtype: the caller's."""
+    tolerance = max(PSD_TOLERANCE, 8.0 * program.structure.n * torch.finfo(dtype).eps)
+    good = is_semidefinite(program.structure.P, program.P, tolerance)
+    for i in torch.nonzero(~good).flatten().tolist():
+        index = context.index_in(program.P, i)
+        raise InputError(
+            f"{name} is not positive semidefinite{where(index)}: it has a negative eigenvalue, below {-tolerance:.1g} of its "
+            "largest row sum, so the problem is not convex",
+            argument=name,
+            index=index,
+        )
+
+
 def check_finite(context: AbstractCallContext, t: Tensor, argument: str, *, infinite: float | None = None) -> None:
     """Raise InputError at the first NaN or infinity of t (B or 1, ...); `infinite` (+inf or -inf) is let through."""
     good = torch.isfinite(t)
@@ -161,16 +183,26 @@ def check_finite(context: AbstractCallContext, t: Tensor, argument: str, *, infi
     raise InputError(f"{argument}{entry} is {value}{where(index)}", argument=argument, index=index)
 
 
-def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]]) -> None:
-    """Raise InputError at the first entry of mu that is not finite and positive; index_of(its place): the batch index."""
-    good = torch.isfinite(mu) & (mu > 0.0)
+def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]], *, moves: bool = False) -> None:
+    """Raise InputError at the first entry of mu that is not finite or negative; index_of(its place): the batch index.
+
+    moves: is the derivative in mu asked for?  Then UnsupportedError at the first zero: from there x moves like sqrt(mu) where a
+    constraint is weakly active.
+    """
+    mu = mu.detach()
+    good = torch.isfinite(mu) & (mu >= 0.0)
     if not bool(good.all()):
         place = torch.nonzero(~good)[0].tolist()
         index = index_of(place)
         raise InputError(
-            f"mu is {float(mu[tuple(place)])}{where(index)}: as a tensor it must be finite and positive in every instance",
+            f"mu is {float(mu[tuple(place)])}{where(index)}: it must be finite, and positive or zero, in every instance",
             argument="mu",
             index=index,
+        )
+    if moves and bool((mu == 0.0).any()):
+        raise UnsupportedError(
+            f"mu requires a gradient and is zero{where(index_of(torch.nonzero(mu == 0.0)[0].tolist()))}: the derivative in mu "
+            "exists for mu > 0 only (from 0 a solution may move like sqrt(mu)); keep mu positive, or pass mu.detach()"
         )
 
 

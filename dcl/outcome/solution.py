@@ -83,6 +83,8 @@ class Solution:
     moving: Moving | None = None
     known_degeneracy: Degeneracy | None = None
     is_own_x: bool = True
+    # the units of x in _program, (B or 1, n), None for one
+    _columns: Tensor | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.names:
@@ -128,12 +130,18 @@ class Solution:
             raise UnsupportedError(
                 "the kind of derivative is not known inside of torch.func.vmap: return the Solution and ask it outside"
             )
-        x = self.canonical_x.reshape(-1, self.canonical_x.shape[-1])
         program, v, mu = self._in_one_batch()
+        x = self._x_in_units
         residual = torch.maximum(self.primal_residual, self.dual_residual).reshape(-1)
         masks = self.requested
         requested = masks and Requested(*(mask.reshape(-1, mask.shape[-1])[0] for mask in masks))
         return classify(resolved(Point(program, x, v, mu)), residual, requested, self.moving)
+
+    @property
+    def _x_in_units(self) -> Tensor:
+        """The x (B, n) of `_program`."""
+        x = self.canonical_x.reshape(-1, self.canonical_x.shape[-1])
+        return x if self._columns is None else x / self._columns.reshape(-1, x.shape[-1])
 
     def _in_one_batch(self) -> tuple[ConeProgram, Tensor, Barrier]:
         """program, v and mu with one batch dimension; torch.func.vmap has put others in front."""
@@ -201,7 +209,7 @@ _PLAIN = (
     "outputs", "canonical_x", "z", "s", "value", "status", "primal_residual", "dual_residual", "gap", "iterations", "seconds",
     "solver", "_v",
 )  # fmt: skip
-_OPTIONAL = ("certificate", "requested")
+_OPTIONAL = ("certificate", "requested", "_columns")
 _DATA = ("P", "q", "A", "b")
 _DEGENERACY = ("kind", "margin", "weakest", "condition")
 

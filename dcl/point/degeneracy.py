@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcl.cones.base import is_exact
+from dcl.cones.by_rows import exact_instances
 from dcl.point import Point
 from dcl.point.basis import kink_values
 from dcl.point.ties import tie_width
@@ -178,14 +178,15 @@ def _first_rows(program: ConeProgram, rows: Tensor) -> Tensor:
 def _unsettled(point: Point, residual: Tensor) -> Tensor:
     """The rows of an orthant, (B, m), where Newton's next step changes v_i by half of it or more."""
     nowhere = torch.zeros_like(point.v, dtype=torch.bool)
-    if not point.program.structure.cone.is_orthant or not is_exact(point.mu) or not point.v.shape[-1]:
+    exact = exact_instances(point.mu, point.v.shape[0])
+    if not point.program.structure.cone.is_orthant or exact is None or not point.v.shape[-1]:
         return nowhere
     distance = point.program.structure.cone.kink_distance(point.v)
     small = (distance <= tie_width(point.program, point.v)).any(-1)
     if not bool((small | (residual > _ROUNDED)).any()):
         return nowhere
     _, dv = point.newton()
-    return dv.abs() >= _SETTLED * distance
+    return (dv.abs() >= _SETTLED * distance) & exact.to(dv.device).unsqueeze(-1)
 
 
 def _effect_of_ties(

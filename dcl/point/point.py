@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from dcl.cones.base import AbstractDerivative, Barrier, barrier_at
+from dcl.cones.by_rows import dproject, project
 from dcl.kkt import KKT, assemble
 from dcl.point.ties import kinks
 from dcl.program import ConeProgram, largest, magnitude, norm
@@ -63,7 +64,7 @@ class Point:
     @cached_property
     def z(self) -> Tensor:
         """The multipliers, (B, m)."""
-        return self.program.structure.cone.project(self.v, self.mu)
+        return project(self.program.structure.cone, self.v, self.mu)
 
     @cached_property
     def s(self) -> Tensor:
@@ -118,7 +119,7 @@ class Point:
     @cached_property
     def D(self) -> AbstractDerivative:
         """dz/dv."""
-        return self.program.structure.cone.dproject(self.v, self.mu, self.at_kink)
+        return dproject(self.program.structure.cone, self.v, self.mu, self.at_kink)
 
     @cached_property
     def kkt(self) -> KKT:

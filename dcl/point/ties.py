@@ -16,7 +16,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dcl.cones.base import TIE_ROUNDING, TIE_TOLERANCE, Barrier, is_exact
+from dcl.cones.base import TIE_ROUNDING, TIE_TOLERANCE, Barrier
+from dcl.cones.by_rows import exact_instances
 from dcl.program import ConeProgram, magnitude
 
 # Terms below this are rounding themselves, for an objective of size one.
@@ -26,10 +27,11 @@ _FLOOR = 1e-5
 def kinks(program: ConeProgram, v: Tensor, mu: Barrier, x: Tensor | None = None) -> Tensor:
     """The value of D at the kinks at v (B, m): 1/2 there, NaN elsewhere. Without x (B, n) no row is looked at closely."""
     nowhere = torch.full_like(v, torch.nan)
-    if not is_exact(mu) or not v.shape[-1]:
+    exact = exact_instances(mu, v.shape[0])
+    if exact is None or not v.shape[-1]:
         return nowhere
     distance = program.structure.cone.kink_distance(v)
-    tied = distance <= tie_width(program, v)
+    tied = (distance <= tie_width(program, v)) & exact.to(v.device).unsqueeze(-1)
     if x is not None:
         index = torch.nonzero(tied.any(-1)).squeeze(-1)
         if index.numel():

@@ -6,19 +6,25 @@ B, else 1: data that depend on shared parameters only stay shared.  With u = (th
     result = weights * u[index]        every entry: one parameter's entry or a constant (most data are just these)
              + sum over the rest       of the few entries that are sums:  rest_weights * u[rest_cols]  into rest_rows
 
-Torch operations with the adjoint <M theta, y> = <theta, M' y> from autograd, in every mode of torch.
+Torch operations with the adjoint <M theta, y> = <theta, M' y> from autograd, in every mode of torch; and, where nothing is
+recorded, one call of the compiled core for the map and one for its transpose (`dcl.core.affine`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from dcl import core
+from dcl.core import affine as compiled
+from dcl.core.affine import Lists
 
 
 def take(t: Tensor, index: Tensor) -> Tensor:
@@ -38,12 +44,14 @@ def _times(t: Tensor, weights: Tensor | None) -> Tensor:
 class AffineMap:
     """c + sum_p M_p theta_p. Law: the linear part and its transpose agree, <M theta, y> = <theta, M' y>.
 
-    offset: c, (size,).  touching: positions of the parameters with M_p != 0.  varying: entries with M != 0, (size,).
+    offset: c, (size,).  touching: positions of the parameters with M_p != 0, of `width` entries together.  varying: entries
+    with M != 0, (size,).
     The others: see above; weights None: 1.
     """
 
     offset: Tensor
     touching: tuple[int, ...]
+    width: int
     constants: Tensor
     index: Tensor
     weights: Tensor | None
@@ -76,29 +84,53 @@ class AffineMap:
             return out
         return out.index_add(-1, self.rest_rows.to(u.device), _times(take(u, self.rest_cols), self.rest_weights))
 
-    def adjoint(self, y: Tensor, sizes: Sequence[int]) -> dict[int, Tensor]:
-        """M_p' y, (B, size_p), for the p that are touched; y (B, size), sizes[p] = size_p. Law: see the class."""
+    def numbers(self, thetas: Sequence[Tensor], threads: int = 1) -> Tensor:
+        """The same for plain tensors on the CPU, without a record for autograd."""
+        if not (core.available and self.touching):
+            return self(thetas)
+        return compiled.assemble(self._rows, [thetas[p] for p in self.touching], threads)
+
+    def adjoint(self, y: Tensor, sizes: Sequence[int], threads: int = 1) -> dict[int, Tensor]:
+        """M_p' y, (B, size_p), for the p that are touched; sizes[p] = size_p. Law: see the class.
+
+        y (B, size): float64 on the CPU. Nothing is recorded for autograd.
+        """
+        if not self.touching:
+            return {}
         widths = [sizes[p] for p in self.touching]
-        u = y.new_zeros(y.shape[0], sum(widths) + self.constants.shape[-1])
+        if core.available:
+            return dict(zip(self.touching, compiled.transpose(self._columns, y, widths, threads), strict=True))
+        u = y.new_zeros(y.shape[0], self.width + self.constants.shape[-1])
         u.index_add_(-1, self.index, _times(y, self.weights))
         if self.rest_rows.numel():
             u.index_add_(-1, self.rest_cols, _times(take(y, self.rest_rows), self.rest_weights))
-        return dict(zip(self.touching, u[:, : sum(widths)].split(widths, -1), strict=True)) if widths else {}
+        return dict(zip(self.touching, u[:, : self.width].split(widths, -1), strict=True))
+
+    @cached_property
+    def _rows(self) -> Lists:
+        return compiled.lists(self._local(np.arange(self.width)), self.offset.numpy())
+
+    @cached_property
+    def _columns(self) -> Lists:
+        return compiled.lists(self._local(np.arange(self.width)).T)
 
     def linear(self, sizes: Sequence[int]) -> sp.csr_array:
         """The matrix [M_1 M_2 ...], (size, sum of sizes); sizes[p] = size_p."""
         starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         places = [np.arange(starts[p], starts[p + 1]) for p in self.touching]
-        columns = np.concatenate([*places, np.zeros(0, np.int64)])
+        return self._local(np.concatenate([*places, np.zeros(0, np.int64)]), int(starts[-1]))
+
+    def _local(self, columns: NDArray[np.int64], width: int | None = None) -> sp.csr_array:
+        """The matrix, with the columns of the parameters that are touched at `columns` of `width`, None: as many."""
         index, rest = self.index.numpy(), self.rest_cols.numpy()
-        alone = np.flatnonzero(index < len(columns))
+        alone = np.flatnonzero(index < self.width)
         weights, rest_weights = (
             np.ones(len(at)) if w is None else w.numpy() for at, w in ((index, self.weights), (rest, self.rest_weights))
         )
         rows = np.concatenate([alone, self.rest_rows.numpy()])
         cols = columns[np.concatenate([index[alone], rest])]
         values = np.concatenate([weights[alone], rest_weights])
-        return sp.csr_array((values, (rows, cols)), shape=(self.size, int(starts[-1])))
+        return sp.csr_array((values, (rows, cols)), shape=(self.size, len(columns) if width is None else width))
 
     def part(self, entries: slice, sizes: Sequence[int]) -> AffineMap:
         """The map of some entries of the result. Law: part(e)(thetas) = self(thetas)[:, e]."""
@@ -143,6 +175,7 @@ def affine_map_of(
     return AffineMap(
         offset=torch.from_numpy(offset),
         touching=tuple(int(p) for p in touching),
+        width=int(widths.sum()),
         constants=torch.from_numpy(constants),
         index=torch.from_numpy(index),
         weights=_weights(weights),

@@ -2,6 +2,8 @@
 
     P' = c P,  q' = c q,  A' = E A,  b' = E b:      x' = x,   s' = E s,   z' = c E^-1 z,   mu' = c mu
 
+Columns have units only where the path runs through tiny boxes (`dcl.program.columns`); mu counts as part of the objective then.
+
 E (diagonal, constant on each cone that is no orthant) and c are powers of two, so nothing is rounded.  They are constants
 for differentiation, which is exact: the solution does not depend on them.  Without this, a tolerance of 1e-8 would accept
 any x for an objective of size 1e-9, and a row of size 1e-9 would look weakly active.
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from dcl.cones.base import Barrier
 from dcl.program import ConeProgram, magnitude
+from dcl.program.columns import in_columns, narrow_columns
 from dcl.torch_modes import is_readable
 
 # Objectives of one batch that share P are scaled alike unless their sizes differ by more than this.
@@ -59,13 +62,15 @@ def _power(size: Tensor) -> Tensor:
     return torch.exp2(-torch.round(torch.log2(torch.where(usable, size, 1.0))).clamp(-1000.0, 1000.0))
 
 
-def scaled(program: ConeProgram) -> tuple[ConeProgram, Units]:
-    """The program in its own units, and the units."""
+def scaled(program: ConeProgram, least: Barrier = 0.0) -> tuple[ConeProgram, Units]:
+    """The program in its own units, and the units. least: the objective counts as at least so large, (B or 1, 1)."""
     structure = program.structure
     with torch.no_grad():
         E = _power(structure.cone.equalize(structure.A.row_sizes(program.A)))
         size_P = program.P.abs().flatten(1).amax(-1) if program.P.shape[-1] else program.P.new_zeros(1)
         size = torch.maximum(size_P, magnitude(program.q))
+        if isinstance(least, Tensor):
+            size = torch.maximum(size, least.detach().to(size.device).squeeze(-1))
         shared = program.P.shape[0] == 1 and size.numel() > 0 and is_readable(size)
         if shared and bool(size.max() <= _SAME_SIZE * size.min()):
             size = size.max().reshape(1)
@@ -73,3 +78,11 @@ def scaled(program: ConeProgram) -> tuple[ConeProgram, Units]:
     P = program.P * c.reshape(-1, *[1] * (program.P.ndim - 1))
     A = structure.A.scale_rows(program.A, E)
     return replace(program, P=P, q=program.q * c, A=A, b=program.b * E), Units(c, E)
+
+
+def in_units(program: ConeProgram, mu: Barrier) -> tuple[ConeProgram, Units, Tensor | None]:
+    """`scaled` for a call with mu, (B or 1, 1) or 0.0, and the units of columns (B or 1, n): x = columns * x', None for one."""
+    columns = narrow_columns(program, mu)
+    if columns is None:
+        return *scaled(program), None
+    return *scaled(in_columns(program, columns), mu), columns

@@ -124,13 +124,13 @@ class Work:
                 kind[left] = torch.where(part.ok, self._kinds(tensors, left, part), int(GradientKind.EXACT))
             good = torch.nonzero(part.ok).flatten()
             if flat:
-                strong = part.v > tie_width(part.program, part.v)
+                strong = part._v > tie_width(part._program, part._v)
                 active[left] = strong[:, zeros:] & part.ok.unsqueeze(-1)
             elif width and good.numel():
-                active[left[good]] = self._curved(tensors, left[good], part.x[good], part.z[good])
+                active[left[good]] = self._curved(tensors, left[good], part.canonical_x[good], part.z[good])
             if good.numel() and last is None:
                 place = int(good[-1])
-                last = Start(part.x[place], part.z[place], instance(part, place))
+                last = Start(part.canonical_x[place], part.z[place], instance(part, place))
         for gradient in gradients:
             gradient[status != Status.OPTIMAL] = torch.nan
         seconds = torch.full((count,), (time.perf_counter() - began) / max(1, count), dtype=torch.float64)

@@ -24,6 +24,7 @@ def instance(solution: Solution, place: int) -> Solution:
 
     index = torch.tensor([place])
     mu = solution._mu
+    columns = solution._columns
     certificate = None if solution.certificate is None else one(solution.certificate)
     rest: dict[str, Any] = {name: one(getattr(solution, name)) for name in _BY_INSTANCE}
     return replace(
@@ -33,6 +34,7 @@ def instance(solution: Solution, place: int) -> Solution:
         _program=solution._program.rows(index).expanded(1),
         _v=solution._v[index],
         _mu=mu[index] if isinstance(mu, Tensor) and mu.shape[0] > 1 else mu,
+        _columns=columns if columns is None or len(columns) == 1 else columns[index],
         known_degeneracy=None,
         **rest,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dcl.point import Point, worst
 from dcl.program import ConeProgram
+from dcl.program.pattern import SparsePattern
 from dcl.solve.backend import Backend
 from dcl.solvers.base import Claim
 
@@ -29,12 +30,12 @@ SIZE_LIMIT = 3000
 def vertex(program: ConeProgram, center: Tensor, backend: Backend) -> Point | None:
     """The best point after proximal steps from center (1, n), by its net residual; None if there is none.
 
-    program: one dense instance of a linear or quadratic program.
+    program: one instance of a linear or quadratic program.
     """
-    eye = torch.eye(program.structure.n, dtype=center.dtype, device=center.device)
+    convex, eye = _with_diagonal(program)
     best, least = None, torch.inf
     for shift in _PROXIMAL:
-        near = replace(program, P=program.P + shift * eye, q=program.q - shift * center)
+        near = replace(convex, P=convex.P + shift * eye, q=program.q - shift * center)
         found = backend.solve(near)
         if found.claim[0] == Claim.TIME_LIMIT:
             break
@@ -46,3 +47,17 @@ def vertex(program: ConeProgram, center: Tensor, backend: Backend) -> Point | No
         if size < least:
             best, least = point, size
     return best
+
+
+def _with_diagonal(program: ConeProgram) -> tuple[ConeProgram, Tensor]:
+    """The same program with the diagonal in the pattern of P, and I on that pattern."""
+    n, pattern = program.structure.n, program.structure.P
+    if not isinstance(pattern, SparsePattern):
+        return program, torch.eye(n, dtype=program.P.dtype, device=program.P.device)
+    on = pattern.rows == pattern.cols
+    there = torch.zeros(n, dtype=torch.bool, device="cpu").index_fill(0, pattern.rows[on], True)
+    missing = torch.nonzero(~there).flatten()
+    rows, cols = torch.cat([pattern.rows, missing]), torch.cat([pattern.cols, missing])
+    structure = replace(program.structure, P=SparsePattern((n, n), rows, cols))
+    P = torch.cat([program.P, program.P.new_zeros(program.P.shape[0], len(missing))], -1)
+    return replace(program, structure=structure, P=P), (rows == cols).to(P)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcl.cones.base import Barrier, barrier_at
+from dcl.cones.by_rows import exact_instances
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
 from dcl.point.basis import basic_multipliers
 from dcl.point.truth import INACCURATE_TOLERANCE, PATH_TOLERANCE, ROUNDED
@@ -24,7 +25,7 @@ from dcl.program import ConeProgram
 from dcl.solve.attainment import Seen, judged
 from dcl.solve.backend import Backend
 from dcl.solve.path import follow
-from dcl.solve.polish import polish
+from dcl.solve.polish import LARGE, polish
 from dcl.solve.proof import claimed, none_of, searched
 from dcl.solve.rescue import order_of, vertex_near
 from dcl.solvers.base import Claim, Iterates
@@ -75,6 +76,7 @@ def answer(
     iterations, seconds = np.zeros(batch, dtype=np.int64), np.zeros(batch)
     order = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
     certificate: Tensor | None = None
+    curved_and_large = not structure.cone.is_orthant and structure.n + structure.m > LARGE
     pending = np.arange(batch)
     position, rest = {backend: k for k, backend in enumerate(backends)}, tuple(backends)
     own = backends[0].at_own_tolerance()
@@ -106,8 +108,9 @@ def answer(
                 used[points[better.cpu().numpy()]] = k
             order[index] = torch.minimum(order[index], place)
         quality = worst(residuals).cpu().numpy()
-        # a point that polishing left above ROUNDED may sit on a wrong active set: one more solver is asked
-        accepted = OPTIMAL_TOLERANCE if k > 0 or not rest else ROUNDED
+        # a point that polishing left above ROUNDED may sit on a wrong active set: one more solver is asked, but not a first-order
+        # method about a large program with curved cones, where it takes minutes and comes less near
+        accepted = ROUNDED if k == 0 and rest and not curved_and_large else OPTIMAL_TOLERANCE
         status[pending[quality[pending] <= accepted]] = int(Status.OPTIMAL)
         for j in np.flatnonzero((claim != Claim.SOLVED) & (status[pending] != Status.OPTIMAL)):
             i, said = pending[j], claim[j]
@@ -172,12 +175,17 @@ def _one(program: ConeProgram, i: int) -> ConeProgram:
 
 
 def _on_path(exact: Point, residuals: Tensor, mu: Tensor, status: NDArray[np.int64]) -> tuple[Point, Tensor]:
-    """The points x(mu) of the instances that have an exact one, and residuals; `status` tells where there is no x(mu)."""
+    """The points x(mu) of the instances that have an exact one, and residuals; `status` tells where there is no x(mu).
+
+    Where mu is zero the exact point stays.
+    """
     point = Point(exact.program, exact.x, exact.v, mu)
-    solved = torch.from_numpy(np.flatnonzero(status == int(Status.OPTIMAL))).to(exact.x.device)
+    zero = exact_instances(mu, exact.x.shape[0])
+    on_path = np.ones(exact.x.shape[0], dtype=bool) if zero is None else ~zero.cpu().numpy()
+    solved = torch.from_numpy(np.flatnonzero(on_path & (status == int(Status.OPTIMAL)))).to(exact.x.device)
     if solved.numel():
         found = follow(exact.rows(solved), barrier_at(mu, solved))
         point, residuals = point.with_rows(solved, found), residuals.index_copy(0, solved, found.residuals)
-    off = worst(residuals).cpu().numpy() > PATH_TOLERANCE
+    off = on_path & (worst(residuals).cpu().numpy() > PATH_TOLERANCE)
     status[off & (status == int(Status.OPTIMAL))] = int(Status.NUMERICAL_ERROR)
     return point, residuals

@@ -27,9 +27,9 @@ from dcl.program import magnitude, norm
 
 # Below this relative residual a point is as good as the solver can be asked to make it.
 TARGET = 1e-13
-# Above this a point is left to the next solver.  In programs with other cones than orthants and n + m above _LARGE, where the
+# Above this a point is left to the next solver.  In programs with other cones than orthants and n + m above LARGE, where the
 # factorization of a singular K takes seconds, what proximal steps have left above _HOPELESS_LARGE is too.
-_HOPELESS, _HOPELESS_LARGE, _LARGE = 1e-1, 1e-6, 500
+_HOPELESS, _HOPELESS_LARGE, LARGE = 1e-1, 1e-6, 500
 # Steps in extended precision are taken where condition * (largest / smallest of |x| and the multipliers) exceeds this.
 _DELICATE = 1e6
 # The shift l is |F| times a factor that starts here, multiplied by these after a step that was fast or refused; fast: |F|
@@ -47,7 +47,7 @@ def polish(point: Point, steps: int = 10) -> Point:
     structure, hopeless = point.program.structure, _HOPELESS
     if not structure.cone.is_orthant:
         point = _approach(point)
-        hopeless = _HOPELESS_LARGE if structure.n + structure.m > _LARGE else _HOPELESS
+        hopeless = _HOPELESS_LARGE if structure.n + structure.m > LARGE else _HOPELESS
     for _ in range(steps):
         now = worst(point.residuals)
         todo = (now > TARGET) & (now < hopeless)

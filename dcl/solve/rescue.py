@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
-from dcl.program.pattern import DensePattern
 from dcl.solve.attainment import judged
 from dcl.solve.backend import Backend
 from dcl.solve.crossover import SIZE_LIMIT, vertex
@@ -28,8 +27,7 @@ def order_of(point: Point, residuals: Tensor) -> Tensor:
 def vertex_near(point: Point, time_limit: float | None) -> tuple[Point, Tensor] | None:
     """An answer and its residuals (1, 3), if `dcl.solve.crossover` finds one near a point of a program without curved cones."""
     structure = point.program.structure
-    is_dense = isinstance(structure.A, DensePattern) and isinstance(structure.P, DensePattern)
-    if not (structure.cone.is_orthant and is_dense and structure.n + structure.m <= SIZE_LIMIT):
+    if not (structure.cone.is_orthant and structure.n + structure.m <= SIZE_LIMIT):
         return None
     one = point.program.detach()
     x = Backend(centering(_TIGHT, time_limit)).solve(one).x

@@ -17,7 +17,12 @@ from sphinx.application import Sphinx
 
 import dcl
 
-_LIKE = "Tensor | HasArray | float"  # `dcl.frontends.constants.TensorLike`, which Python writes out
+# `dcl.frontends.constants.TensorLike`, which Python writes out, and parameters that only serve messages
+_READABLE = {
+    r"Tensor \| HasArray \| float": "TensorLike",
+    r", \*\*unknown: [\w.~]+": "",
+    r"\*misplaced: object": "*",
+}
 # what calls return: nobody makes one, so how it is made is left out
 _RESULTS = ("Solution", "Comparison", "Diagnosis", "PointDiagnosis", "Info", "ProgramSolution", "Sensitivity", "Sweep")
 _SECTIONS = ("Args:", "Raises:", "Returns:", "Example:")
@@ -136,7 +141,11 @@ def _signature(
 ) -> tuple[str, str | None] | None:
     if what == "class" and name.removeprefix("dcl.") in _RESULTS:
         return "", returned
-    return None if signature is None else (signature.replace(_LIKE, "TensorLike"), returned)
+    if signature is None:
+        return None
+    for written, read in _READABLE.items():
+        signature = re.sub(written, read, signature)
+    return signature, returned
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -5,6 +5,8 @@ The translation from LaTeX is that of docutils.
 
 from __future__ import annotations
 
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -12,12 +14,12 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
-
 LOG = logging.getLogger(__name__)
 
 
 def _translated(node: nodes.Element, text: str, *, as_block: bool) -> str:
     """MathML; a warning that shows the formula where docutils cannot read it, which `-W` makes an error."""
+    text = re.sub(r"\\[bB]igg?[lr]?(?=[^a-zA-Z])", "", text)  # sizes of brackets, which browsers find by themselves
     try:
         return str(tex2mathml(text, as_block=as_block))
     except MathError as error:

@@ -5,7 +5,7 @@ python docs/examples/comparison_tables.py [FILE.png]        prints them; the fig
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import cvxpy as cp
@@ -104,4 +104,6 @@ def main(path: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "comparison.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("comparison.png"), metavar="FILE.png")
+    main(parser.parse_args().path)

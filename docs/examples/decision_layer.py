@@ -14,7 +14,7 @@ Judged by exact decisions (mu = 0) in both cases, on patients that were trained 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -141,4 +141,6 @@ def main(path: Path, steps: int = STEPS) -> tuple[Run, Run, tuple[float, float]]
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "decision_layer.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("decision_layer.png"), metavar="FILE.png")
+    main(parser.parse_args().path)

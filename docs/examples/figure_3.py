@@ -7,7 +7,7 @@ python docs/examples/figure_3.py [FILE.png]
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import cvxpy as cp
@@ -54,4 +54,6 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "figure_3.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("figure_3.png"), metavar="FILE.png")
+    main(parser.parse_args().path)

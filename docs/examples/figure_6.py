@@ -19,8 +19,8 @@ and more.
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,4 +165,6 @@ def main(path: Path, iterations: int = ITERATIONS) -> tuple[Run, Run, OptimizeRe
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "figure_6.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("figure_6.png"), metavar="FILE.png")
+    main(parser.parse_args().path)

@@ -12,7 +12,7 @@ every class has a most likely point: without constraints it exists where a_i lie
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,4 +94,6 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "figures_2_and_4.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("figures_2_and_4.png"), metavar="FILE.png")
+    main(parser.parse_args().path)

@@ -12,8 +12,8 @@ direction, an enumeration: its sign, and its size relative to the best of the 2^
 
 from __future__ import annotations
 
+import argparse
 import itertools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,4 +135,6 @@ def main(path: Path, trials: int = 200) -> Kinks:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "kinks.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("kinks.png"), metavar="FILE.png")
+    main(parser.parse_args().path)

@@ -13,7 +13,7 @@ by their cosine; a direction of descent has a positive one.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -385,4 +385,6 @@ def main(path: Path, quick: bool = False) -> Found:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "open_questions.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("open_questions.png"), metavar="FILE.png")
+    main(parser.parse_args().path)

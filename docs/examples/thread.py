@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,4 +112,6 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "thread.png"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", nargs="?", type=Path, default=Path("thread.png"), metavar="FILE.png")
+    main(parser.parse_args().path)

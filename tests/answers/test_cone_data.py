@@ -19,6 +19,7 @@ from oracles.cone_data import (
     matrix_of,
     names,
     reference,
+    sparse_tensor,
 )
 from oracles.real_data import data_folder
 
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.skipif(data_folder() is None, reason="no ../shared/data
 
 VALUE = 1e-5
 RESIDUAL = 1e-6
-GIGABYTES = 0.05  # of the dense KKT matrix of ConeLayer; more takes minutes
+# More than a minute: benchmarks/real_cone_problems.py has them, and benchmarks/README.md what came out.
+TOO_LONG = {"mcp124-3", "mcp250-1", "mcp250-3", "chainsing_1000_3"}
 QUICK = {"truss1", "truss3", "hinf1", "bss2", "demb782", "rijc782", "rijc784", "rijc786", "isil01", "sambal"}
 # Must be right: the others may be reported as not solved, but only these statuses are honest.
 RIGHT = {
@@ -46,7 +48,7 @@ RIGHT = {
     "gp_dave_1",
     "isil01",
 }
-RIGHT |= {"truss1", "truss3", "control1", "rijc782", "rijc784", "rijc786", "sambal"}
+RIGHT |= {"mra01", "mcp124-1", "rijc782", "rijc784", "rijc786", "sambal"}
 HONEST = {Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS, Status.INACCURATE}
 # What the published values of SDPLIB are worth for hinf*, relative.
 UNCERTAIN = {name: 1e-2 for name in SDPLIB if name.startswith("hinf")} | {"hinf13": 3e-2}
@@ -55,6 +57,7 @@ PROBLEMS = [
     pytest.param(collection, name, id=name, marks=() if name in QUICK else pytest.mark.slow)
     for collection in COLLECTIONS
     for name in names(collection)
+    if name not in TOO_LONG
 ]
 
 
@@ -63,10 +66,8 @@ PROBLEMS = [
 def test_right_or_honest(collection, name):
     file = load(collection, name)
     rows = file.rows()
-    if rows.gigabytes > GIGABYTES:
-        pytest.skip(f"dense ConeLayer form of {rows.gigabytes:.2g} GB: {rows.A.shape[0]} rows, n = {rows.A.shape[1]}")
     layer = dcl.ConeLayer(rows.cones, on_degenerate="ignore")
-    q, A, b = torch.tensor(rows.q), torch.tensor(rows.A.toarray()), torch.tensor(rows.b)
+    q, A, b = torch.tensor(rows.q), sparse_tensor(rows.A), torch.tensor(rows.b)
     try:
         x, z, s = (t.numpy() for t in layer(None, q, A, b))
     except dcl.SolveError as error:

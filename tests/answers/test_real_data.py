@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import Arrays, draw, gradients, present_outputs, solve, tensors, wrong
-from oracles.real_data import Problem, Reference, data_folder, load, names, reference
+from oracles.real_data import COLLECTIONS, Problem, Reference, data_folder, load, names, reference
 from oracles.regular import rows_of
 from tolerances import REAL_CONDITION, REAL_GRADIENT, REAL_VALUE, REAL_VALUE_CERTIFIED
 
@@ -18,8 +18,9 @@ from dcl import GradientKind, Status
 
 pytestmark = pytest.mark.skipif(data_folder() is None, reason="no ../shared/data beside the repository, no DCL_DATA")
 
-# More than 2,000 rows in the dense KKT matrix: minutes.  benchmarks/real_problems.py has it.
+# Slow or not solved as dense programs, quick and right as sparse ones, which they are: `test_sparse_programs`.
 TOO_LARGE = {"shell"}
+SPARSE = ("shell", "agg", "QSCFXM1", "QSCFXM2", "QSTAIR", "QETAMACR", "CVXQP1_M", "CVXQP2_M", "CVXQP3_M")
 # The quick tests: some of those that take a few milliseconds
 QUICK = {
     "DUALC2",
@@ -110,6 +111,25 @@ def test_value_is_right_or_the_failure_is_reported(collection, name):
     assert all(np.isfinite(g).all() for g in found.values())
     if known.regular is not None and known.regular.condition <= REAL_CONDITION:
         assert name in REGULAR, "its gradients should be tested"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_programs(name):
+    collection = next((c for c in COLLECTIONS if name in names(c)), None)
+    assert collection is not None
+    problem, known = problem_of(collection, name)
+    leaves = {
+        key: t.to_sparse().requires_grad_() if t.ndim == 2 else t.requires_grad_()
+        for key, t in tensors(problem.data, requires_grad=False).items()
+    }
+    result, solution = dcl.QPLayer(on_degenerate="ignore")(**({"P": None} | leaves), return_solution=True)
+    assert solution.status == Status.OPTIMAL
+    tol = max(REAL_VALUE, 2 * known.agreement)
+    assert abs(result.value.item() - known.value) <= tol * (1 + abs(known.value))
+    assert kkt_violation(problem.data, present_outputs(result, problem.data)) <= 1e-8
+    result.x.sum().backward()
+    assert all(leaf.grad is None or bool(leaf.grad.to_dense().isfinite().all()) for leaf in leaves.values())
 
 
 def kkt_violation(data: Arrays, outputs: dict[str, torch.Tensor]) -> float:

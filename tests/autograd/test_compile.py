@@ -6,6 +6,7 @@ Closed forms: the projection onto a box (clamp), onto a ball, and the simplex (c
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import dcl
+from dcl import core
+from dcl.layers import past
+from dcl.layers.engine import Engine
 
 F64 = {"dtype": torch.float64}
 func = torch.func
@@ -328,13 +332,14 @@ def test_the_compiler_is_imported_by_those_who_compile() -> None:
     assert found.stdout == "False\n"
 
 
-def test_mu_that_requires_a_gradient_is_refused() -> None:
-    layer, mu = dcl.QPLayer(), torch.tensor(0.1, **F64, requires_grad=True)
-    compiled = torch.compile(
-        lambda q: layer(None, q, lb=-torch.ones(2, **F64), ub=torch.ones(2, **F64), mu=mu).x, backend="aot_eager"
-    )
-    with pytest.raises(dcl.UnsupportedError, match="mu requires a gradient"):
-        compiled(torch.ones(2, **F64))
+def test_mu_that_requires_a_gradient_gets_it() -> None:
+    layer, mu, q = dcl.QPLayer(), torch.tensor(0.1, **F64, requires_grad=True), torch.ones(2, **F64)
+
+    def call(q: torch.Tensor) -> torch.Tensor:
+        return layer(None, q, lb=-torch.ones(2, **F64), ub=torch.ones(2, **F64), mu=mu).x.sum()
+
+    (found,) = torch.autograd.grad(torch.compile(call, backend="aot_eager", fullgraph=True)(q), mu)
+    torch.testing.assert_close(found, torch.autograd.grad(call(q), mu)[0], rtol=1e-12, atol=1e-13)
 
 
 def test_no_doubt_where_no_derivative_is_asked_for() -> None:
@@ -359,3 +364,120 @@ def test_an_argmin_layer_runs_beside_the_graph() -> None:
     torch._dynamo.reset()
     with pytest.raises(torch._dynamo.exc.Unsupported, match="ArgminLayer is not part of a compiled graph"):
         torch.compile(f, fullgraph=True, backend="aot_eager")(a)
+
+
+needs_core = pytest.mark.skipif(not core.available, reason=f"no compiled core: {core.reason}")
+
+
+def simplex(v: Tensor) -> Tensor:
+    """The projection onto {x >= 0, sum(x) = 1} (Held, Wolfe, Crowder 1974)."""
+    ordered = v.sort(-1, descending=True).values
+    places = torch.arange(1, v.shape[-1] + 1, **F64)
+    excess = (ordered.cumsum(-1) - 1.0) / places
+    last = (ordered > excess).sum(-1, keepdim=True) - 1
+    return (v - excess.gather(-1, last)).clamp(min=0.0)
+
+
+def cvxpy_simplex() -> Callable[[Tensor], Tensor]:
+    """Its way is a reduced program: the residual and its sum of two parameters are taken out."""
+    x, c, d = cp.Variable(4), cp.Parameter(4), cp.Parameter(4)
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - (c + d))), [x >= 0, cp.sum(x) == 1]), [c, d], [x])
+    return lambda c: layer(c, 0.5 * c)[0]
+
+
+def qp_simplex() -> Callable[[Tensor], Tensor]:
+    layer, one = dcl.QPLayer(), torch.ones(1, 4, **F64)
+    return lambda c: layer(torch.eye(4, **F64), -1.5 * c, A=one, b=torch.ones(1, **F64), lb=torch.zeros(4, **F64)).x
+
+
+def qp_simplex_with_rows() -> Callable[[Tensor], Tensor]:
+    layer, one = dcl.QPLayer(mu=0.0), torch.ones(1, 4, **F64)
+    G, zero = -torch.eye(4, **F64), torch.zeros(4, **F64)
+    return lambda c: layer(torch.eye(4, **F64), -1.5 * c, A=one, b=torch.ones(1, **F64), G=G, h=zero).x
+
+
+@needs_core
+@pytest.mark.parametrize("fullgraph", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", *(pytest.param(b, marks=pytest.mark.slow) for b in ("eager", "inductor"))]
+)
+@pytest.mark.parametrize("make", [cvxpy_simplex, qp_simplex, qp_simplex_with_rows])
+def test_the_core_alone_answers_in_a_graph(make: Any, backend: str, fullgraph: bool, monkeypatch: Any) -> None:
+    def careful(*_: Any, **__: Any) -> None:
+        raise AssertionError("the careful lane was asked")
+
+    monkeypatch.setattr(Engine, "solve", careful)
+    f = make()
+    compiled = torch.compile(lambda c: torch.sin(f(torch.cos(c))), fullgraph=fullgraph, backend=backend)
+    for size in (4, 9):
+        c = torch.randn(size, 4, **F64, requires_grad=True)
+        known = torch.sin(simplex(1.5 * torch.cos(c)))
+        close(compiled(c), known)
+        close(gradients(compiled(c), [c]), gradients(known, [c]))
+        with torch.no_grad():
+            close(compiled(c), known)
+
+
+@needs_core
+def test_in_a_graph_the_careful_lane_answers_what_the_core_leaves(monkeypatch: Any) -> None:
+    """The second of three instances is at a tie, where the derivative of the clamp is one half."""
+    batches, solve = [], Engine.solve
+
+    def careful(self: Any, program: Any, *args: Any, **options: Any) -> Any:
+        batches.append(program.batch)
+        return solve(self, program, *args, **options)
+
+    monkeypatch.setattr(Engine, "solve", careful)
+    layer, one = dcl.QPLayer(on_degenerate="ignore"), torch.ones(2, **F64)
+    compiled = torch.compile(
+        lambda q, scale: layer(torch.eye(2, **F64), scale * q, lb=-one, ub=one).x, fullgraph=True, backend="aot_eager"
+    )
+    q = torch.tensor([[0.5, 3.0], [1.0, 0.2], [-0.4, -0.3]], **F64, requires_grad=True)
+    scale = torch.tensor(1.0, **F64, requires_grad=True)
+    x = compiled(q, scale)
+    close(x, (-q).clamp(-1.0, 1.0))
+    weights = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], **F64)
+    slope = torch.tensor([[-1.0, 0.0], [-0.5, -1.0], [-1.0, -1.0]], **F64)
+    found = torch.autograd.grad((weights * x).sum(), [q, scale])
+    close(found, (weights * slope, (weights * slope * q.detach()).sum()))
+    assert batches == [1, 1]  # forward, and the derivative at its point
+
+
+@needs_core
+def test_what_a_graph_keeps_goes_with_it() -> None:
+    f = torch.compile(qp_simplex(), fullgraph=True, backend="aot_eager")
+    gc.collect()
+    before = len(past._pasts)
+    c = torch.randn(3, 4, **F64, requires_grad=True)
+    x = f(c)
+    assert len(past._pasts) == before + 1
+    x.sum().backward()
+    del x
+    gc.collect()
+    assert len(past._pasts) == before
+    with torch.no_grad():
+        f(c)
+    assert len(past._pasts) == before
+
+
+@needs_core
+def test_a_copy_of_what_a_graph_keeps_is_solved_again() -> None:
+    """As where saved tensors are moved away from the device and back."""
+    f = torch.compile(qp_simplex(), fullgraph=True, backend="aot_eager")
+    c = torch.randn(3, 4, **F64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        x = f(c)
+    close(gradients(x, [c]), gradients(simplex(1.5 * c), [c]))
+
+
+@needs_core
+def test_the_core_keeps_its_data_where_a_graph_uses_their_memory_again() -> None:
+    layer, g = dcl.QPLayer(), torch.tensor([[1.0, 2.0, 3.0]], **F64)
+    P, q = torch.diag(torch.tensor([2.0, 4.0, 5.0], **F64)), torch.tensor([[1.0, -3.0, 2.0]], **F64)
+    found = torch.ops.dcl.layer(layer._handle, "P,q", [P, q], None, [True, True])
+    kept = [P.clone(), q.clone()]
+    P.zero_()
+    q.fill_(torch.nan)
+    grads = [g, *(torch.zeros_like(t) for t in found[1:-1])]
+    (dq,) = torch.ops.dcl.layer_backward(layer._handle, "P,q", kept, None, [1], found[-1], grads)
+    close(dq, -g / torch.tensor([2.0, 4.0, 5.0], **F64))

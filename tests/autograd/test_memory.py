@@ -86,7 +86,7 @@ def test_a_solution_keeps_no_graph(no_collector):
         node, graph = weakref.ref(solution), outputs[0].grad_fn
         assert graph is not None
         tensors = [t for t in vars(solution).values() if isinstance(t, torch.Tensor)]
-        assert not any(t.requires_grad for t in (*tensors, *solution.outputs, solution.program.A))
+        assert not any(t.requires_grad for t in (*tensors, *solution.outputs, solution._program.A))
         del outputs, graph, solution, tensors
         assert node() is None
 

@@ -465,7 +465,7 @@ def test_a_solution_changed_in_place(name):
     known, layer = KNOWN[name], KNOWN[name].make()
     leaves = [t.detach().requires_grad_() for t in known.draw(0, 3)]
     expected = torch.autograd.grad(layer(*leaves)[0].sum(), leaves)
-    for field in ("x", "z", "s", "v", "value", "status"):
+    for field in ("canonical_x", "z", "s", "_v", "value", "status"):
         outputs, solution = layer(*leaves, return_solution=True)
         getattr(solution, field).mul_(0)
         try:
@@ -505,7 +505,7 @@ def test_a_solution_survives(name, recorded):
 
 
 def is_the_same(twin, solution):
-    for field in ("x", "z", "s", "v", "value", "status", "gap", "iterations", "gradient_kind", "margin", "condition"):
+    for field in ("canonical_x", "z", "s", "_v", "value", "status", "gap", "iterations", "gradient_kind", "margin", "condition"):
         assert torch.equal(getattr(twin, field), getattr(solution, field)), field
     assert repr(twin) == repr(solution)
     assert twin.solvers == solution.solvers

@@ -303,7 +303,14 @@ def test_what_is_not_finite_is_not_certified(name, value):
     assert (status == dense.Code.CERTIFIED) if free else (status == dense.Code.NOT_FINITE)
 
 
-@pytest.mark.parametrize("mu", [0.0, -1.0, float("nan"), float("inf")])
+def test_zero_and_positive_mu_in_one_batch():
+    (data,) = draws("definite", 4, 2)
+    mixed = dense.solve(data, 2, mu=torch.tensor([0.0, 1e-2], dtype=torch.float64))
+    for i, mu in enumerate((None, torch.tensor([1e-2], dtype=torch.float64))):
+        assert torch.equal(mixed.x[i], dense.solve(data, 2, mu=mu).x[i])
+
+
+@pytest.mark.parametrize("mu", [-1.0, float("nan"), float("inf")])
 def test_a_barrier_that_is_none(mu):
     (data,) = draws("definite", 4, 2)
     answer = dense.solve(data, 2, mu=torch.tensor([mu, 1e-2], dtype=torch.float64))

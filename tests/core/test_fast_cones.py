@@ -53,6 +53,23 @@ def test_gradcheck_and_gradgradcheck(mu):
     assert torch.autograd.gradgradcheck(lambda *t: tuple(layer(*t)), leaves, eps=1e-6, atol=1e-4)
 
 
+def test_outputs_that_were_changed_in_place_do_not_change_second_derivatives():
+    """The ball: x = r c / |c|, so the Hessian of x_1 is known."""
+    layer, r = dcl.ConeLayer({"q": [4]}), 0.5
+    A = torch.cat([torch.zeros(1, 3, **F64), -torch.eye(3, **F64)])
+    b = torch.tensor([r, 0.0, 0.0, 0.0], **F64)
+    c = torch.tensor([1.0, -2.0, 0.5], **F64, requires_grad=True)
+    expected = torch.autograd.functional.hessian(lambda c: r * c[0] / c.norm(), c.detach())
+    result = layer(torch.eye(3, **F64), -c, A, b)
+    first_entry = result.x[0].clone()
+    with torch.no_grad():
+        result.x.mul_(3.0)
+        result.z.zero_()
+    (first,) = torch.autograd.grad(first_entry, c, create_graph=True)
+    found = torch.stack([torch.autograd.grad(g, c, retain_graph=True)[0] for g in first])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_forward_mode_and_mapped_calls_agree_with_reverse_mode():
     P, q, A, b = program(B=2)
     layer = dcl.ConeLayer(CONES)

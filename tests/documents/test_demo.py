@@ -13,9 +13,7 @@ from oracles import polish
 
 import dcl
 from dcl.__main__ import COMMANDS, main
-from dcl.demo import command, regression
-
-SPLITS = 2
+from dcl.demo import command, dispatch
 
 
 @pytest.fixture(autouse=True)
@@ -25,55 +23,103 @@ def _same_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["plain", "shuffled"])
-def data(request: pytest.FixtureRequest) -> regression.Data:
-    return regression.load(seed=3, shuffled=request.param, splits=SPLITS)
+def tensor(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
-def test_gradient_agrees_with_finite_differences(data: regression.Data) -> None:
-    layer = regression.regression(data.signs)
-    generator = torch.Generator().manual_seed(0)
-    size = (SPLITS, len(data.signs))
-    log_penalty = (torch.randn(size, generator=generator, dtype=torch.float64) - 2.0).requires_grad_()
-    (gradient,) = torch.autograd.grad(regression.validation_loss(layer, data, log_penalty).sum(), log_penalty)
-    step = 1e-5
+@pytest.fixture(scope="module")
+def past() -> dispatch.Days:
+    return dispatch.load(seed=5, days=12)[0]
+
+
+def test_gradient_agrees_with_finite_differences(past: dispatch.Days) -> None:
+    torch.manual_seed(0)
+    model = dispatch.WithLayer(past)
     with torch.no_grad():
-        basis = step * torch.eye(size[1], dtype=torch.float64).unsqueeze(1)
-        ahead = regression.validation_loss(layer, data, log_penalty + basis)
-        behind = regression.validation_loss(layer, data, log_penalty - basis)
-    differences = ((ahead - behind) / (2.0 * step)).mT
-    assert float((gradient - differences).norm()) <= 1e-6 * float(differences.norm())
-    assert float(gradient.norm()) > 1e-4
+        model.log_priorities += 0.5 * torch.randn(dispatch.CUSTOMERS)
+    assert bool((model.reader(past.slips).sum(-1) > model.total).all())  # the total binds
+
+    def loss() -> torch.Tensor:
+        return (model(past.slips) - past.shipped).square().mean()
+
+    learned = [model.log_priorities, model.total, model.reader.network[2].bias]
+    gradients = torch.autograd.grad(loss(), learned)
+    step = 1e-5
+    for parameter, gradient in zip(learned, gradients, strict=True):
+        differences = torch.zeros_like(gradient)
+        for entry in np.ndindex(tuple(parameter.shape)):
+            with torch.no_grad():
+                parameter[entry] += step
+                ahead = loss()
+                parameter[entry] -= 2.0 * step
+                behind = loss()
+                parameter[entry] += step
+            differences[entry] = (ahead - behind) / (2.0 * step)
+        assert float((gradient - differences).norm()) <= 1e-6 * float(differences.norm())
+        assert float(gradient.norm()) > 1e-3
 
 
-def test_lower_level_against_a_polished_point(data: regression.Data) -> None:
-    sign = np.array(data.signs)
-    penalty = 0.05 * (1.0 + torch.arange(len(sign), dtype=torch.float64))
-    w = regression.weights(regression.regression(data.signs), data.train, penalty)[0].numpy()
-    P, c = data.train.P[0].numpy() + np.diag(penalty.numpy()), data.train.c[0].numpy()
-    # sign w >= 0 where there is one, and the budget
-    signed = np.diag(sign)[sign != 0]
-    rows, sides = np.vstack([-signed, sign]), np.append(np.zeros(len(signed)), regression.BUDGET)
-    program = polish.Program(P, -c, rows, sides, (polish.Cone("nonnegative", len(sides)),))
-    known, _ = polish.by_clarabel(program)
-    np.testing.assert_allclose(w, known, atol=1e-9)
+def test_rule_against_a_polished_point(past: dispatch.Days) -> None:
+    priorities = torch.linspace(0.3, 2.0, dispatch.CUSTOMERS, dtype=torch.float64)
+    x = dispatch.ship(dcl.QPLayer(), past.digits, priorities, tensor(dispatch.TOTAL)[0]).numpy()
+    n = dispatch.CUSTOMERS
+    rows, sides = np.vstack([-np.eye(n), np.ones((1, n))]), np.append(np.zeros(n), dispatch.TOTAL)
+    for wanted, shipped in zip(past.digits.numpy(), x, strict=True):
+        P = np.diag(priorities.numpy())
+        program = polish.Program(P, -P @ wanted, rows, sides, (polish.Cone("nonnegative", len(sides)),))
+        known, _ = polish.by_clarabel(program)
+        np.testing.assert_allclose(shipped, known, atol=1e-9)
 
 
-def test_mean_square_of_moments_is_that_of_the_rows() -> None:
-    X, y, w = torch.randn(7, 3).double(), torch.randn(7).double(), torch.randn(3).double()
-    moments = regression.Moments(X.mT @ X / 7, X.mT @ y / 7, y @ y / 7)
-    torch.testing.assert_close(moments.mean_square(w), (X @ w - y).square().mean())
+def test_rule_in_closed_form() -> None:
+    n = dispatch.CUSTOMERS
+    wanted = tensor(9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+    ones = torch.ones(n, dtype=torch.float64)
+    layer = dcl.QPLayer()
+    torch.testing.assert_close(dispatch.ship(layer, wanted, ones, tensor(50.0)[0]), wanted)  # enough for all
+    # equal priorities: all get less by the same, but not less than zero; 9 + ... + 4 - 6 * 3 = 21
+    expected = tensor(6, 5, 4, 3, 2, 1, 0, 0, 0, 0)
+    torch.testing.assert_close(dispatch.ship(layer, wanted, ones, tensor(21.0)[0]), expected, atol=1e-12, rtol=0.0)
 
 
-def test_learning_lowers_the_validation_loss(data: regression.Data) -> None:
+def test_past_and_judged_days_have_other_handwriting() -> None:
+    past, judged, priorities = dispatch.load(seed=1, days=40)
+    again, _, _ = dispatch.load(seed=1, days=40)
+    assert torch.equal(past.slips, again.slips)
+    assert past.slips.shape == (40, dispatch.CUSTOMERS, 64)
+    assert bool((priorities > 0).all())
+    slips = [{tuple(slip) for slip in part.slips.flatten(0, 1).tolist()} for part in (past, judged)]
+    assert not slips[0] & slips[1]
+    for part in (past, judged):
+        assert torch.equal(part.shipped, part.shipped.round())
+        assert float(part.shipped.min()) >= 0.0
+        assert float(part.shipped.sum(-1).max()) <= dispatch.TOTAL + 0.5 * dispatch.CUSTOMERS
+        assert bool((part.shipped <= part.digits).all())
+
+
+def test_the_state_that_is_best_on_the_stopping_days_stays(past: dispatch.Days) -> None:
+    torch.manual_seed(0)
+    model, ticks = dispatch.WithLayer(past), []
+    first = len(past.slips) * 4 // 5
+    before = past[first:].error(model(past[first:].slips))
+    dispatch.fit(model, past, 20, dispatch.LAYER_RATE, 0.0, lambda: ticks.append(1))
+    assert len(ticks) == 20
+    assert past[first:].error(model(past[first:].slips)) < before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [11, 12])  # not those that the demo shows
+def test_the_layer_wins_on_held_out_days(seed: int) -> None:
     ticks: list[int] = []
-    outcome = regression.experiment(data, 12, lambda: ticks.append(1))
-    assert len(ticks) == 12
-    assert outcome.curve.shape == (13, SPLITS)
-    torch.testing.assert_close(outcome.curve[0], outcome.single_loss)  # it starts from the best single penalty
-    assert bool((outcome.curve[-1] < outcome.curve[0]).all())
-    assert list(outcome.errors) == ["no penalty", "best single penalty", "one penalty per feature"]
-    assert all(40.0 < float(e) < 77.0 for errors in outcome.errors.values() for e in errors)  # 77: predict the mean
+    outcome = dispatch.experiment(seed, 60, 150, lambda: ticks.append(1))
+    assert len(ticks) == 4 * 150
+    *baselines, layer = outcome.errors.values()
+    assert list(outcome.errors)[-1] == "network with the layer"
+    assert layer < 0.65 * min(baselines)
+    assert outcome.floor == pytest.approx(0.27, abs=0.03)  # rounding: at most 1 / sqrt(12), less where x is zero
+    assert outcome.total == pytest.approx(dispatch.TOTAL, abs=0.8)
+    assert float(torch.corrcoef(torch.stack([outcome.readings, outcome.digits]))[0, 1]) > 0.8
+    assert float(torch.corrcoef(torch.stack([outcome.priorities.log(), outcome.learned.log()]))[0, 1]) > 0.95
 
 
 @pytest.mark.slow
@@ -82,16 +128,32 @@ def test_demo_writes_table_figure_and_csv(tmp_path: Path, capsys: pytest.Capture
     assert main(["demo", "--steps", "3", "--seed", "1", "--output", str(figure), "--csv", str(errors)]) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    for head in ("no penalty", "best single penalty", "one penalty per feature", "per feature minus single", "seconds"):
-        (line,) = [line for line in lines if line.startswith(head)]
-        assert len(line) == len(lines[0])
-    assert "/6 [" in said.err  # the progress bar
+    methods = ("mean of each customer", "ridge regression", "network", "network with the layer")
+    for head in (*methods, "past days to learn from", "rule and digits known"):
+        (line,) = [line for line in lines if line.startswith(f"{head}  ")]
+        assert len(line) == len(lines[1])
+    runs = len(command.DAYS) * command.SEEDS
+    assert f"/{runs * 3 * 4} [" in said.err  # the progress bar
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert figure.stat().st_size > 20_000
     with errors.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * regression.SPLITS * 3
-    assert {row["data"] for row in rows} == {"10 features", "10 features + 20 shuffled"}
+    assert len(rows) == runs * len(methods)
+    assert {row["method"] for row in rows} == set(methods)
+    assert {int(row["seed"]) for row in rows} == {1, 2, 3}
+    assert all(0.0 < float(row["error"]) < 5.0 for row in rows)
+
+
+def test_axis_of_the_figure_starts_at_zero() -> None:
+    from matplotlib.figure import Figure
+
+    from dcl.demo.figure import _errors
+
+    errors = dict.fromkeys(("mean of each customer", "ridge regression", "network", "network with the layer"), 2.0)
+    outcome = dispatch.Outcome(errors, 0.25, tensor(1), tensor(1), tensor(1), tensor(1), 28.0)
+    axes = Figure().subplots()
+    _errors(axes, {(30, 0): outcome, (60, 0): outcome})
+    assert axes.get_ylim()[0] == 0.0
 
 
 def test_demo_names_the_extra_that_is_missing(

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 # a block of Python, and the block of text right after it: what the first one prints
 EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
 COMMANDS = dict(re.findall(r"<!-- command: (\w+) -->\n```sh\n(.*)\n```", README))
@@ -81,7 +81,9 @@ def test_the_distribution_is_not_that_of_somebody_else() -> None:
     files = [ROOT / "pyproject.toml", *PAGES, *(ROOT / "dcl").rglob("*.py"), *(ROOT / "docs").rglob("*.py")]
     name = r"(?<![\w/.-])dcl"  # but not a path that ends so
     for file in files:
-        found = re.findall(rf"{name}\[[a-z,]+\]|pip install [^`\n&,]*{name}(?![\w/.-])", file.read_text(encoding="utf-8"))
+        found = re.findall(
+            rf"{name}\[[a-z,]+\]|pip install [^`\n&,]*{name}(?![\w/.-])", file.read_text(encoding="utf-8")
+        )
         assert found == [], f"{file}: {found}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import cvxpy as cp
@@ -16,6 +17,7 @@ import torch
 import dcl
 import dcl.compat.qpth
 from dcl import core
+from dcl.cli.main import main
 
 F64 = {"dtype": torch.float64}
 P, Q = torch.eye(2, **F64), torch.tensor([-1.0, -3.0], **F64)
@@ -143,8 +145,6 @@ def test_dir_shows_the_public_names() -> None:
     code = """
 import sys
 import dcl
-import dcl.compat.qpth
-from dcl import core
 assert not {"torch", "cvxpy", "clarabel", "scs", "osqp", "numpy"} & set(sys.modules), sorted(sys.modules)
 assert dir(dcl) == sorted([*dcl.__all__, "__version__"])
 dcl.QPLayer, dcl.compare_gradients, dcl.info()
@@ -250,7 +250,9 @@ def test_a_function_that_is_in_single_precision_says_what_to_do() -> None:
     for names, function in functions.items():
         for settings in ({}, {"in_dims": (0, 0)}):
             lead = (3,) if settings else ()
-            with pytest.raises(dcl.InputError, match=rf"objective works in float32 only: .*{names}.*or convert") as caught:
+            with pytest.raises(
+                dcl.InputError, match=rf"objective works in float32 only: .*{names}.*or convert"
+            ) as caught:
                 dcl.argmin(function, y0.expand(*lead, 2), a.expand(*lead, 2), **settings)
             assert "addmv" not in str(caught.value)
             assert caught.value.__suppress_context__
@@ -307,12 +309,30 @@ def test_unknown_arguments_are_told_the_valid_ones() -> None:
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x)))
     data = r"valid: P, q, A, b, G, h, lb, ub, "
     calls: list[tuple[Any, str]] = [
-        (lambda: dcl.QPLayer()(P, Q, lower=0), rf"layer has no argument 'lower' \(did you mean lb\?\); {data}solver_args"),
-        (lambda: dcl.QPLayer().solve(P, Q, ubb=0), rf"layer\.solve has no argument 'ubb' \(did you mean ub\?\); {data}"),
-        (lambda: dcl.solve_qp(P, Q, A_ub=G, b_ub=H), rf"solve_qp has no argument 'A_ub', 'b_ub' .*mean G\?\); {data}solver"),
-        (lambda: dcl.QPLayer(eps=1e-9), r"QPLayer has no argument 'eps'; valid: solver, .*go into solver_args=\{\.\.\.\}"),
-        (lambda: dcl.ConeLayer({"l": 1}, on_fail="nan"), r"ConeLayer has no .*\(did you mean on_failure\?\); valid: cones"),
-        (lambda: dcl.ConeLayer({"l": 1})(P, Q, G, H, lb=0), "layer has no argument 'lb'; valid: P, q, A, b, solver_args"),
+        (
+            lambda: dcl.QPLayer()(P, Q, lower=0),
+            rf"layer has no argument 'lower' \(did you mean lb\?\); {data}solver_args",
+        ),
+        (
+            lambda: dcl.QPLayer().solve(P, Q, ubb=0),
+            rf"layer\.solve has no argument 'ubb' \(did you mean ub\?\); {data}",
+        ),
+        (
+            lambda: dcl.solve_qp(P, Q, A_ub=G, b_ub=H),
+            rf"solve_qp has no argument 'A_ub', 'b_ub' .*mean G\?\); {data}solver",
+        ),
+        (
+            lambda: dcl.QPLayer(eps=1e-9),
+            r"QPLayer has no argument 'eps'; valid: solver, .*go into solver_args=\{\.\.\.\}",
+        ),
+        (
+            lambda: dcl.ConeLayer({"l": 1}, on_fail="nan"),
+            r"ConeLayer has no .*\(did you mean on_failure\?\); valid: cones",
+        ),
+        (
+            lambda: dcl.ConeLayer({"l": 1})(P, Q, G, H, lb=0),
+            "layer has no argument 'lb'; valid: P, q, A, b, solver_args",
+        ),
         (lambda: dcl.CvxpyLayer(problem, [], [x], params=1), "CvxpyLayer has no .*mean parameters.*valid: problem"),
         (lambda: dcl.ArgminLayer(lambda y: y.sum(), ineq=1), "ArgminLayer has no argument 'ineq'; valid: objective"),
         (lambda: dcl.argmin(lambda y: y.sum(), Q, eps=1), "ArgminLayer has no argument 'eps'"),
@@ -334,7 +354,9 @@ def test_a_product_of_parameters_is_told_what_to_write() -> None:
         return str(caught.value).rsplit("Here: ", 1)[1] if "Here: " in str(caught.value) else ""
 
     risk = cp.quad_form(w, Sigma)
-    product = r"take one parameter for the product, Q = cp.Parameter((2, 2), PSD=True); write cp.quad_form(w, Q), and pass "
+    product = (
+        r"take one parameter for the product, Q = cp.Parameter((2, 2), PSD=True); write cp.quad_form(w, Q), and pass "
+    )
     for cost, passed in (
         (gamma * risk - m @ w, "gamma * Sigma"),
         (gamma / 2 * risk, "(gamma / 2.0) * Sigma"),
@@ -383,7 +405,9 @@ def test_a_column_beside_a_batch_is_told_to_be_a_grid(solver: str | None) -> Non
     layer(t[:3], s[:3])
     for other in (s[:, 0], torch.ones(1, 1, **F64), torch.ones(5, 1, 1, **F64)):  # no grid, or one that is meant
         layer_of(solver=solver)[0](t, other)
-    with pytest.warns(dcl.ShapeWarning, match=r"q has shape \(4, 1, 2\) beside h \(4, 1\).* pass q with shape \(4, 2\)"):
+    with pytest.warns(
+        dcl.ShapeWarning, match=r"q has shape \(4, 1, 2\) beside h \(4, 1\).* pass q with shape \(4, 2\)"
+    ):
         result = dcl.QPLayer(solver)(P, Q.expand(4, 1, 2), G=G, h=H.expand(4, 1))
     assert result.x.shape == (4, 4, 2)
 
@@ -493,7 +517,9 @@ def test_a_solution_has_the_variables_by_name() -> None:
     with pytest.raises(dcl.InputError, match=r"the solution has no 'w'; it has y, x, value"):
         solution["w"]
     assert len(solution.canonical_x) > 3  # with the epigraph of abs, and what sum_squares adds
-    with pytest.warns(DeprecationWarning, match=r"Solution\.x goes away: use solution\[\"name\"\].*canonical_x") as told:
+    with pytest.warns(
+        DeprecationWarning, match=r"Solution\.x goes away: use solution\[\"name\"\].*canonical_x"
+    ) as told:
         assert solution.x is solution.canonical_x
     assert told[0].filename == __file__
     for name in ("program", "v", "mu"):
@@ -529,3 +555,50 @@ def test_a_solution_shows_its_values() -> None:
     layer, _ = layer_of()
     text = repr(layer.solve(torch.tensor([0.5, 0.5], **F64), 1.0))
     assert re.search(r"  x = \[0\.5, 0\.5\]\n  value = -?0\.$", text)
+
+
+COMPARED = """
+import cvxpy as cp
+x, t, s = cp.Variable(2, name="x"), cp.Parameter(2, name="t"), cp.Parameter(name="s")
+problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.sum(x) == s])
+parameters, variables = [t, s], [x]
+"""
+
+
+def test_compare_takes_values_as_a_dict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "program.py"
+    for values in ('{"s": 1.0, "t": [0.2, 0.5]}', "{s: 1.0, t: [0.2, 0.5]}", "[[0.2, 0.5], 1.0]"):
+        file.write_text(COMPARED + f"values = {values}\n", encoding="utf-8")
+        assert main(["compare", str(file), "--mu", "1e-3"]) == 0
+        assert "gradient in t, s: 3 entries" in capsys.readouterr().out
+    for values, words in (
+        ('{"s": 1.0}', "values has s; the parameters are t, s"),
+        ("[1.0]", "values must be a list of 2, or a dict by parameter or name"),
+        ("1 / 0", f"{file}, line 6: ZeroDivisionError: division by zero"),
+    ):
+        file.write_text(COMPARED + f"values = {values}\n", encoding="utf-8")
+        assert main(["compare", str(file)]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_points_of_a_sweep_are_named_in_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(COMPARED + "t.value, s.value = [0.2, 0.5], 1.0\n", encoding="utf-8")
+    assert main(["sweep", str(file), "--over", "s=1:2"]) == 2
+    assert "--over s=1:2: give START:STOP:COUNT" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["sweep", str(file), "--over", "s"])
+    assert "must be NAME=POINTS, as in gamma=0:1:50, not 's'" in capsys.readouterr().err
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "docs" / "examples").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
+def test_example_scripts_have_help(script: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "FILE.png" in done.stdout

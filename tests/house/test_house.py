@@ -21,7 +21,7 @@ MODULES = {".".join(("dcl", *p.relative_to(ROOT).with_suffix("").parts)): p for 
 # Parts of the package, lowest first: a part imports parts of lower lines only. "dcl" is the public package itself.
 ORDER = [
     {"core", "errors", "status"},
-    {"about", "torch_modes"},
+    {"about", "torch_modes", "user_code"},
     {"cones"},
     {"program"},
     {"kkt"},
@@ -44,7 +44,7 @@ RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 NEVER = {("frontends", "solvers"), ("frontends", "solve"), ("frontends", "kkt"), ("solvers", "frontends")}
 # Who may import these packages, by the start of the module's name.
 OWNERS = {
-    "cvxpy": ["dcl.frontends.cvxpy", "dcl.demo"],
+    "cvxpy": ["dcl.frontends.cvxpy"],
     "clarabel": ["dcl.solvers.clarabel"],
     "daqp": ["dcl.solvers.daqp"],
     "osqp": ["dcl.solvers.osqp"],
@@ -60,7 +60,14 @@ OWNERS = {
     "tqdm": ["dcl.demo", "dcl.programs.sweep"],
 }
 SOLVERS = {f"dcl.solvers.{name}" for name in ("clarabel", "daqp", "highs", "osqp", "piqp", "scs")}
-PRINTS = {"dcl.demo.command", "dcl.compare.command", "dcl.cli.main", "dcl.cli.solve", "dcl.cli.sweep", "dcl.cli.sensitivity"}
+PRINTS = {
+    "dcl.demo.command",
+    "dcl.compare.command",
+    "dcl.cli.main",
+    "dcl.cli.solve",
+    "dcl.cli.sweep",
+    "dcl.cli.sensitivity",
+}
 PRINTS |= {"dcl.cli.diagnose", "dcl.cli.info", "dcl.layers.verbose"}
 LONGEST, LONGEST_MEDIAN = 400, 150
 

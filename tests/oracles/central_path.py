@@ -8,7 +8,7 @@
 Damped Newton from a strictly feasible x on (gradient, equalities); the derivative of a'x(mu) in q and b follows from the
 same Hessian (eq. 64): with K (u, w) = (a, 0), K = [[P + mu A_i'H A_i, A_e'], [A_e, 0]],
 
-    dq = -u     db_i = mu H A_i u     db_e = w
+    dq = -u     db_i = mu H A_i u     db_e = w     dmu = u'A_i'g
 """
 
 from __future__ import annotations
@@ -126,24 +126,24 @@ def _solve(K: Array, r: Array) -> Array:
 def point(
     P: Array, q: Array, A: Array, b: Array, cones: Mapping[str, Any], mu: float, start: Array, weights: Array
 ) -> dict[str, Array]:
-    """x(mu) and the gradients of weights'x(mu) in q and b, rounded to float64. start: strictly feasible."""
+    """x(mu) and the gradients of weights'x(mu) in q, b and mu (1,), rounded to float64. start: strictly feasible."""
     with mp.workdps(DIGITS):
         P, q, A, b, x, weights = (np.vectorize(mpf)(np.asarray(t, dtype=float)) for t in (P, q, A, b, start, weights))
         blocks, zeros = _blocks(cones), int(cones.get("z", 0))
         Ae, Ai, n = A[:zeros], A[zeros:], len(q)
 
-        def system(x: Array, mu: Any) -> tuple[Array, Array, Array]:
+        def system(x: Array, mu: Any) -> tuple[Array, Array, Array, Array]:
             s = b - A @ x
             inside, g, H = _assembled(blocks, s)
             assert inside
             H = mu * H[zeros:, zeros:]
             top = np.concatenate([P + Ai.T @ H @ Ai, Ae.T], axis=1)
             K = np.concatenate([top, np.concatenate([Ae, np.zeros((zeros, zeros)) * mpf(0)], axis=1)])
-            return np.concatenate([P @ x + q - mu * Ai.T @ g[zeros:], -s[:zeros]]), K, H
+            return np.concatenate([P @ x + q - mu * Ai.T @ g[zeros:], -s[:zeros]]), K, H, Ai.T @ g[zeros:]
 
         def newton(x: Array, mu: Any, accuracy: Any) -> Array:
             for _ in range(200):
-                F, K, _ = system(x, mu)
+                F, K, _, _ = system(x, mu)
                 step = -_solve(K, F)
                 dx, decrement = step[:n], mp.sqrt(abs(step[:n] @ K[:n, :n] @ step[:n]) / mu)
                 # self-concordance: a step of length 1 / (1 + decrement) stays inside
@@ -158,10 +158,10 @@ def point(
                 break
             x = newton(x, coarse, mpf("0.1"))
         x, mu = newton(x, mpf(mu), mpf(10) ** (-DIGITS // 2)), mpf(mu)
-        _, K, H = system(x, mu)
+        _, K, H, slope = system(x, mu)
         u = _solve(K, np.concatenate([weights, np.zeros(zeros) * mpf(0)]))
         grad_b = np.concatenate([u[n:], H @ (Ai @ u[:n])])
-        found = {"x": x, "q": -u[:n], "b": grad_b}
+        found = {"x": x, "q": -u[:n], "b": grad_b, "mu": np.array([u[:n] @ slope])}
         return {name: np.array([float(v) for v in t]) for name, t in found.items()}
 
 

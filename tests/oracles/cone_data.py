@@ -25,6 +25,7 @@ from pathlib import Path
 import clarabel
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from oracles.real_data import data_folder
 
@@ -307,6 +308,14 @@ def _safe_exp(t: float) -> float:
 def _sparse(triplets: list[Entry], shape: tuple[int, int]) -> sp.csc_array:
     i, j, values = zip(*triplets, strict=True)
     return sp.csc_array(sp.coo_array((values, (i, j)), shape=shape))
+
+
+def sparse_tensor(A: sp.sparray) -> torch.Tensor:
+    """The same matrix as a sparse COO tensor."""
+    coo = sp.coo_array(A)
+    coo.sum_duplicates()
+    places = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
+    return torch.sparse_coo_tensor(places, torch.from_numpy(coo.data), coo.shape, check_invariants=True).coalesce()
 
 
 def _parts(cones: dict[str, int | list[int]], v: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import cvxpy as cp
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
 from reduction_programs import CASES, Case
 from tolerances import IDENTITY, ROUNDING
@@ -21,7 +20,6 @@ from dcl.layers.base import AbstractLayer
 from dcl.layers.lane import Ask, Direct
 from dcl.layers.reduced_lane import ReducedWay
 from dcl.program.reduction.matrices import Diagonal, Full, Zero, product, total, transposed_product
-from dcl.program.reduction.pullback import transpose
 
 pytestmark = pytest.mark.skipif(not core.available, reason=f"no compiled core: {core.reason}")
 F64 = {"dtype": torch.float64}
@@ -578,17 +576,6 @@ def test_matrices_of_all_kinds_multiply_as_full_ones():
             torch.testing.assert_close(
                 total(M, N).full() + 0.0 * normal(B, n, n), M.full() + N.full() + 0.0 * normal(B, n, n)
             )
-
-
-def test_the_transpose_of_a_linear_map():
-    rng = np.random.default_rng(0)
-    linear = sp.random_array((8, 9), density=0.3, rng=rng, format="csr") @ sp.diags_array(
-        [1.0] * 3 + [0.0] * 2 + [2.0] * 4
-    )
-    y = rng.standard_normal((2, 8))
-    np.testing.assert_allclose(
-        transpose(sp.csr_array(linear))(torch.tensor(y)).numpy(), y @ linear.toarray(), atol=1e-14
-    )
 
 
 def ways(monkeypatch, layer, *tensors):

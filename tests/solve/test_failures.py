@@ -478,7 +478,7 @@ def test_repr_tells_the_failed_instances_apart():
     b = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     _, solution = layer(torch.eye(2).double(), torch.zeros(2).double(), A=A, b=b, return_solution=True)
     assert re.fullmatch(
-        r"Solution\(1 OPTIMAL \(worst residual \d\.\de[-+]\d\d\), 1 PRIMAL_INFEASIBLE\)", repr(solution)
+        r"Solution\(1 OPTIMAL \(worst residual \d\.\de[-+]\d\d\), 1 PRIMAL_INFEASIBLE\)", repr(solution).splitlines()[0]
     )
 
 

@@ -117,7 +117,10 @@ def _offenders(problem: cp.Problem, context: str) -> Iterator[str]:
 
 def _remedies(problem: cp.Problem, context: str) -> Iterator[str]:
     """What to write instead, for each expression for which that is known."""
-    parts = [(problem.objective, scopes.quad_form_dpp_scope), *((constraint, ExitStack) for constraint in problem.constraints)]
+    parts = [
+        (problem.objective, scopes.quad_form_dpp_scope),
+        *((constraint, ExitStack) for constraint in problem.constraints),
+    ]
     for place, (part, scope) in enumerate(parts):
         for node in (node for root in part.args for node in _smallest(root, context, scope)):
             way = remedy(node, is_objective=place == 0)

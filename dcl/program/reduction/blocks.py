@@ -131,5 +131,5 @@ class Block:
     def _matrix(self, thetas: Sequence[Tensor]) -> AbstractMatrix:
         if self.map is None:
             return Zero(self.shape)
-        values = self.map(thetas)
+        values = self.map.numbers(thetas)
         return Diagonal(values) if self.diagonal else Full(values.reshape(values.shape[0], *self.shape))

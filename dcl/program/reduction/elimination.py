@@ -192,7 +192,7 @@ class Elimination:
     """The plan: blocks by the names of `Matrices`, and how many of the rows K the reduced matrix A' is wanted for.
 
     A_IJ is given by its parts A_FF, A_SF and A_SS; M_S: A_SS^-1.
-    vectors: theta -> (-q, b) in the order of the partition, (B or 1, n + m).
+    vectors: theta -> (-q, b) in the order of points, that of the partition first, (B or 1, all variables + all rows).
     """
 
     partition: Partition

@@ -4,7 +4,7 @@
     gap     |x'Px + q'x + b'z - s'z| / (floor + |x|'|P||x| + |q|'|x| + |b|'|z|)
 
 and net: relative to the largest of |Px|, |q|, |A'z|, and of |Ax|, |b| on the rows that hold with equality.  The floor is 1e-5 of
-the largest entry of a row, and of the objective.
+the largest entry of a row, and of the objective.  The rows of a curved cone share the largest of their terms.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ def nonzeros(matrix: MatrixSource, rows: Ints, columns: Ints) -> Nonzeros:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """The programs of a call, by their nonzeros: values of P and A (B or 1, nonzeros), g = -q (B or 1, n), b (B or 1, m)."""
+    """The programs of a call, by their nonzeros: values of P and A (B or 1, nonzeros), q (B or 1, n), b (B or 1, m).
+
+    cone (m,): the number of a row's curved cone, -1 in orthants; None: there is none.
+    """
 
     P: Nonzeros
     A: Nonzeros
@@ -74,6 +77,7 @@ class Given:
     A_values: Tensor
     q: Tensor
     b: Tensor
+    cone: Tensor | None
 
     @property
     def objective(self) -> Tensor:
@@ -81,21 +85,25 @@ class Given:
         size = self.q.abs().amax(-1)
         return torch.maximum(size, self.P_values.abs().amax(-1)) if self.P_values.shape[-1] else size
 
-    def measure(self, x: Tensor, z: Tensor, holds: Tensor, mu: Tensor | None, threads: int) -> Measured:
+    def measure(
+        self, x: Tensor, z: Tensor, holds: Tensor, mu: Tensor | None, threads: int, slack: Tensor | None = None
+    ) -> Measured:
         """The point x (B, n), z (B, m).
 
         holds: rows that hold with equality, (B or 1, m); the others have s >= 0, or s = mu / z for mu (B or 1,).
+        slack (B, m): s on the rows of curved cones; None: what Ax + s = b says.
         """
         (batch, n), m = x.shape, z.shape[-1]
         x, z, holds = x.contiguous(), z.contiguous(), holds.contiguous()
         shapes = ((batch, n), (batch, m), (batch, m), (batch, 4), (batch,))
         out = [torch.empty(shape, dtype=torch.float64, device="cpu") for shape in shapes]
-        data = (self.P_values, self.A_values, self.q, self.b, x, z, mu, holds)
+        slack = slack if slack is None or self.cone is None else slack.contiguous()
+        data = (self.P_values, self.A_values, self.q, self.b, x, z, mu, holds, slack)
         pairs = [number for t in data for number in _pair(t)]
         patterns = (self.P.rows, self.P.cols, self.A.rows, self.A.cols)
         _extension.measure(
             (batch, n, m, self.P.rows.numel(), self.A.rows.numel()),
-            [t.data_ptr() for t in patterns],
+            [*(t.data_ptr() for t in patterns), 0 if self.cone is None else self.cone.data_ptr()],
             pairs,
             [t.data_ptr() for t in out],
             threads,
@@ -103,9 +111,12 @@ class Given:
         return Measured(*out)
 
 
-def given(P: Nonzeros, A: Nonzeros, thetas: Sequence[Tensor], g: Tensor, b: Tensor) -> Given:
+def given(
+    P: Nonzeros, A: Nonzeros, thetas: Sequence[Tensor], g: Tensor, b: Tensor, cone: Tensor | None = None
+) -> Given:
     """The programs for thetas[p] (B or 1, size_p), g = -q and b."""
-    return Given(P, A, P.map(thetas).contiguous(), A.map(thetas).contiguous(), (-g).contiguous(), b.contiguous())
+    of_P, of_A = (t.map.numbers(thetas).contiguous() for t in (P, A))
+    return Given(P, A, of_P, of_A, (-g).contiguous(), b.contiguous(), cone)
 
 
 def _pair(t: Tensor | None) -> tuple[int, int]:

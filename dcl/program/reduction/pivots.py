@@ -16,7 +16,11 @@
 
    row 1 defines t, and row 2 becomes soft: f_2 - f_1 <= 0 with its multiplier between 0 and c.
 
-Rules 2 to 4 change the log-barrier, and hold at mu = 0 only.
+5. A variable without a cost that one inequality row t <= f and the head of one curved cone see, t of |u| <= t or z of
+   y exp(x/y) <= z: that row holds with equality.  Where the cone is slack its value is one of many, as in rule 2.
+
+Rules 2 to 5 change the log-barrier, and hold at mu = 0 only.  In rule 1 a variable that curved cones see is defined by variables
+that no curved cone sees (aliases of affine maps, never one x_i of sum(x) = 1), and rules 2 to 4 leave all others of them alone.
 
 A variable is free if no row bounds it alone; else its bound would become a row.  Chains whose map grows are cut: where a
 constant coefficient of a definition would be above `_GROWTH`, its variable stays.
@@ -28,7 +32,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dcl.program.reduction.blocks import Bools, Ints, MatrixSource, Source
+from dcl.program.reduction.blocks import Bools, Ints
+from dcl.program.reduction.shape import Shape
 from dcl.program.reduction.working import Working, working
 
 # x_j = sum of coefficients times what is left: larger ones lose digits.
@@ -59,34 +64,6 @@ class Pivots:
     columns: Ints
     soft: tuple[Soft, ...]
     doubtful: Ints
-
-
-@dataclass(frozen=True, eq=False)
-class Shape:
-    """A program for all values of its parameters; its first `zeros` rows are equalities."""
-
-    P: MatrixSource
-    q: Source
-    A: MatrixSource
-    b: Source
-    zeros: int
-
-    @property
-    def costly(self) -> Bools:
-        """Variables with a cost."""
-        costly: Bools = (self.q.offset != 0.0) | self.q.varying
-        costly[self.P.rows] = True
-        costly[self.P.cols] = True
-        return costly
-
-    @property
-    def bounded(self) -> Bools:
-        """Variables that an inequality row bounds alone."""
-        A = self.A
-        alone = np.bincount(A.rows, minlength=A.shape[0])[A.rows] == 1
-        bounded = np.zeros(A.shape[1], dtype=bool)
-        bounded[A.cols[alone & (A.rows >= self.zeros)]] = True
-        return bounded
 
 
 def fixed(shape: Shape) -> tuple[Ints, Ints]:
@@ -141,6 +118,8 @@ class Search:
         self._asked: Bools = asked[left_columns]
         self._taken: list[tuple[int, int]] = []
         self._n_rows = np.bincount(shape.A.cols, minlength=n)
+        self._curved: Bools = left_rows >= shape.orthant
+        self._heads: Bools = shape.heads[left_rows]
         varying = shape.A.varying
         self._varying_rows, self._varying_cols = shape.A.rows[varying], shape.A.cols[varying]
 
@@ -168,6 +147,11 @@ class Search:
         self._taken.append((i, j))
         return True
 
+    def _keeps_cones_apart(self, i: int, j: int) -> bool:
+        """Is no other variable of row i than j seen by curved cones, or j not either?"""
+        seen = np.nonzero(self.work.present[self._curved].any(0))[0]
+        return j not in seen or int(self.work.present[i, seen].sum()) == 1
+
     def equalities(self) -> None:
         """Rule 1."""
         work = self.work
@@ -182,11 +166,11 @@ class Search:
                 return
             fill = (there.sum(1)[i] - 1) * (work.present.sum(0)[j] - 1)
             best = int(np.argmin(fill))
-            if not self._take(int(i[best]), int(j[best])):
+            if not (self._keeps_cones_apart(int(i[best]), int(j[best])) and self._take(int(i[best]), int(j[best]))):
                 allowed[i[best], j[best]] = False
 
     def inequalities(self, *, cuts: bool) -> None:
-        """Rules 2 to 4."""
+        """Rules 2 to 5."""
         work, shape = self.work, self.shape
         in_P = np.zeros(shape.A.shape[1], dtype=bool)
         in_P[shape.P.rows] = True
@@ -201,6 +185,10 @@ class Search:
             down = rows[work.W[rows, j] < 0.0]
             one, others = (up, down) if len(up) == 1 else (down, up)
             is_asked = self._is_asked(j)
+            if self._curved[rows].any():
+                if not in_q[column] and not is_asked and self._raises_a_head(rows, j):
+                    self._take(int(rows[0]), j)
+                continue
             if not in_q[column]:
                 if len(one) == 1 and len(others) > 0 and not is_asked:
                     self._take(int(one[0]), j)
@@ -212,6 +200,13 @@ class Search:
                 if self._take(int(first), j):
                     self.soft.append(Soft(int(work.rows[second]), len(self.rows) - 1))
                     work.touch(work.present[second])
+
+    def _raises_a_head(self, rows: Ints, j: int) -> bool:
+        """Rule 5: are `rows`, which see variable j, one inequality t <= f and one head that t raises?"""
+        if len(rows) != 2 or self._curved[rows[0]] or not self._heads[rows[1]]:
+            return False
+        W = self.work.W
+        return bool(W[rows[0], j] > 0.0 and W[rows[1], j] < 0.0)
 
 
 def choose(shape: Shape, *, on_path: bool, cuts: bool, wanted: Bools) -> tuple[Pivots, Working] | None:

@@ -3,7 +3,7 @@
     dP_ij = -u_i x_j + c x_i x_j / 2      dA_ij = -(z_i u_j + w_i x_j)      dq = -u + c x      db = w      dd = c
 
 for the cotangent c of the value, where w is without its part: w - c z (envelope theorem).  All of these entries side by side are
-y, and the gradient is L'y for the linear parts L of the affine maps.
+y, and the gradient is L'y for the linear parts L of the affine maps: one call of the core (dcl/core/pullback.hpp).
 """
 
 from __future__ import annotations
@@ -16,77 +16,34 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from dcl.program.affine import take
+from dcl.core.affine import Entries, Lists, lists, pull_back
 from dcl.program.reduction.blocks import Ints, Source
-from dcl.program.reduction.pivots import Shape
-
-
-@dataclass(frozen=True, eq=False)
-class Transpose:
-    """y (B, k) -> L'y (B, S): the first entry of each column is gathered, what columns with several have is added."""
-
-    first: Tensor
-    weights: Tensor
-    rest_rows: Tensor
-    rest_cols: Tensor
-    rest_weights: Tensor
-
-    def __call__(self, y: Tensor) -> Tensor:
-        out = take(y, self.first) * self.weights
-        if self.rest_rows.numel():
-            out.index_add_(-1, self.rest_cols, take(y, self.rest_rows) * self.rest_weights)
-        return out
-
-
-def transpose(L: sp.csr_array) -> Transpose:
-    """The transpose of L (k, S), k > 0."""
-    columns = sp.csc_array(L)
-    columns.sort_indices()
-    counts = np.diff(columns.indptr)
-    some = counts > 0
-    first, weights = np.zeros(L.shape[1], np.int64), np.zeros(L.shape[1])
-    starts = columns.indptr[:-1][some]
-    first[some], weights[some] = columns.indices[starts], columns.data[starts]
-    rest = np.ones(columns.nnz, dtype=bool)
-    rest[starts] = False
-    owner = np.repeat(np.arange(L.shape[1]), counts)
-    arrays = (first, weights, columns.indices[rest].astype(np.int64), owner[rest], columns.data[rest])
-    return Transpose(*(torch.from_numpy(np.ascontiguousarray(t)) for t in arrays))
+from dcl.program.reduction.shape import Shape
 
 
 @dataclass(frozen=True, eq=False)
 class Pullback:
-    """For some of the parameters, `parts[k]`: number and size of each. P, A: rows and columns of entries; q, b: entries."""
+    """For some of the parameters, `parts[k]`: number and size of each. entries: y. columns: those of L."""
 
     parts: tuple[tuple[int, int], ...]
-    P: tuple[Tensor, Tensor]
-    A: tuple[Tensor, Tensor]
-    q: Tensor
-    b: Tensor
-    value: bool
-    transpose: Transpose
+    entries: Entries
+    columns: Lists
 
-    def __call__(self, x: Tensor, z: Tensor, u: Tensor, w: Tensor, value: Tensor | None) -> dict[int, Tensor]:
-        """By parameter, (B, size). x, u (B, n); z, w (B, m), w without its part c z; value: c (B,), None for 0."""
-        c = None if value is None else value.unsqueeze(-1)
-        if c is not None:
-            w = w - c * z
-        pieces = []
-        i, j = self.P
-        if i.numel():
-            slope = u if c is None else u - 0.5 * c * x
-            pieces.append(-(take(slope, i) * take(x, j)))
-        i, j = self.A
-        if i.numel():
-            pieces.append(-(take(z, i) * take(u, j) + take(w, i) * take(x, j)))
-        if self.q.numel():
-            pieces.append(take(-u if c is None else c * x - u, self.q))
-        if self.b.numel():
-            pieces.append(take(w, self.b))
-        if self.value:
-            pieces.append(x.new_zeros(x.shape[0], 1) if c is None else c)
-        sizes = [size for _, size in self.parts]
-        found = self.transpose(torch.cat(pieces, -1)).split(sizes, -1)
+    def __call__(
+        self,
+        point: tuple[Tensor, Tensor, Tensor, Tensor],
+        value: Tensor | None,
+        status: Tensor,
+        shared: Sequence[bool],
+        threads: int,
+    ) -> dict[int, Tensor]:
+        """By parameter, (B, size), of `shared` ones the sum over the batch, (1, size).
+
+        point: x, z, u, w, where x, u (B, n), z, w (B, m) and w is without its part c z.  value: c (B,), None for 0.
+        status: (B,) int8, instances where it is not zero have a zero gradient.
+        """
+        sizes = [(size, shared[p]) for p, size in self.parts]
+        found = pull_back(self.entries, self.columns, point, value, status, sizes, threads)
         return {p: g for (p, _), g in zip(self.parts, found, strict=True)}
 
 
@@ -119,12 +76,11 @@ def pullback(shape: Shape, d: Source, needed: Sequence[bool], variables: Tensor,
     def at(order: Tensor, t: Ints) -> Tensor:
         return order[torch.from_numpy(np.ascontiguousarray(t, dtype=np.int64))]
 
-    return Pullback(
-        parts,
+    entries = Entries(
         (at(variables, shape.P.rows[P]), at(variables, shape.P.cols[P])),
         (at(rows, shape.A.rows[A]), at(variables, shape.A.cols[A])),
         at(variables, q),
         at(rows, b),
         len(value) > 0,
-        transpose(L),
     )
+    return Pullback(parts, entries, lists(L.T))

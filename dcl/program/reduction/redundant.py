@@ -17,7 +17,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 
 from dcl.program.reduction.blocks import Bools, Floats, Ints
-from dcl.program.reduction.pivots import Shape
+from dcl.program.reduction.shape import Shape
 from dcl.program.reduction.working import Working
 
 _DEPENDENT = 1e-11
@@ -89,6 +89,7 @@ def dominated(work: Working, shape: Shape, pivot_rows: Ints, pivot_columns: Ints
     there = work.present
     constant = there.any(1) & ~(work.V & there).any(1) & ~work.used & ~np.isin(work.rows, soft)
     constant[: work.zeros] = False
+    constant[work.rows >= shape.orthant] = False
     places = np.nonzero(constant)[0]
     A = np.where(there, work.W, 0.0)[places]
     if len(places) < 2:

@@ -1,0 +1,28 @@
+"""Errors of a Python file of the user, which a command runs: one line that names the place, and no traceback."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from dcl.errors import DclError, InputError
+
+
+class UserCode:
+    """A context in which the file at `path` runs. Raises InputError for its errors, but passes on those of dcl."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or error is None or not issubclass(kind, Exception) or issubclass(kind, DclError):
+            return
+        lines = [entry.lineno for entry in traceback.extract_tb(trace) if Path(entry.filename) == self._path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{self._path}, line {line}" if line else f"{self._path}"
+        raise InputError(f"{where}: {kind.__name__}: {error}", argument="file") from None
