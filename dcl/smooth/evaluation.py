@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 Array = NDArray[np.float64]
 
@@ -54,6 +55,24 @@ class Evaluation:
     def f(self) -> float:
         """The value."""
         return float(self._value.detach())
+
+    @property
+    def is_of_operations(self) -> bool:
+        """Is the graph one of torch's own operations, which know all of their derivatives?
+
+        The backward pass of a custom Function may be no function of its input in the graph (NumPy, detach): H would be wrong.
+        torch.func refuses most of these.
+        """
+        todo, seen = [self._value.grad_fn], set()
+        while todo:
+            node = todo.pop()
+            if node is None or node in seen:
+                continue
+            if isinstance(node, BackwardCFunction):
+                return False
+            seen.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+        return True
 
     @cached_property
     def _slope(self) -> Tensor:

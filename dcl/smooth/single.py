@@ -68,7 +68,7 @@ def single(f: Callable[..., Tensor], start: Array, theta: Sequence[Tensor]) -> C
         first.g, first.H  # noqa: B018
     except RuntimeError:  # the careful way tells what cannot be differentiated
         return None
-    near, steps = _descend(f, theta, first)
+    near, steps = _descend(f, theta, first) if first.is_of_operations else (None, 0)
     if near is None:
         return None
     at, more = _finish(f, theta, near)
@@ -210,7 +210,7 @@ def _certify(
     f: Callable[..., Tensor], theta: Sequence[Tensor], at: Evaluation, first: Evaluation, steps: int
 ) -> Certified | None:
     """The checks of `dcl.smooth.judge` on a point without rows, and that its derivative is exact; None if one fails."""
-    if not _is_finite(at):
+    if not (_is_finite(at) and at.is_of_operations):
         return None
     c = _unit_at(at)
     P, q, x = c * at.H, c * (at.g - at.H @ at.x), at.x

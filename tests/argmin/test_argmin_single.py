@@ -208,6 +208,31 @@ def test_a_hessian_that_changes_is_left_to_the_careful_way() -> None:
         assert single(lambda x: (0.5e-5 * x.square()).sum(), np.array([0.0]), []) is not None
 
 
+class Cube(torch.autograd.Function):
+    """x^3, whose backward pass hides from torch that it depends on x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.x = x.detach()
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * torch.from_numpy(3.0 * ctx.x.numpy() ** 2)
+
+
+def test_a_function_with_its_own_backward_pass_is_left_to_the_careful_way() -> None:
+    """Its Hessian would be 2 for 2 + 6 y, and the gradient at y = 1 four times too large, without a word."""
+    with torch.enable_grad():
+        assert single(lambda x: (Cube.apply(x) + x.square() - 5.0 * x).sum(), np.array([0.5]), []) is None
+        found = single(lambda x: (x**3 + x.square() - 5.0 * x).sum(), np.array([0.5]), [])
+    assert found is not None
+    np.testing.assert_allclose([found.x[0], found.H[0, 0]], [1.0, 8.0], rtol=1e-14)
+    a = torch.tensor([5.0]).double().requires_grad_()
+    with pytest.raises(dcl.InputError, match=r"torch\.func"):
+        dcl.argmin(lambda y, a: (Cube.apply(y) + y.square() - a * y).sum(), torch.tensor([0.5]).double(), a)
+
+
 def test_derivatives_of_a_function_that_is_partly_constant() -> None:
     """Branches without a graph, and linear ones, have derivatives of zero."""
     with torch.enable_grad():
