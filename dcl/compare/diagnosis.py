@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dcl.compare.advice import advise
 from dcl.compare.points import Diagnosis, PointDiagnosis, Sizes
-from dcl.compare.probes import moved_by, nearby_mu, zero_in
+from dcl.compare.probes import nearby_mu, zero_in
 from dcl.compare.subject import Layer, bind, called, has_engine, with_engine, with_settings
 from dcl.compare.unique import uniqueness
 from dcl.cones.by_rows import exact_instances
@@ -133,10 +133,6 @@ def _advised(
     ]
     zero = zero_in(layer, tensors, batch_shape) if any(still) else []
     points = [replace(p, zero_in=zero[i]) if still[i] else p for i, p in enumerate(points)]
-    claimed = [p.zero_in if p.gradient_kind == GradientKind.RANK_DEFICIENT else () for p in points]
-    if any(claimed):
-        apart = moved_by(layer, tensors, claimed)
-        points = [replace(p, zero_in=tuple(n for n in p.zero_in if n not in apart[i])) for i, p in enumerate(points)]
     dependent = [p.gradient_kind == GradientKind.RANK_DEFICIENT and bool(p.zero_in) for p in points]
     rough = [i for i, p in enumerate(points) if p.unique_x is False or p.gradient_kind in _ROUGH or dependent[i]]
     mus = nearby_mu(layer, tensors, rough, len(points)) if rough else [None] * len(points)

@@ -1,8 +1,6 @@
 """Two measurements at a point: in which arguments its derivative is zero, and which mu keeps x(mu) near x.
 
 zero_in     the derivative of w'x, w random, in each argument: a derivative that is not zero has w'dx = 0 with probability zero
-moved_by    of these the arguments of which a small change moves x all the same: where active rows depend on each other, one that
-            moves them apart (the radius of a ball at 0) has a one-sided derivative that the returned one does not know
 nearby_mu   the largest mu of MUS with |x(mu) - x| <= NEAR |x|, the mu that `compare_gradients` recommends at a kink
 """
 
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from dcl.compare.subject import Layer, called, core_dimensions, names, primal
 from dcl.compare.verdict import NEAR
-from dcl.errors import DegenerateWarning, InputError, SolveError
+from dcl.errors import DegenerateWarning, SolveError
 from dcl.layers.argmin import ArgminLayer
 from dcl.layers.cone import ConeResult
 from dcl.layers.qp import QPResult
@@ -28,8 +26,6 @@ MUS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 NOTHING = 1e-9
 # What rounding leaves of a derivative that is zero, times |argument| and relative to |x|, both one at least.
 _ROUNDING = 1e-11
-# A change of an argument relative to 1 + its size, and the part of it by which x moves if it moves at all.
-_STEP, _MOVES = 1e-4, 1e-3
 
 
 def zero_in(layer: Layer, tensors: Sequence[Tensor | None], batch_shape: tuple[int, ...]) -> list[tuple[str, ...]]:
@@ -64,35 +60,6 @@ def zero_in(layer: Layer, tensors: Sequence[Tensor | None], batch_shape: tuple[i
         for k in torch.nonzero(by_instance.abs().amax(-1) * terms <= rounding).flatten().tolist():
             found[k].append(labels[i])
     return [tuple(of_one) for of_one in found]
-
-
-def moved_by(layer: Layer, tensors: Sequence[Tensor | None], claimed: Sequence[tuple[str, ...]]) -> list[set[str]]:
-    """For each instance those of the claimed arguments of which some small change moves x; called once or twice for each.
-
-    layer: with settings under which nothing is raised.
-    """
-    labels, count = names(layer, len(tensors)), len(claimed)
-    found: list[set[str]] = [set() for _ in range(count)]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateWarning)
-        at = _x(layer, tensors, 0.0, count)
-        for i in [i for i, label in enumerate(labels) if any(label in of_one for of_one in claimed)]:
-            t = tensors[i]
-            for sign in (1.0, -1.0):
-                if at is None or t is None:
-                    continue
-                step = sign * _STEP * (1.0 + t.abs().nan_to_num(posinf=0.0).max())
-                try:
-                    near = _x(layer, [*tensors[:i], t + step, *tensors[i + 1 :]], 0.0, count)
-                except InputError:  # outside of its domain
-                    continue
-                if near is None:
-                    continue
-                moved = (near[0] - at[0]).abs().amax(-1) > _MOVES * step.abs()
-                for k in torch.nonzero(moved & near[1] & at[1]).flatten().tolist():
-                    if labels[i] in claimed[k]:
-                        found[k].add(labels[i])
-    return found
 
 
 def nearby_mu(layer: Layer, tensors: Sequence[Tensor | None], needed: Sequence[int], count: int) -> list[float | None]:

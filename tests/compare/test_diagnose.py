@@ -266,16 +266,6 @@ def test_a_vertex_that_teaches_nothing():
     assert "nothing is learned through it at mu = 0" in batch
 
 
-def test_a_radius_of_zero_is_no_vertex_that_stays():
-    """The point of |x| <= r nearest to c is r c / |c|: it moves with r, though not backwards from r = 0, and not with c."""
-    x, r, c = cp.Variable(3), cp.Parameter(nonneg=True, name="r"), cp.Parameter(3, name="c")
-    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.norm(x) <= r]), [r, c], [x])
-    for radius in (number(0.0), number([0.0, 0.0])):
-        for point in dcl.diagnose(layer, radius, number([1.0, 2.0, 3.0])).points:
-            assert point.gradient_kind == dcl.GradientKind.RANK_DEFICIENT
-            assert point.zero_in == ("c",)
-
-
 def test_only_the_arguments_that_a_vertex_does_not_move_with_are_named():
     """x = (h, 0) by x_0 <= h and x_1 >= lb_1: dx_0/dh = 1, dx_0/dG = -h x', dx_1/dlb_1 = 1; q, P and ub change nothing."""
     data = {"P": 0.1 * torch.eye(2).double(), "q": number([-1.0, 1.0]), "G": number([[1.0, 0.0]]), "h": number([0.5])}
