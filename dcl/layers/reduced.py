@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ _ERROR = 1e-7  # the condition times the residual, where the condition is that o
 # Above this bound of the condition of the reduced system, what its matrices have lost is won back on the program as given.
 _CONDITION = 1e5
 _MOST_STEPS = 3
-_ROUNDED = 1e-15  # beside the terms of a row
+_ROUNDED = 1e-13  # beside the terms of a row
 _SMALL_STEP = 1e-7
 # Multipliers of rows that define a variable are sums of others: below zero by rounding only.
 _NEGATIVE = 1e-11
@@ -62,14 +63,20 @@ class Factored:
         u, w = self.system.solve(right - _transposed(self.t, fixed), sides)
         return self.completed(u, w + fixed, sides, e, g)
 
-    def _with_terms(self, system: Smooth, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def roughly(self, system: Smooth, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """`solve` without refinement, where terms are smooth."""
+        return self._with_terms(system, g, h, refine=False)
+
+    def _with_terms(self, system: Smooth, g: Tensor, h: Tensor, *, refine: bool = True) -> tuple[Tensor, Tensor]:
         """`solve` where variables and rows of smooth terms come last."""
         (g, g_terms), (h, h_terms) = parts(self.reduction, g, h)
         right, sides, e = self.t.right_side(g, h)
         c, known = system.state.shift(g_terms, h_terms)
         u, w = system.shifted(right, sides, c)
         ds = sides.split(self.reduction.sizes, -1)[2] - Full(system.C).times(u)
-        x, z = self._refined(system, *self.t.back(u, w, e, g), g)
+        x, z = self.t.back(u, w, e, g)
+        if refine:
+            x, z = self._refined(system, x, z, g)
         u_terms, w_terms = system.state.derivative(known, g_terms, h_terms, ds)
         return torch.cat([x, u_terms], -1), torch.cat([z, w_terms], -1)
 
@@ -234,8 +241,8 @@ def solve(
             rows = reduction.order.rows[torch.from_numpy(terms.cones)]
             assert reduction.cone is not None
             holds = strong & (reduction.cone < 0)
-            seen = judged(factored.solve, system.state, rows, programs, holds)
-            good &= (seen.condition <= _CONDITIONED_CONES) & seen.is_clear
+            seen = judged(partial(factored.roughly, system), system.state, rows, programs, holds)
+            good &= (seen.condition.maximum(system.condition) <= _CONDITIONED_CONES) & seen.is_clear
             good &= seen.condition * found.residuals[:, :2].amax(-1).maximum(seen.noise) <= _ERROR
     else:
         good &= system.condition <= (_CONDITIONED if slack is None else _CONDITIONED_CONES)

@@ -30,7 +30,7 @@ _EPSILON, _FLOOR = 2.0**-52, 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """condition (B,): of S, estimated.  noise (B,): what rounding leaves of a slack.  is_clear (B,): are all cones clear of kinks?"""
+    """condition (B,): of S, estimated.  noise (B,): what rounding leaves of a slack.  is_clear (B,): no cone is at a kink."""
 
     condition: Tensor
     noise: Tensor
