@@ -12,6 +12,7 @@ and  S (u, y) = (r1, r2)  is  P u + A'w = r1,  w = D (w - h + A u)  for  h = D^(
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from dcl.program.reduction.measure import Given
 
 # As in dcl/core/certify.hpp and conic_certify.hpp: the width of a tie and how far from it a cone must be.
 _TIE, _ROUNDING, _CLEAR = 1e-9, 1e-12, 100.0
-_POWER_STEPS = 2
+_POWER_STEPS, _SURELY = 2, 1e5
 _EPSILON, _FLOOR = 2.0**-52, 1e-5
 
 
@@ -79,10 +80,15 @@ def judged(
 
     is_live = torch.nn.functional.pad(frame.root > 0.0, (n, 0), value=True)
     y, length = _probe(n + m) * is_live, torch.ones_like(frame.root[:, 0])
+    size = _size(programs, c, E, frame.root)
     for _ in range(_POWER_STEPS):
         y = once(y / y.norm(dim=-1, keepdim=True))
         length = y.norm(dim=-1)
-    condition = (length * _size(programs, c, E, frame.root)).nan_to_num(nan=torch.inf)
+        # a random y of length one has a part of 1 / sqrt(N) in every direction, roughly
+        if bool((length * size <= _SURELY / math.sqrt(n + m)).all()):
+            length = length * math.sqrt(n + m)
+            break
+    condition = (length * size).nan_to_num(nan=torch.inf)
     return Judged(condition, _noise(s, z, (programs.b * E)[:, rows]), _is_clear(s, z, programs, E))
 
 
