@@ -73,10 +73,11 @@ class Factored:
         right, sides, e = self.t.right_side(g, h)
         c, known = system.state.shift(g_terms, h_terms)
         u, w = system.shifted(right, sides, c)
-        ds = sides.split(self.reduction.sizes, -1)[2] - Full(system.C).times(u)
         x, z = self.t.back(u, w, e, g)
         if refine:
             x, z = self._refined(system, x, z, g)
+            u = x[:, len(self.reduction.elimination.partition.J) :]
+        ds = sides.split(self.reduction.sizes, -1)[2] - Full(system.C).times(u)
         u_terms, w_terms = system.state.derivative(known, g_terms, h_terms, ds)
         return torch.cat([x, u_terms], -1), torch.cat([z, w_terms], -1)
 
