@@ -70,3 +70,18 @@ def test_what_is_certified_is_what_the_careful_lane_says(start):
 def test_steep_terms_and_slacks_of_few_digits(seed):
     """Where derivatives had lost their digits, or the condition of the quadratic model had told nothing of the cones."""
     assert differences(seed)[0] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [513, 941])
+def test_null_vectors_whose_units_differ_by_far(seed):
+    """The basis of the null space lost its rank to rounding, and LinAlgError came out."""
+    case = random_terms.program(seed)
+    settings = {"on_degenerate": "ignore", "on_failure": "nan"}
+    layer = dcl.CvxpyLayer(case.problem, case.parameters, case.variables, solver="CLARABEL", **settings)
+    leaves = [t.clone().requires_grad_() for t in case.tensors()]
+    outputs, solution = layer(*leaves, return_solution=True)
+    loss = sum(torch.nan_to_num(t).sum() for t in outputs)
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    assert all(bool(g.isfinite().all()) for g in gradients)
+    assert (solution.gradient_kind != GradientKind.EXACT).all()
