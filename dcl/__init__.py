@@ -1,7 +1,7 @@
 """dcl: differentiable convex optimization layers.
 
-A constrained argmin inside a torch model: written in CVXPY or as matrices, solved by real solvers, checked instance by
-instance, and differentiated exactly through its KKT conditions.
+A constrained argmin inside a torch model. You write it in CVXPY or as matrices. Established solvers solve it, dcl checks every
+instance, and the gradient comes from the KKT conditions.
 """
 
 import warnings
@@ -111,7 +111,7 @@ def _look_up(name: str) -> Any:
     if name == "solvers":
         return import_module("dcl.solvers")
     if name == "RunsOffError":  # names that were replaced: each stays for one minor version
-        warnings.warn("dcl.RunsOffError is dcl.DivergedError now", DeprecationWarning, stacklevel=2)
+        warnings.warn("dcl.RunsOffError was renamed: use dcl.DivergedError", DeprecationWarning, stacklevel=2)
         name = "DivergedError"
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

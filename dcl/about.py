@@ -1,4 +1,4 @@
-"""What this installation of dcl consists of: for bug reports, and to see whether the compiled core runs."""
+"""What is installed, for bug reports, and whether the compiled core runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ class Info:
     """What is installed; `print` it.
 
     Attributes:
-        core: the instruction set that the compiled core was built for, "" where there is none.
-        reason: why there is no core, "" where there is one.
-        threads: as many instances at a time as torch has threads.
-        versions: of Python, dcl and what it stands on; "not installed" for a solver that the rule of `dcl.solvers.choose`
-            has to do without.
+        core: the instruction set that the compiled core was built for; "" if there is no core.
+        reason: why there is no core; "" if there is one.
+        threads: how many instances are solved at a time (torch's number of threads).
+        versions: of Python, dcl and the packages it uses; "not installed" for a missing solver.
 
     Example:
         >>> import dcl
@@ -81,7 +80,7 @@ def warn_of_slow_path() -> None:
     """Say once that there is no compiled core, unless it was switched off on purpose."""
     if not core.switched_off:
         warnings.warn(
-            f"dcl runs without its compiled core, which is many times slower: {core.reason}. See dcl.info()",
+            f"dcl runs without its compiled core, which makes it many times slower: {core.reason}. See dcl.info()",
             SlowWarning,
             stacklevel=level_of_caller(),
         )

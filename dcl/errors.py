@@ -1,4 +1,4 @@
-"""Every error and warning that dcl raises, each with the facts that a program needs to react to it.
+"""Every error and warning that dcl raises. Their attributes hold what a program needs to react.
 
 An outcome of a solve is a value (`dcl.Status`); it becomes one of these only in a layer (`dcl.outcome.messages`).
 """
@@ -29,7 +29,7 @@ class DclError(Exception):
 
 
 class InputError(DclError, ValueError):
-    """An argument cannot be used. `argument` is its name, `index` the batch index, () where it does not apply.
+    """An argument cannot be used. `argument` is its name. `index` is the batch index, or () if there is none.
 
     Example:
         >>> import torch, dcl
@@ -73,7 +73,7 @@ class OptionError(InputError):
 
 
 class DppError(InputError):
-    """A CVXPY problem is not DPP: its parameters would be baked in and their gradients silently zero.
+    """A CVXPY problem is not DPP. CVXPY would fix its parameters, and their gradients would be silently zero.
 
     Example:
         >>> import cvxpy as cp, dcl
@@ -87,7 +87,7 @@ class DppError(InputError):
 
 
 class UnsupportedError(DclError):
-    """A construct that dcl does not handle (a cone, a reduction, an attribute); nothing was dropped silently.
+    """dcl does not support this cone, reduction or attribute. It is an error, so that nothing is dropped silently.
 
     Example:
         >>> import cvxpy as cp, dcl
@@ -104,8 +104,8 @@ class SolveError(DclError, RuntimeError):
     """Some instances of a batch have no checked answer.
 
     indices: batch index of each failed instance.  statuses: its `Status`.  certificates: for an infeasible one the
-    checked certificate (z for PRIMAL_INFEASIBLE, x for DUAL_INFEASIBLE; see `dcl.Solution`), else None.  All empty in an
-    error that a DataLoader brings from a worker: torch makes it anew from its text.
+    checked certificate (z for PRIMAL_INFEASIBLE, x for DUAL_INFEASIBLE; see `dcl.Solution`), else None.  All are
+    empty if the error comes from a worker of a DataLoader, because torch rebuilds the error from its text.
 
     Example:
         >>> import torch, dcl
@@ -132,7 +132,7 @@ class SolveError(DclError, RuntimeError):
 
 
 class NoMinimumError(SolveError):
-    """`ArgminLayer` has no checked argmin for some instances; where all failed alike, a subclass says how.
+    """`ArgminLayer` found no argmin that passes the check. If all instances failed in the same way, a subclass says how.
 
     Example:
         >>> import torch, dcl
@@ -158,7 +158,7 @@ class NotStationaryError(NoMinimumError):
 
 
 class DivergedError(NoMinimumError):
-    """The iterates run off to infinity: the infimum is not attained (`Status.RUNS_OFF`).
+    """The iterates diverge to infinity: the infimum is not attained (`Status.RUNS_OFF`).
 
     Example:
         >>> import torch, dcl
@@ -184,7 +184,7 @@ class FlatError(NoMinimumError):
 
 
 class SaddleError(NoMinimumError):
-    """Stationary, but of the wrong kind: a saddle, or a maximum where a minimum is wanted (`Status.SADDLE`).
+    """The point is stationary but not a minimum: it is a saddle or a maximum (`Status.SADDLE`).
 
     Example:
         >>> import torch, dcl
@@ -228,7 +228,7 @@ class DegenerateError(DclError, RuntimeError):
 
 
 class DegenerateWarning(UserWarning):
-    """The derivative at a solution is one-sided, not unique, or ill-conditioned (DESIGN: `dcl.point.degeneracy`).
+    """The derivative at a solution is one-sided, not unique, or ill-conditioned. See `dcl.GradientKind`.
 
     Example:
         >>> import warnings, torch, dcl
@@ -242,7 +242,7 @@ class DegenerateWarning(UserWarning):
 
 
 class ShapeWarning(UserWarning):
-    """Batch dimensions broadcast to more programs than were meant, perhaps. Said once per layer.
+    """Batch dimensions broadcast to many programs, perhaps by mistake. Shown once per layer.
 
     Example:
         >>> import warnings, torch, dcl
@@ -255,18 +255,18 @@ class ShapeWarning(UserWarning):
 
 
 class SlowWarning(UserWarning):
-    """The compiled core is not there, so that every call takes the slow path. Said once.
+    """The compiled core is missing, so every call is slow. Shown once.
 
     Example:
         >>> import warnings, dcl
         >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore", dcl.SlowWarning)  # it is known, and was said
+        ...     warnings.simplefilter("ignore", dcl.SlowWarning)  # already known
         ...     layer = dcl.QPLayer()
     """
 
 
 class CompatibilityWarning(UserWarning):
-    """An option of another package that has no counterpart here was ignored.
+    """An option of another package was ignored, because dcl has no such option.
 
     Example:
         >>> import warnings, dcl
@@ -280,7 +280,7 @@ class CompatibilityWarning(UserWarning):
 
 
 def level_of_caller() -> int:
-    """The stacklevel of the first frame outside of dcl and torch, so that a warning points at the caller's line."""
+    """The stacklevel of the first frame outside dcl and torch, so that a warning points at the caller's line."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("dcl", "torch"):
         level, frame = level + 1, frame.f_back

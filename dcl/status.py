@@ -1,4 +1,4 @@
-"""Outcomes as values: what happened to an instance, and what its derivative is worth. Each value has its message."""
+"""Outcomes as values: what happened to an instance, and whether its derivative can be trusted. Each value has a message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Outcome of one instance, decided by dcl's own check and not by the solver's word; `message` says it in words.
+    """Outcome of one instance, decided by dcl's own check and not by the solver. `message` explains it.
 
     Example:
         >>> import torch, dcl
@@ -36,7 +36,7 @@ class Status(IntEnum):
         return _STATUS_MESSAGES[self]
 
     def message_of(self, maximize: bool) -> str:
-        """`message`, in the words of a maximization if it is one."""
+        """`message`, with the words for a maximization if `maximize`."""
         return _OF_MAXIMIZATIONS.get(self, self.message) if maximize else self.message
 
 
@@ -49,16 +49,16 @@ _STATUS_MESSAGES = {
     "checked): add bounds or a regularizing term",
     Status.MAX_ITERATIONS: "the solver stopped at its iteration limit: raise max_iters, or rescale the data",
     Status.TIME_LIMIT: "the solver stopped at its time limit: raise time_limit",
-    Status.NUMERICAL_ERROR: "no solver found a point that passes the check, nor a certificate: the problem may be "
+    Status.NUMERICAL_ERROR: "no solver found a point or a certificate that passes the check: the problem may be "
     "nearly infeasible or unbounded, or badly scaled",
-    Status.NOT_STATIONARY: "the point reached is not stationary, its Newton step is not small: start nearer, try another "
-    "solver, or look for a kink (|y|, ReLU) in the objective or the constraints, for constraints so dependent that no "
-    "multipliers exist, or for an objective so saturated that its gradient is mostly rounding (take its log)",
-    Status.RUNS_OFF: "no minimum was reached from this start, the iterates run off to infinity while the objective flattens "
+    Status.NOT_STATIONARY: "the point reached is not stationary: its Newton step is not small. Start nearer, or try another "
+    "solver. Usual causes: a kink (|y|, ReLU) in the objective or the constraints, dependent constraints without "
+    "multipliers, or an objective so saturated that its gradient is mostly rounding (take its log)",
+    Status.RUNS_OFF: "no minimum was reached from this start: the iterates diverge to infinity while the objective flattens "
     "out or falls without end: bound y, or add a stabilizing term such as |y|^2 / 16",
-    Status.FLAT: "the Hessian is singular where the search ended, so that the minimizer is not unique or has no derivative: "
+    Status.FLAT: "the Hessian is singular where the search ended, so the minimizer is not unique or has no derivative: "
     "add a stabilizing term such as |y|^2 / 16",
-    Status.SADDLE: "a stationary point, but no minimum (maximum): the Hessian on the null space of the active constraints "
+    Status.SADDLE: "a stationary point, but not a minimum (maximum): the Hessian on the null space of the active constraints "
     'has an eigenvalue of the wrong sign; start elsewhere, or accept it with stationary="any"',
     Status.LOCALLY_INFEASIBLE: "no point that satisfies the constraints was found from this start: they may contradict each "
     "other; start elsewhere, or relax one",
@@ -70,7 +70,7 @@ _OF_MAXIMIZATIONS = {
 
 
 class GradientKind(IntEnum):
-    """What the derivative of x and z at a solution is; `message` says it in words.
+    """Whether the derivative of x and z at a solution is exact, one-sided or not unique. `message` explains it.
 
     Example:
         >>> import torch, dcl
@@ -95,9 +95,9 @@ class GradientKind(IntEnum):
 _KIND_MESSAGES = {
     GradientKind.EXACT: "the solution map is differentiable here and this is its derivative",
     GradientKind.WEAKLY_ACTIVE: "a constraint holds with equality and zero multiplier: the derivative is one-sided; an "
-    "average of the one-sided ones (or one of them) is returned",
+    "average of the one-sided derivatives (or one of them) is returned",
     # S (dx, w) = (a, R b) with S (0, y) = 0: dx is unique where y'R b = 0, and a change of P or q has b = 0
-    GradientKind.RANK_DEFICIENT: "active constraints are linearly dependent, so that their multipliers are not unique, and the "
+    GradientKind.RANK_DEFICIENT: "active constraints are linearly dependent, so their multipliers are not unique, and the "
     "minimum-norm derivative is returned. If they are linear, the derivative of x is not affected: it is exact for every "
     "change of the objective, and for changes of the constraints that keep the dependent ones consistent (for others x has "
     "at most one-sided derivatives). The derivative of the multipliers is one of many",

@@ -174,7 +174,7 @@ def check_no_trace() -> None:
     """Raise UnsupportedError inside of torch.jit.trace, which would record the answer as a constant: wrong for other inputs."""
     if is_tracing():
         raise UnsupportedError(
-            "torch.jit.trace records the torch operations of one call, and a layer's solver is none of them: the traced module "
+            "torch.jit.trace records only the torch operations of one call, and a layer's solver is not one: the traced module "
             "would return this answer for every input. Use torch.compile, which takes the layer as one operator, or trace the "
             "parts before and after the layer"
         )

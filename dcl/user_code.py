@@ -1,4 +1,4 @@
-"""Errors of a Python file of the user, which a command runs: one line that names the place, and no traceback."""
+"""Errors in the user's Python file that a command runs: one line with the place, and no traceback."""
 
 from __future__ import annotations
 

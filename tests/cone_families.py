@@ -16,7 +16,7 @@ from oracles.cones import svec
 Cones = dict[str, Any]
 Program = dict[str, np.ndarray]
 COSTS = ("full", "low", "zero")
-KINDS = ("second_order", "semidefinite", "exponential", "mixed")
+KINDS = ("second_order", "semidefinite", "exponential", "mixed", "power", "mixed with power")
 
 
 def _inside(rng: np.random.Generator, cones: Cones) -> tuple[np.ndarray, np.ndarray]:
@@ -37,19 +37,27 @@ def _inside(rng: np.random.Generator, cones: Cones) -> tuple[np.ndarray, np.ndar
         s.append(np.array([x, y, y * np.exp(x / y) + 0.1 + rng.random()]))
         u, v = -0.3 - rng.random(), rng.standard_normal()
         z.append(np.array([u, v, -u * np.exp(v / u - 1.0) + 0.1 + rng.random()]))
+    for a in cones["p"]:
+        for t, m in ((s, (1.0, 1.0)), (z, (a, 1.0 - a))):
+            x, y = 0.3 + 2.0 * rng.random(2)
+            t.append(np.array([x, y, rng.uniform(-0.9, 0.9) * (x / m[0]) ** a * (y / m[1]) ** (1.0 - a)]))
     return np.concatenate(s), np.concatenate(z)
 
 
 def cones_of(rng: np.random.Generator, kind: str, n: int) -> Cones:
     """Zero and nonnegative rows beside up to five cones of a kind, or of all."""
-    count = lambda name: int(rng.integers(0 if kind == "mixed" else 1, 6)) if kind in (name, "mixed") else 0  # noqa: E731
-    return {
+    mixed = kind.startswith("mixed")
+    count = lambda name: int(rng.integers(0 if mixed else 1, 6)) if mixed or kind == name else 0  # noqa: E731
+    cones = {
         "z": int(rng.integers(0, max(1, n // 3))),
         "l": int(rng.integers(0, n)),
         "q": [int(rng.integers(1, 12)) for _ in range(count("second_order"))],
         "s": [int(rng.integers(1, 5)) for _ in range(min(3, count("semidefinite")))],
         "ep": count("exponential"),
     }
+    # "mixed" itself has none, so that its programs are those of before there were power cones
+    powers = int(rng.integers(1, 6)) if "power" in kind else 0
+    return cones | {"p": rng.uniform(0.05, 0.95, powers).tolist()}
 
 
 def drawn(kind: str, seed: int, largest: int = 20) -> tuple[Cones, Program]:

@@ -9,7 +9,7 @@ from dcl.compare.command import existing, writable
 
 _FILES = """\
 FILE is
-  a Python file that defines `problem`, a cvxpy.Problem; its parameters have their .value, or that of --set
+  a Python file that defines `problem`, a cvxpy.Problem; a parameter takes its value from --set, else from .value
   a quadratic program, minimize 1/2 x'Px + q'x subject to Ax = b, Gx <= h, lb <= x <= ub, as .json or .npz with these
   names; q, b, h, lb and ub are parameters; JSON may have "names", one for each entry of x
   a linear or quadratic program as .mps or .lp

@@ -38,7 +38,8 @@ def load(path: Path) -> Loaded:
         problem = problem_of(blocks)
         if names and len(names) != len(blocks["q"]):
             raise InputError(
-                f"{path}: names has {len(names)} entries, x has {len(blocks['q'])}: one name for each", argument="names"
+                f"{path}: names has {len(names)} entries, but x has {len(blocks['q'])}: give one name for each",
+                argument="names",
             )
         return Loaded(problem, names)
     if kind == "npz":
@@ -64,16 +65,16 @@ def _json(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: {error.msg}: this is no JSON", argument="file") from None
+        raise InputError(f"{path}, line {error.lineno}: {error.msg}: this is not valid JSON", argument="file") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is no text in UTF-8", argument="file") from None
+        raise InputError(f"{path} is not a text file in UTF-8", argument="file") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path} must be an object with the names {', '.join(_JSON)}", argument="file")
+        raise InputError(f"{path} must be a JSON object with some of the names {', '.join(_JSON)}", argument="file")
     names = found.pop("names", None) or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: names must be a list of texts, one for each entry of x", argument="names")
+        raise InputError(f"{path}: names must be a list of strings, one for each entry of x", argument="names")
     if len(set(names)) != len(names):
-        raise InputError(f"{path}: names has a name twice", argument="names")
+        raise InputError(f"{path}: two entries of names are equal", argument="names")
     blocks = {name: _array(path, name, value) for name, value in found.items() if value is not None}
     return _known(path, blocks, _JSON), names
 
@@ -86,7 +87,7 @@ def _array(path: Path, name: str, value: Any) -> Any:
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"{path}: {name} is no array of numbers", argument=name) from None
+        raise InputError(f"{path}: {name} is not an array of numbers", argument=name) from None
 
 
 def _npz(path: Path) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _npz(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is no file of NumPy arrays (np.savez)", argument="file") from None
+        raise InputError(f"{path} is not a file of NumPy arrays (np.savez)", argument="file") from None
 
 
 def _known(path: Path, blocks: dict[str, Any], valid: tuple[str, ...] = _BLOCKS) -> dict[str, Any]:

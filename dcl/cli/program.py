@@ -60,7 +60,7 @@ def _set(given: dict[str, Any], places: Places) -> Places:
         if place:
             array = places.filled(whole)
             if not isinstance(value, int | float):
-                raise InputError(f"--set {name}=...: one entry is a number", argument=whole)
+                raise InputError(f"--set {name}=...: one entry takes a number", argument=whole)
             array[place] = value
             value = places.with_labels(whole, array)
         places = replace(places, base={**places.base, whole: value})

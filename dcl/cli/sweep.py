@@ -25,7 +25,7 @@ examples:
   dcl sweep lp.json --over "h[0]=0:10:1000" --path chunks --out rows.csv
   dcl sweep portfolio.py --data scenarios.csv --gradient --backend loky
 
-exit status: as of solve, of the first row without a solution
+exit status: that of solve, for the first row without a solution
 """
 _ROWS, _COLUMNS = 24, 6
 _ROUNDING = 1e-14
@@ -43,12 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--path",
         type=Path,
         metavar="FOLDER",
-        help="keep finished chunks there; the same command goes on where it was stopped",
+        help="folder for finished chunks; run the same command again to continue",
     )
     parser.add_argument(
-        "--backend", metavar="NAME", help="of joblib: loky, threading, dask, ray (default: this process)"
+        "--backend",
+        metavar="NAME",
+        help="joblib backend for chunks: loky, threading, dask or ray (default: one process)",
     )
-    parser.add_argument("--workers", type=positive, metavar="N", help="of the backend (default: all)")
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="number of workers of the backend (default: all cores)"
+    )
     parser.add_argument("--out", type=output, metavar="OUT", help="write all rows to a .csv, .json or .npz file")
     parser.add_argument("--plot", type=writable, metavar="OUT", help="draw the solution paths (.png, .pdf, .svg)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -75,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         if args.path is not None:
-            print(f"dcl sweep: stopped; the same command goes on from {args.path}", file=sys.stderr)
+            print(f"dcl sweep: stopped; run the same command again to continue from {args.path}", file=sys.stderr)
         raise
     table = as_table(found)
     if args.out is not None:

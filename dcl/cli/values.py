@@ -45,7 +45,7 @@ def read_table(path: Path) -> Table:
     for number, row in enumerate(rows, start=1):
         wrong = [cell for cell in row if not _is_number(cell)]
         if len(row) != width or wrong:
-            what = f"{wrong[0]!r} is no number" if wrong else f"{len(row)} cells instead of {width}"
+            what = f"{wrong[0]!r} is not a number" if wrong else f"{len(row)} cells instead of {width}"
             raise InputError(f"{path}, row {number} of numbers: {what}", argument="data")
     return Table(columns, labels, np.array([[float(cell) for cell in row] for row in rows]).reshape(len(rows), width))
 
@@ -78,7 +78,7 @@ def _value(name: str, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         raise InputError(
-            f"--set {name}={text}: neither a number, nor a list as in [1,2,3], nor a .csv or .npy file that is there",
+            f"--set {name}={text}: not a number, not a list such as [1,2,3], and not an existing .csv or .npy file",
             argument=name,
         ) from None
 
@@ -113,7 +113,7 @@ class Places:
         name, rest = name.strip(), rest.strip().removesuffix("]")
         if name not in self.shapes:
             known = ", ".join(self.shapes) or "none"
-            raise InputError(f"{name!r} is no parameter of the program; parameters: {known}", argument=name)
+            raise InputError(f"{name!r} is not a parameter of the program; parameters: {known}", argument=name)
         shape = self.shapes[name]
         if shape == (len(self.labels),) and rest in self.labels:
             return name, (list(self.labels).index(rest),)
@@ -122,9 +122,7 @@ class Places:
         except ValueError:
             place = (-1,) * max(1, len(shape))
         if len(place) != len(shape) or any(not 0 <= i < size for i, size in zip(place, shape, strict=True)):
-            wanted = (
-                f"one of its entries, as in {name}[{', '.join('0' for _ in shape)}]" if shape else "it alone: a number"
-            )
+            wanted = f"one of its entries, such as {name}[{', '.join('0' for _ in shape)}]" if shape else "a number"
             raise InputError(f"{text}: {name} has shape {shape}: give {wanted}", argument=name)
         return name, place
 
@@ -162,7 +160,7 @@ class Places:
 def instances(table: Table, places: Places) -> dict[str, Any]:
     """--data: parameters (rows, *shape) from columns "name" and "name[i]". Raises InputError that names the column."""
     if table.columns is None:
-        raise InputError("--data needs a first row with the names of parameters", argument="data")
+        raise InputError("--data needs a header row with the names of parameters", argument="data")
     return places.rows(table.columns, table.numbers)
 
 
@@ -190,6 +188,6 @@ def grid(over: Sequence[tuple[str, str]], places: Places) -> dict[str, Any]:
     axes = [points(text, name) for name, text in over]
     rows = math.prod(len(axis) for axis in axes)
     if rows > _LARGEST:
-        raise InputError(f"--over asks for {rows:,} points; at most {_LARGEST:,}", argument="over")
+        raise InputError(f"--over asks for {rows:,} points; the limit is {_LARGEST:,}", argument="over")
     combined = np.stack([mesh.ravel() for mesh in np.meshgrid(*axes, indexing="ij")], 1)
     return places.rows([name for name, _ in over], combined)

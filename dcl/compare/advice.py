@@ -1,4 +1,4 @@
-"""What to do about a point: one sentence, by what is known of it."""
+"""One sentence of advice about a point."""
 
 from __future__ import annotations
 

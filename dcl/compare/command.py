@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONE",
         help="its cones, some of l (nonnegative), q (second-order), s (semidefinite), ep (exponential), p (power); default: l",
     )
-    parser.add_argument("--linear", action="store_true", help="without a quadratic term")
+    parser.add_argument("--linear", action="store_true", help="a linear program: no quadratic term")
     parser.add_argument(
         "--mu", nargs="+", type=_barrier, metavar="MU", help="barrier parameters (default: 1e-1 ... 1e-8)"
     )
@@ -94,7 +94,7 @@ def writable(text: str) -> Path:
     """A file that can be written."""
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder, or a folder itself")
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: the folder does not exist, or the name is a folder")
     return path
 
 
@@ -163,7 +163,9 @@ def _in_order(path: Path, parameters: Sequence[Any], values: Any) -> Sequence[An
     """The values in the order of the parameters, for a dict by parameter or by name. Raises _BadFileError."""
     if not isinstance(values, Mapping):
         if not isinstance(values, Sequence) or len(values) != len(parameters):
-            raise _BadFileError(f"{path}: values must be a list of {len(parameters)}, or a dict by parameter or name")
+            raise _BadFileError(
+                f"{path}: values must be a list of {len(parameters)}, or a dict with parameters or names as keys"
+            )
         return values
     by_name = {key if isinstance(key, str) else key.name(): value for key, value in values.items()}
     names = [parameter.name() for parameter in parameters]

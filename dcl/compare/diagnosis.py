@@ -36,12 +36,12 @@ from dcl.status import GradientKind, Status
 def diagnose(
     layer: Layer, *tensors: Tensor | None, mu: float | Tensor | None = None, **named: Tensor | None
 ) -> Diagnosis:
-    """Explain what a layer answers for these tensors, instance by instance; failed instances are explained too.
+    """Explain the answer of a layer for these tensors, instance by instance, failed instances included.
 
     For each: status and residuals, the active constraints by the caller's names, the strict-complementarity margin and whose it
     is, rank of the active rows (LICQ), condition of the KKT system, whether x and the multipliers are unique, what the
-    derivative is worth, in which arguments it is zero at a vertex, and advice.  Settings of the layer stay as they are, but
-    nothing is raised and nothing warned of.
+    derivative is worth, in which arguments it is zero at a vertex, and advice.  The settings of the layer are
+    used, but failures and degenerate points raise no error and no warning.
 
     Args:
         layer: a `CvxpyLayer`, `QPLayer`, `ConeLayer` or `ArgminLayer`.
@@ -68,7 +68,7 @@ def diagnose(
         twin, _ = with_engine(layer, on_failure="last", on_degenerate="ignore", straight_through=False)
         solution, context = _of_cones(twin, tensors, mu)
     else:
-        raise InputError(f"diagnose takes a layer of dcl, got {type(layer).__name__}", argument="layer")
+        raise InputError(f"diagnose takes a dcl layer, got {type(layer).__name__}", argument="layer")
     sizes = _sizes(twin, solution)
     if not solution.status.numel():
         return Diagnosis((), context.batch_shape, sizes)
@@ -111,7 +111,7 @@ class _FunctionContext(AbstractCallContext):
 def _of_function(layer: ArgminLayer, tensors: Sequence[Tensor | None], mu: float | Tensor | None) -> Found:
     """At the solution, the quadratic program that agrees with the function there to second order."""
     if layer._linear_solve != "direct":
-        raise InputError('diagnose needs matrices, which linear_solve="cg" is there to avoid', argument="layer")
+        raise InputError('diagnose forms matrices, so it does not work with linear_solve="cg"', argument="layer")
     with torch.no_grad():
         _, solution = layer(*tensors, mu=mu, return_solution=True)
     cone = solution._program.structure.cone

@@ -59,7 +59,7 @@ def compare_gradients(
     seed: int = 0,
     **named: Tensor | None,
 ) -> Comparison:
-    """The gradient of a loss through `layer` by every way there is, side by side, and which one to use here.
+    """Compare all ways to compute the gradient of a loss through `layer`, and say which one to use here.
 
     Rows: the exact KKT gradient; that of the log-barrier point x(mu) for each mu; straight-through (the exact x with the
     gradient of x(mu)) at the mu recommended; diffcp as an independent engine on the same canonical program; central finite
@@ -70,9 +70,9 @@ def compare_gradients(
         tensors: the arguments of the call, batch dimensions included; None where a block is absent.  Those that require a
             gradient are differentiated, all of them if none does.
         mu: the barrier parameters to try, positive, in any order.
-        loss: takes what the layer returns, gives a number; default: a fixed random weighting of x (QPLayer, ConeLayer) or
+        loss: a function from what the layer returns to a number. Default: a fixed random weighting of x (QPLayer, ConeLayer) or
             of everything returned.
-        engines: of "diffcp dense", "diffcp lsqr", "diffcp lpgd"; a row says why where one cannot do the program.
+        engines: some of "diffcp dense", "diffcp lsqr", "diffcp lpgd". If one cannot do the program, its row says why.
         entries: finite differences of this many entries of the data at most (drawn at random where there are more); errors and
             cosines of all rows are over these.
         repeats: timings are medians over this many runs.
@@ -80,7 +80,8 @@ def compare_gradients(
         named: tensors by the names of the call, for a `QPLayer` or a `ConeLayer`: `compare_gradients(layer, P, q, G=G, h=h)`.
 
     Returns:
-        A `Comparison`: prints as a table and ends in a sentence; `to_frame()`, `plot(path)`, `recommended_mu`, `mu_range`.
+        A `Comparison`. It prints as a table and a recommendation, and has
+        `to_frame()`, `plot(path)`, `recommended_mu`, `mu_range`.
 
     Raises:
         SolveError: an instance has no solution (`dcl.diagnose` says what conflicts).  InputError, OptionError: bad arguments.
@@ -99,7 +100,7 @@ def compare_gradients(
             raise OptionError(f"unknown engine {name!r}; valid: {', '.join(ENGINES)}", argument="engines")
     call = subject(layer, bind(layer, tensors, named))
     if not call.wanted:
-        raise InputError("there is no tensor to differentiate")
+        raise InputError("no tensor to differentiate: pass at least one")
     generator = torch.Generator().manual_seed(seed)
     if any(t is not None and t.numel() == 0 and t.shape[0] == 0 for t in call.tensors):
         raise InputError("the batch is empty: there is no gradient to compare")
@@ -108,7 +109,7 @@ def compare_gradients(
     weights = torch.randn(x.numel(), generator=generator, dtype=torch.float64) / max(x.numel(), 1) ** 0.5
     measure: Loss = loss if loss is not None else lambda r: primal(r).to(torch.float64) @ weights.to(primal(r).device)
     if measure(result).numel() != 1:
-        raise InputError(f"loss must give one number, got shape {tuple(measure(result).shape)}", argument="loss")
+        raise InputError(f"loss must return one number, got shape {tuple(measure(result).shape)}", argument="loss")
 
     bench = _Bench(call, measure, x, repeats)
     reference, seconds = _timed(lambda: differences(call, measure, measure(result).detach(), entries, generator), 1)

@@ -1,4 +1,4 @@
-"""What `dcl.diagnose` returns: what is known of one instance, and of all of a batch; both print well."""
+"""What `dcl.diagnose` returns: the facts about one instance, and about a whole batch. Both can be printed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _SHOWN = 6
 class PointDiagnosis:
     """What is known of one instance.
 
-    On the central path (mu > 0) x(mu) is inside of all inequalities: active are the equalities, the margin is infinite.
+    On the central path (mu > 0) x(mu) satisfies all inequalities strictly. Then only equalities are active, and the margin is
+    infinite.
 
     Attributes:
         index: batch index.
@@ -30,11 +31,11 @@ class PointDiagnosis:
         condition: of the KKT matrix.
         unique_x, unique_z: are x and the multipliers unique? None where it is not decided.
         gradient_kind: `dcl.GradientKind`, None where there is no solution.
-        vertex: active constraints alone fix x, whatever the objective is.
+        vertex: True if the active constraints alone determine x.
         zero_in: names of the arguments in which the derivative of what the layer returns (x, of a matrix layer) vanishes at
-            a vertex: nothing is learned through those.
-        on_path: was x(mu) asked for?
-        advice: what to do, in a sentence.
+            a vertex: gradient descent does not change those.
+        on_path: True for x(mu), mu > 0.
+        advice: what to do, as a sentence.
 
     Example:
         >>> import torch, dcl

@@ -1,4 +1,4 @@
-"""What a point does not tell by itself: in which arguments its derivative is zero, and which mu keeps x(mu) near.
+"""Two measurements at a point: in which arguments its derivative is zero, and which mu keeps x(mu) near x.
 
 zero_in     the derivative of w'x, w random, in each argument: a derivative that is not zero has w'dx = 0 with probability zero
 nearby_mu   the largest mu of MUS with |x(mu) - x| <= NEAR |x|, the mu that `compare_gradients` recommends at a kink

@@ -132,12 +132,13 @@ def bind(
     kind = type(layer).__name__
     if not isinstance(layer, QPLayer | ConeLayer):
         raise InputError(
-            f"{kind} takes its tensors by position, got the keyword {next(iter(named))!r}", argument=next(iter(named))
+            f"{kind} takes its tensors by position only, got the keyword {next(iter(named))!r}",
+            argument=next(iter(named)),
         )
     order = list(matrix.CORE if isinstance(layer, QPLayer) else cone.CORE)
     for name in named:
         if name not in order:
-            raise InputError(f"{name!r} is no argument of {kind}; its tensors: {', '.join(order)}", argument=name)
+            raise InputError(f"{name!r} is not an argument of {kind}; its tensors: {', '.join(order)}", argument=name)
         if order.index(name) < len(tensors):
             raise InputError(f"{name} is given by position and by name", argument=name)
     last = max(order.index(name) for name in named)

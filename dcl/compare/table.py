@@ -68,11 +68,11 @@ class Comparison:
             `backward_ms` (milliseconds a call), `note`, `gradient`; NaN where there is no such number.
         verdict: which gradient to use here, and why.
         recommended_mu: 0.0 for the exact one.
-        mu_range: (start, end), the mu to train with first and last; both recommended_mu where nothing is gained by lowering
-            it. At a vertex, whose exact gradient is zero, they differ, and recommended_mu is the start: a mu held at the end
-            trains slowly.
+        mu_range: (start, end), the mu to train with first and last. At a vertex the exact gradient is zero; there start and
+            end differ, and recommended_mu is the start, since training with the end value alone is slow. Otherwise both are
+            recommended_mu.
         kinds: `dcl.GradientKind` of each instance.
-        subject: what was compared, in a line.
+        subject: what was compared, as one line.
 
     Example:
         >>> import torch, dcl

@@ -1,6 +1,6 @@
 """Layers with the signatures of other packages, on top of `dcl.QPLayer`: `dcl.compat.qpth`, `dcl.compat.proxsuite`.
 
-A program written for one of them runs by changing its import.  Answers are checked (`dcl.SolveError` instead of a wrong
+To run a program written for one of them, change its import.  Answers are checked (`dcl.SolveError` instead of a wrong
 number), an option that has no counterpart is ignored with one `dcl.CompatibilityWarning`.
 """
 

@@ -34,8 +34,9 @@ from dcl.status import GradientKind, Status
 # A shift below this, relative to the largest, is none; so is a singular value of E with rows of size one.
 _NONE = 1e-9
 _RANK_VARIES = (
-    "the violated rows and the equalities are linearly dependent: the derivative with respect to A and G holds for changes "
-    "that leave them so (otherwise the closest point jumps, as that to two parallel lines does when one is turned)"
+    "the violated rows and the equalities are linearly dependent: the derivative with respect to A and G holds only for "
+    "changes that keep them dependent (with other changes the closest point jumps, as it does for two parallel lines when "
+    "one is turned)"
 )
 
 

@@ -121,8 +121,8 @@ class QPFunction:
     def _warn_of(self, doubts: tuple[str, ...]) -> None:
         if doubts and not self._has_warned:
             self._has_warned = True
-            text = "\n  ".join(["the derivative of the closest feasible program is doubtful.", *doubts])
-            warnings.warn(f"{text}\n  (said once)", DegenerateWarning, stacklevel=level_of_caller())
+            text = "\n  ".join(["the derivative of the closest feasible program may be wrong.", *doubts])
+            warnings.warn(f"{text}\n  (this warning is shown once)", DegenerateWarning, stacklevel=level_of_caller())
 
 
 def _both(signs: list[float], m: int, rows: Tensor) -> Tensor:

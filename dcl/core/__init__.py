@@ -16,8 +16,8 @@ import os
 from types import ModuleType
 
 _ABSENT = (
-    "it was not built beside the package that is imported: there was no C++ compiler when dcl was installed, or Python was "
-    "started in a clone and imports its sources instead of what is installed (start it elsewhere, or install with -e)"
+    "the imported package has no built core. Either there was no C++ compiler when dcl was installed, or Python was started "
+    "in a clone and imports the sources instead of the installed package (start it elsewhere, or install with -e)"
 )
 
 

@@ -2,10 +2,10 @@
 
     minimize 1/2 x'Px + q'x   subject to   Ax = b (y),   Gx + s = h,  s in K (z)         Px + q + A'y + G'z = 0,   z in K*
 
-K: nonnegative, second-order, semidefinite and exponential cones, in the order of `dcl.program`.  Tensors are float64 on the
-CPU, (B or 1, ...), contiguous, by the names P, q, A, b, G, h; an absent block is missing from the mapping.  What has 1 in front
-is shared by the batch, and its gradient is the sum over it.  What `dcl.core.dense` promises of certified instances, of threads
-and of the lock holds here too; there is no `solve_kkt`.
+K: nonnegative, second-order, semidefinite, exponential and power cones, in the order of `dcl.program`.  Tensors are float64 on
+the CPU, (B or 1, ...), contiguous, by the names P, q, A, b, G, h; an absent block is missing from the mapping.  What has 1 in
+front is shared by the batch, and its gradient is the sum over it.  What `dcl.core.dense` promises of certified instances, of
+threads and of the lock holds here too; there is no `solve_kkt`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dcl import core
 BLOCKS = ("P", "q", "A", "b", "G", "h")
 OUTPUTS = ("x", "y", "z", "s", "value")
 _START = ("x", "y", "z")
-_KINDS = {"zero": 0, "nonnegative": 1, "second_order": 2, "semidefinite": 3, "exponential": 5}
+_KINDS = {"zero": 0, "nonnegative": 1, "second_order": 2, "semidefinite": 3, "exponential": 5, "power": 6}
 # The lower triangle of a semidefinite cone by columns, as SCS has it, instead of the upper one.
 _LOWER = 4
 # Most operations of one step, n^2 m: above, what the core would lose where it does not certify is too much.
@@ -31,7 +31,10 @@ _extension: Any = core.extension
 
 
 class Block(Protocol):
-    """What the core asks of a `dcl.cones.base.Block`: a kind by name, and so many cones of a size and so many rows each."""
+    """What the core asks of a `dcl.cones.base.Block`: a kind by name, so many cones of a size and so many rows each.
+
+    alphas: the exponents of power cones.
+    """
 
     @property
     def kind(self) -> str: ...
@@ -39,6 +42,8 @@ class Block(Protocol):
     def size(self) -> int: ...
     @property
     def count(self) -> int: ...
+    @property
+    def alphas(self) -> tuple[float, ...]: ...
     @property
     def rows(self) -> int: ...
 
@@ -66,9 +71,12 @@ class ConicAnswer:
 
 @dataclass(frozen=True)
 class ConicCore:
-    """The core for programs with one K. blocks: its kind, size and count, as the core counts them; zeros, rows: how many."""
+    """The core for programs with one K.
 
-    blocks: tuple[tuple[int, int, int], ...]
+    blocks: kind, size and count as the core counts them, exponents of power cones; zeros, rows: how many.
+    """
+
+    blocks: tuple[tuple[int, int, int, tuple[float, ...]], ...]
     zeros: int
     rows: int
 
@@ -137,7 +145,8 @@ def conic_core(blocks: Sequence[Block], n: int, *, lower: bool = False) -> Conic
     if any(block.kind not in _KINDS for block in blocks) or n * n * rows > _MOST_WORK:
         return None
     kinds = _KINDS | ({"semidefinite": _LOWER} if lower else {})
-    counted = tuple((kinds[block.kind], block.size, block.count) for block in blocks if block.rows * block.count)
+    present = [block for block in blocks if block.rows * block.count]
+    counted = tuple((kinds[block.kind], block.size, block.count, block.alphas) for block in present)
     zeros = sum(block.size for block in blocks if block.kind == "zero")
     return ConicCore(counted, zeros, rows)
 

@@ -1,6 +1,7 @@
 // The Python face of the cone programs; dcl/core/conic.py says what the addresses mean.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -16,12 +17,14 @@ using core::block;
 using core::Index;
 using core::pointer;
 
-// Kind, size and count of each block of cones.
-using Blocks = std::vector<std::array<std::int64_t, 3>>;
+// Kind, size and count of each block of cones, and the exponents of power cones.
+using Blocks = std::vector<std::tuple<std::int64_t, std::int64_t, std::int64_t, std::vector<double>>>;
 
 core::Cones cones_of(const Blocks& blocks) {
     core::Cones cones;
-    for (const auto& [kind, size, count] : blocks) cones.add(static_cast<core::Kind>(kind), size, count);
+    for (const auto& [kind, size, count, exponents] : blocks) {
+        cones.add(static_cast<core::Kind>(kind), size, count, exponents);
+    }
     return cones;
 }
 

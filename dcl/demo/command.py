@@ -43,7 +43,7 @@ def _positive(text: str) -> int:
 def _file(text: str) -> Path:
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder, or a folder itself")
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: the folder does not exist, or the name is a folder")
     return path
 
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from dcl.demo import dispatch, figure
 
     if args.output.suffix[1:].lower() not in Figure().canvas.get_supported_filetypes():
-        print(f"dcl demo: --output {args.output}: no such kind of picture; use .png, .pdf or .svg", file=sys.stderr)
+        print(f"dcl demo: --output {args.output}: unknown kind of picture; use .png, .pdf or .svg", file=sys.stderr)
         return 2
     # matrices this small gain little from a second thread, and lose a factor of ten to it on a busy machine
     torch.set_num_threads(1)

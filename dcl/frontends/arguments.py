@@ -1,4 +1,4 @@
-"""Arguments that a layer does not have: an error that lists those it has, where Python names only the wrong one."""
+"""Errors for unknown arguments of a layer, with a list of the valid ones. Python names only the wrong one."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def check_known(name: str, function: Callable[..., Any], unknown: Mapping[str, o
         f"{name} has no argument {', '.join(map(repr, unknown))}"
         + (f" (did you mean {meant[0]}?)" if meant else "")
         + f"; valid: {', '.join(valid)}"
-        + ("; options of a solver go into solver_args={...}" if "solver_args" in valid else ""),
+        + ("; pass options of a solver as solver_args={...}" if "solver_args" in valid else ""),
         argument=first,
     )

@@ -76,7 +76,7 @@ def batching(arguments: Iterable[tuple[str, Tensor, int]]) -> Batching:
                 f"{name} must have at least {core} dimension(s), got shape {tuple(t.shape)}", argument=name
             )
         if device is not None and t.device != device:
-            raise InputError(f"{name} is on {t.device}, the arguments before it on {device}", argument=name)
+            raise InputError(f"{name} is on {t.device}, but the arguments before it are on {device}", argument=name)
         lead = tuple(t.shape[: t.ndim - core])
         try:
             shape = tuple(torch.broadcast_shapes(shape, lead))

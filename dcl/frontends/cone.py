@@ -1,4 +1,4 @@
-"""A cone program in the words of SCS and diffcp -> the waist of `dcl.program`.
+"""A cone program in the form of SCS and diffcp -> the canonical form of `dcl.program`.
 
     minimize 1/2 x'Px + q'x   subject to   Ax + s = b,  s in K            dual z in K*:  Px + q + A'z = 0,  s'z = 0
 
@@ -8,7 +8,7 @@ K is a dict, its cones in this order whatever the order of the keys:
     s   list of orders of semidefinite cones: the lower triangle, column by column, off-diagonal entries times sqrt(2)
     ep  number of exponential cones, y exp(x/y) <= z               p   list of exponents, x^a y^(1-a) >= |z|
 
-P is symmetrized.  The waist has semidefinite rows by the upper triangle: a permutation in, its inverse out.
+P is symmetrized.  The canonical form has semidefinite rows by the upper triangle: a permutation in, its inverse out.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ConeDict:
     rows: Rows
 
     def describe_row(self, row: int) -> str:
-        """As in "row 7 of A (second-order cone 1, entry 0)", for row `row` of the waist."""
+        """As in "row 7 of A (second-order cone 1, entry 0)", for row `row` of the canonical program."""
         place = row if self.rows.order is None else int(self.rows.order[row])
         seen: dict[str, int] = {}
         for block in self.blocks:
@@ -118,7 +118,9 @@ def _whole(value: Any, key: str) -> int:
     except TypeError:
         number = -1
     if number < 0 or isinstance(value, bool):
-        raise OptionError(f"cones[{key!r}] must be made of nonnegative integers, got {value!r}", argument="cones")
+        raise OptionError(
+            f"cones[{key!r}] must be a nonnegative integer or a list of them, got {value!r}", argument="cones"
+        )
     return number
 
 
@@ -213,7 +215,7 @@ def plan(arguments: Mapping[str, Tensor], cones: ConeDict) -> tuple[Batching, in
 def assemble(
     arguments: Mapping[str, Tensor], cones: ConeDict, batch: Batching
 ) -> tuple[ConeProgram, ConeContext, tuple[Tensor, ...]]:
-    """The program on the waist, in torch operations; its context, and the tensors that the context looks at."""
+    """The canonical program, in torch operations; its context, and the tensors that the context looks at."""
     given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
     flat = {name: t.to(torch.float64) for name, t in given.items()}
     n = int(flat["q"].shape[-1])

@@ -1,9 +1,9 @@
-"""A quadratic program in blocks -> the waist of `dcl.program`.
+"""A quadratic program in blocks -> the canonical form of `dcl.program`.
 
     minimize 1/2 x'Px + q'x   subject to   Ax = b (y),   Gx <= h (z),   lb <= x (z_lb),   x <= ub (z_ub)
     stationarity:  Px + q + A'y + G'z - z_lb + z_ub = 0,     z, z_lb, z_ub >= 0
 
-The rows of the waist are [A; G; -I; I] with right-hand sides [b; h; -lb; ub].  P is symmetrized.  A row with an infinite
+The canonical rows are [A; G; -I; I] with right-hand sides [b; h; -lb; ub].  P is symmetrized.  A row with an infinite
 right-hand side (h = inf, lb = -inf, ub = inf) binds nothing: it becomes 0'x + s = 1, and its multiplier is zero.
 """
 
@@ -56,7 +56,7 @@ class Blocks:
 
 @lru_cache(maxsize=1024)
 def structure_of(blocks: Blocks) -> Structure:
-    """The structure of the waist for these blocks, a pure function of the plan."""
+    """The canonical structure for these blocks, a pure function of the plan."""
     return dense_structure(orthant(blocks.A, blocks.G + blocks.lb + blocks.ub), blocks.n)
 
 
@@ -154,7 +154,7 @@ def _pair(name: str, rows: Mapping[str, int]) -> str:
 def assemble(
     arguments: Mapping[str, Tensor], blocks: Blocks, batch: Batching
 ) -> tuple[ConeProgram, MatrixContext, tuple[Tensor, ...]]:
-    """The program on the waist, in torch operations; its context, and the tensors that the context looks at."""
+    """The canonical program, in torch operations; its context, and the tensors that the context looks at."""
     given = {name: batch.merge(t, CORE[name]) for name, t in arguments.items()}
     flat = {name: t.to(torch.float64) for name, t in given.items()}
     n, q = blocks.n, flat["q"]

@@ -63,7 +63,7 @@ def entries(name: str, t: Tensor) -> Entries:
     """
     if not is_readable(t) and t.layout != torch.strided:
         raise UnsupportedError(
-            f"torch.func.vmap over sparse {name}: map its values, or give a batch of them without vmap"
+            f"torch.func.vmap over sparse {name}: apply vmap to its values, or pass a sparse batch without vmap"
         )
     if t.layout == torch.strided:
         m, n = t.shape[-2:]
@@ -85,7 +85,7 @@ def _of_coo(name: str, t: Tensor) -> Entries:
     if t.sparse_dim() < 2 or (t.sparse_dim() > 2 and t.dense_dim()):
         raise InputError(
             f"{name} has {t.sparse_dim()} sparse and {t.dense_dim()} dense dimensions: sparse COO tensors are "
-            "(*batch, m, n), all of it sparse, or (m, n, *batch) with the batch in dense dimensions",
+            "(*batch, m, n) with all dimensions sparse, or (m, n, *batch) with dense batch dimensions",
             argument=name,
         )
     if not t.is_coalesced():
@@ -130,8 +130,8 @@ def _of_compressed(name: str, t: Tensor) -> Entries:
 
 def _mixed(name: str) -> InputError:
     return InputError(
-        f"{name} has instances with different places of nonzeros: one pattern is shared by the batch, so store zeros "
-        "explicitly where some instances have none",
+        f"{name} has instances with different sparsity patterns: a batch shares one pattern, so store explicit zeros where "
+        "an instance lacks an entry",
         argument=name,
     )
 
@@ -142,7 +142,7 @@ def check_places(name: str, pattern: SparsePattern) -> None:
     if not rows.numel():
         return
     if bool((rows < 0).any() | (cols < 0).any() | (rows >= m).any() | (cols >= n).any()):
-        raise InputError(f"{name} has indices outside of its shape ({m}, {n})", argument=name)
+        raise InputError(f"{name} has indices outside its shape ({m}, {n})", argument=name)
     flat = (rows * n + cols).sort().values
     twice = torch.nonzero(flat[1:] == flat[:-1]).flatten()
     if twice.numel():
@@ -186,8 +186,8 @@ class _Packed(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         raise UnsupportedError(
-            "the gradient of a sparse argument cannot be differentiated again, since torch does not differentiate sparse "
-            "tensors twice; second derivatives in the other arguments are there where the sparse ones need no gradient"
+            "the gradient of a sparse argument cannot be differentiated again, because torch does not differentiate sparse "
+            "tensors twice; for second derivatives in the other arguments, the sparse ones must not require a gradient"
         )
 
 

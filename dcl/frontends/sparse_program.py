@@ -1,4 +1,4 @@
-"""Quadratic and cone programs with sparse matrices -> the waist, on the union of their patterns; nothing dense is formed.
+"""Quadratic and cone programs with sparse matrices -> the canonical form, on the union of their patterns, never dense.
 
     QPLayer     rows [A; G; -I (lb); I (ub)], each block at the places that it has          signs as in `dcl.frontends.matrix`
     ConeLayer   the caller's rows in canonical order                                        signs as in `dcl.frontends.cone`

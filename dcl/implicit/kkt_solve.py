@@ -24,7 +24,7 @@ from dcl.kkt import KKT, factorize
 from dcl.program import ConeProgram, Structure
 from dcl.torch_modes import apply
 
-# A relative residual of a KKT solve above this is said aloud.
+# A relative residual of a KKT solve above this triggers a warning.
 _ACCURACY_LIMIT = 1e-6
 
 

@@ -1,4 +1,4 @@
-"""What every primitive of torch's autograd here needs: quick calls, and to be left alone by `torch.compile`."""
+"""What all autograd primitives of dcl share: quick calls, and no tracing by `torch.compile`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcl.cones.base import Barrier
 from dcl.torch_modes import uncompiled
 
 F = TypeVar("F", bound=type[Function])
-_whole = uncompiled("it solves, or factors, with code that is no torch operation")
+_whole = uncompiled("it solves or factors with code that is not a torch operation")
 
 
 def primitive(function: F) -> F:

@@ -152,7 +152,7 @@ class Solve(Function):
         if call.on_failure == "raise":
             weights = None if out.certificate is None else out.certificate[:, call.structure.n :]
             zero = exact_instances(mu, program.batch)
-            on_path = zero is None or bool((~zero & (out.status != Status.OPTIMAL)).any())
+            on_path = zero is None or bool((~zero.to(out.status.device) & (out.status != Status.OPTIMAL)).any())
             eps = outcome.solvers[0].eps
             offending = out.point.least_accurate_row if b.shape[-1] else None
             raise_failures(

@@ -1,4 +1,4 @@
-"""The last resort for dense S: all eigenvalues of the equilibrated matrix, so that the rank is decided, not guessed.
+"""The last resort for dense S: all eigenvalues of the equilibrated matrix, so that the rank is computed and not guessed.
 
 E S E = V diag(l) V',   E = diag(max_j |S_ij|)^(-1/2)        null(S) = E null(E S E) =: N
 minimum-norm least squares:   x = P E V diag(1/l) V' E P r,  P = I - N (N'N)^-1 N'   the projector onto range(S)

@@ -64,8 +64,8 @@ class _Context(AbstractSmoothContext):
                 if bad.numel():
                     index = self.index(int(bad[0, 0]))
                     raise InputError(
-                        f"y0 is outside of the domain of {name}{where(index)}: {what} is {float(t[tuple(bad[0])])} there (a "
-                        "log or a root of something negative? a norm at zero?); start inside",
+                        f"y0 is outside the domain of {name}{where(index)}: {what} is {float(t[tuple(bad[0])])} there (a "
+                        "log or a root of something negative? a norm at zero?); choose a start inside",
                         argument="y0",
                         index=index,
                     )
@@ -80,7 +80,8 @@ class ArgminLayer(nn.Module):
         minimize f(y, *params)   subject to   equality(y, *params) = 0,   inequality(y, *params) <= 0
 
     dy/dparams comes from the implicit function theorem on the KKT conditions (Gould et al. 2016, lemmas 3.1 to 4.2); with
-    mu > 0 it is that of the log-barrier's minimizer, their eq. 64 with t = 1 / mu.  It never depends on how y was found.
+    mu > 0 it is the derivative of the log-barrier's minimizer (eq. 64 there, with t = 1 / mu).  It does not depend on how y
+    was found.
 
     Args:
         objective: function of ONE instance, `objective(y, *params)` -> one number, of torch operations that can be
@@ -89,22 +90,23 @@ class ArgminLayer(nn.Module):
             A y = b with y flattened to n entries.
         inequality: function (y, *params) -> tensor of any shape, at most zero at the solution.
         maximize: the argmax.  Solution.value is the objective's own value.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one positive entry per instance.
+        mu: log-barrier parameter, 0 for the exact solution. A float, or a tensor with one positive entry for each instance.
         solver: None (Newton's method; L-BFGS first where y is large), "newton", the name of a method of
             scipy.optimize.minimize ("L-BFGS-B", "BFGS", "CG", "Newton-CG", "SLSQP", "trust-constr"), or a function
             `solver(y0, *params) -> y` of one instance.  What it finds is refined by Newton's method and checked.
-        hessian: "exact", or "diagonal": the gradient with the diagonal of the Hessian only (section 6 of the report), an
-            approximation.
+        hessian: "exact", or "diagonal": use only the diagonal of the Hessian in the gradient, which is an approximation
+            (section 6 of Gould et al.).
         linear_solve: None, or "cg": Hessian-vector products and conjugate gradients instead of matrices, for y of 1,000 to
             1,000,000 entries without constraints.
-        stationary: "minimum" requires one (second-order conditions are checked), "any" takes any stationary point with a
-            nonsingular KKT matrix: Newton's method from y0 finds the branch that y0 is near.
-        in_dims: as of torch.func.vmap: None for a single instance, or one entry for y0 and each parameter, 0 (its tensors
-            lead with the batch dimensions) or None (shared by the batch).
+        stationary: "minimum" requires a minimum (second-order conditions are checked). "any" accepts any stationary point
+            with a nonsingular KKT matrix: Newton's method from y0 goes to the one that y0 is near.
+        in_dims: as in torch.func.vmap. None for a single instance, or one entry for y0 and for each parameter: 0 (the first
+            dimensions of its tensors are the batch) or None (shared by the batch).
         batch_dims: the number of batch dimensions, if in_dims is given.
-        on_failure: "raise" (`NoMinimumError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point, with
-            zero gradient).
-        on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
+        on_failure: what to do about an instance without a checked argmin. "raise": a `NoMinimumError`. "nan": it is NaN, and
+            its gradient is zero. "last": it is the last point, and its gradient is zero.
+        on_degenerate: what to do where the derivative is not EXACT (`dcl.GradientKind`): "warn" (once per layer), "raise" or
+            "ignore".
 
     Raises:
         OptionError, InputError: invalid settings.  UnsupportedError: constraints with linear_solve="cg".
@@ -156,9 +158,7 @@ class ArgminLayer(nn.Module):
                     f"{solver} takes no constraints; of SciPy's methods SLSQP and trust-constr do", argument="solver"
                 )
         if linear_solve == "cg" and (equality is not None or inequality is not None):
-            raise UnsupportedError(
-                'linear_solve="cg" is for problems without constraints: its matrix is the Hessian alone'
-            )
+            raise UnsupportedError('linear_solve="cg" is for problems without constraints: it uses the Hessian alone')
         if isinstance(batch_dims, bool) or not isinstance(batch_dims, int) or batch_dims < 1:
             raise InputError(f"batch_dims is {batch_dims!r}: it must be a positive integer", argument="batch_dims")
         # modules are registered, so that layer.parameters() has what is differentiated
@@ -201,13 +201,13 @@ class ArgminLayer(nn.Module):
         """The argmin for these parameters, in the structure and the shapes of y0.
 
         y0: where the search starts, a tensor (*batch, *any shape) or a dict, tuple or list of them.  params: tensors or nested
-        structures of them, handed to the functions as they are.  Computed in float64; the dtype out is the widest of y0 and the
-        parameters.  With several minima, y is the one that the search from y0 finds.
+        structures of them, handed to the functions as they are.  dcl computes in float64; the dtype of y is the widest of y0 and
+        the parameters.  If there are several minima, y is the one that the search from y0 finds.
 
         Args:
             mu: barrier parameter for this call.
-            warm_start: a `Solution` of this layer for parameters nearby: Newton's method starts at its point and multipliers, and
-                the search from y0 is left out where that ends at a solution.  Not for linear_solve="cg", where y0 does it.
+            warm_start: a `Solution` of this layer for parameters nearby: Newton's method starts at its point and multipliers. If
+                that ends at a solution, the search from y0 is skipped.  Not for linear_solve="cg": there pass y0 instead.
             return_solution: return `(y, Solution)`.  Its x is y flattened; z has the multipliers of the equalities, then
                 of the inequalities.
 
@@ -218,7 +218,9 @@ class ArgminLayer(nn.Module):
         check_known("layer", ArgminLayer.forward, unknown)
         return self._uncompiled(y0, params, mu, warm_start, return_solution)
 
-    @uncompiled("ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside of one")
+    @uncompiled(
+        "ArgminLayer is not part of a compiled graph: with fullgraph=False it runs uncompiled inside a compiled function"
+    )
     def _uncompiled(self, *call: Any) -> Any:
         if torch.is_inference_mode_enabled():  # finding y takes derivatives in y
             with torch.inference_mode(False), torch.no_grad():
@@ -331,7 +333,7 @@ def argmin(
     return_solution: bool = False,
     **settings: Any,
 ) -> Any:
-    """`ArgminLayer(objective, **settings)(y0, *params)` in one call; arguments and errors as there.
+    """`ArgminLayer(objective, **settings)(y0, *params)` in one call. Arguments and errors are the same.
 
     Example:
         >>> import torch, dcl

@@ -1,4 +1,4 @@
-"""The mu of a call: from what the caller gives to a barrier parameter for each instance, and what it must not be."""
+"""The mu of a call: checked, and turned into one barrier parameter for each instance."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Stated:
-    """A call on the waist: the program, its constant d (B or 1,), and the caller's tensors, (B or 1, ...), for the context."""
+    """A call in canonical form: program, its constant d (B or 1,), and the caller's tensors, (B or 1, ...), for the context."""
 
     program: ConeProgram
     d: Tensor | float
@@ -77,7 +77,7 @@ class AbstractLayer(nn.Module):
 
     @abstractmethod
     def _state(self, arguments: Arguments, plan: Plan) -> Stated:
-        """The program on the waist, in torch operations."""
+        """The canonical program, in torch operations."""
 
     @abstractmethod
     def _outputs(self, stated: Stated, plan: Plan, point: LayerPoint) -> tuple[Tensor, ...]:
@@ -189,8 +189,8 @@ class AbstractLayer(nn.Module):
             k, meant = column.shape[0], (column.shape[0], *column.shape[2:])
             name, beside = map(self._shown, found)
             warnings.warn(
-                f"{name} has shape {tuple(column.shape)} beside {beside} {tuple(other.shape)}: batch dimensions broadcast, so "
-                f"that these are {k} x {k} programs. For {k} programs pass {name} with shape {meant}",
+                f"{name} has shape {tuple(column.shape)} and {beside} has shape {tuple(other.shape)}. Batch dimensions "
+                f"broadcast, so these are {k} x {k} programs. For {k} programs pass {name} with shape {meant}",
                 ShapeWarning,
                 stacklevel=level_of_caller(),
             )

@@ -1,4 +1,4 @@
-"""How layers are called, for type checkers: `torch.nn.Module.__call__` returns Any, so that nothing was checked after a call.
+"""How layers are called, for type checkers: `torch.nn.Module.__call__` returns Any, so nothing after a call was checked.
 
 Each layer has the annotation `__call__: ...Call`; what runs is `torch.nn.Module.__call__`, and in it the layer's `forward`.
 """

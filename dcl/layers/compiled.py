@@ -32,8 +32,8 @@ _layers: WeakValueDictionary[int, AbstractLayer] = WeakValueDictionary()
 _in_graphs: set[AbstractLayer] = set()
 _numbers = itertools.count()
 UNFIT = (
-    "inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, "
-    "and no transform of torch.func that differentiates it: with fullgraph=False such calls run uncompiled"
+    "inside a compiled region a dcl layer takes no solver_args, warm_start, return_solution or straight_through, and it "
+    "cannot be differentiated by torch.func there: with fullgraph=False such calls run uncompiled"
 )
 
 

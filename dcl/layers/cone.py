@@ -50,20 +50,22 @@ class ConeLayer(AbstractMatrixLayer):
     KKT conditions (Agrawal et al. 2019, Differentiating through a cone program, without its homogeneous embedding).
 
     Args:
-        cones: K as a dict; its cones come in this order: "z" zero rows, "l" nonnegative rows, "q" list of sizes of
+        cones: K as a dict. The rows of its cones come in this order: "z" zero rows, "l" nonnegative rows, "q" list of sizes of
             second-order cones (t, u), |u| <= t, "s" list of orders of semidefinite cones (lower triangle, column by column,
             off-diagonal entries times sqrt(2)), "ep" number of exponential cones (x, y, z), y exp(x/y) <= z, "p" list of
             exponents a of power cones (x, y, z), x^a y^(1-a) >= |z|.
-        solver: name ("CLARABEL", "SCS", any case), an object such as `dcl.solvers.Clarabel(eps=1e-9)`, or None for the
-            documented rule of `dcl.solvers.choose`.
-        solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
-        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
-            a solver left, zeros where it left none, with zero gradient).
-        on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
-        straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
-            function that is returned.
-        verbose: print how each call went, and let the solver print.
+        solver: name ("CLARABEL", "SCS", any case), an object such as `dcl.solvers.Clarabel(eps=1e-9)`, or None: dcl
+            chooses by the rule of `dcl.solvers.choose`.
+        solver_args: options of the solver: eps, max_iters, time_limit (seconds per instance), verbose, and its own options.
+        mu: log-barrier parameter, 0 for the exact solution. A float, or a tensor with one entry >= 0 for each instance. A
+            tensor may require a gradient.
+        on_failure: what to do about an instance without a checked solution. "raise": a `SolveError`. "nan": it is NaN, and
+            its gradient is zero. "last": it is the solver's last point (zeros if there is none), and its gradient is zero.
+        on_degenerate: what to do where the derivative is not EXACT (`dcl.GradientKind`): "warn" (once per layer), "raise" or
+            "ignore".
+        straight_through: return the exact solution with the derivative of x(mu), mu > 0. This is biased: solution and
+            derivative belong to different functions.
+        verbose: print a line about each call, and let the solver print.
 
     Raises:
         OptionError: unknown cone, solver or option, or a solver that lacks one of the cones.  UnsupportedError: a cone of SCS
@@ -118,18 +120,20 @@ class ConeLayer(AbstractMatrixLayer):
         """Solve the programs with these data.
 
         P (*batch, n, n) or None, q (*batch, n), A (*batch, m, n), b (*batch, m); batch dimensions broadcast.  P is
-        symmetrized and must be PSD.  P and A may be sparse (COO, CSR, CSC; see `dcl.frontends.sparse`): one pattern for the
-        batch, gradients on it.  Computed in float64; dtype and device out are those in.
+        symmetrized and must be positive semidefinite.  P and A may be sparse (COO, CSR, CSC; see `dcl.frontends.sparse`).
+        Then a batch shares one sparsity pattern, and gradients are on that pattern.  dcl computes in float64; outputs have
+        the dtype and the device of the arguments.
 
         Args:
-            solver_args: options for this call, over those of the layer.
-            warm_start: a `Solution` of the same shapes to start from (True and False are accepted and mean nothing).
+            solver_args: options for this call; they override those of the layer.
+            warm_start: a `Solution` of the same shapes to start from. True and False are accepted and ignored.
             mu: barrier parameter for this call.
-            straight_through: that of the layer, for this call.
+            straight_through: as in the layer, for this call.
             return_solution: return `(result, Solution)`.
 
         Raises:
-            InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
+            InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as `on_failure` and
+            `on_degenerate` say.
         """
         check_known("layer", ConeLayer.forward, unknown)
         outputs, solution = self._answer(

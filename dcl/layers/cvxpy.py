@@ -113,29 +113,31 @@ class CvxpyLayer(AbstractLayer):
     optimization layers, without its homogeneous embedding), exact where the solution map is differentiable.
 
     Args:
-        problem: a `cvxpy.Problem` that is DPP; parametric `quad_form(x, P)` in the objective is allowed.  It is only
-            read, and not kept.
+        problem: a `cvxpy.Problem` that is DPP; parametric `quad_form(x, P)` in the objective is allowed.  The layer
+            only reads it and does not keep it.
         parameters: all parameters of the problem, in the order of the call.
         variables: what to return, in this order: variables, dual variables (`constraint.dual_variables[0]`, with CVXPY's
             signs), or `problem.objective`, for the optimal value.
         solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", "SCS"; the names of cvxpylayers are understood), an object such as
-            `dcl.solvers.Clarabel(eps=1e-9)`, or None for the documented rule of `dcl.solvers.choose`.
-        gp: the problem is a geometric program.
-        verbose: print how each call went, and let the solver print.
+            `dcl.solvers.Clarabel(eps=1e-9)`, or None: dcl chooses by the rule of `dcl.solvers.choose`.
+        gp: True for a geometric program.
+        verbose: print a line about each call, and let the solver print.
         canon_backend: CVXPY's canonicalization backend.
-        solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
-        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
-            a solver left, zeros where it left none, with zero gradient).
-        on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
-        straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
-            function that is returned.
-        reduce: let the compiled core solve a smaller program with the same solutions where that pays
-            (`dcl.program.reduction`); every answer is checked on the program as given.
+        solver_args: options of the solver: eps, max_iters, time_limit (seconds per instance), verbose, and its own options.
+        mu: log-barrier parameter, 0 for the exact solution. A float, or a tensor with one entry >= 0 for each instance. A
+            tensor may require a gradient.
+        on_failure: what to do about an instance without a checked solution. "raise": a `SolveError`. "nan": it is NaN, and
+            its gradient is zero. "last": it is the solver's last point (zeros if there is none), and its gradient is zero.
+        on_degenerate: what to do where the derivative is not EXACT (`dcl.GradientKind`): "warn" (once per layer), "raise" or
+            "ignore".
+        straight_through: return the exact solution with the derivative of x(mu), mu > 0. This is biased: solution and
+            derivative belong to different functions.
+        reduce: let the compiled core solve a smaller program with the same solutions, where that is faster
+            (`dcl.program.reduction`). Every answer is checked on the original program.
 
     Raises:
         DppError: the problem is not DPP; the message shows where.  UnsupportedError: a cone or attribute that dcl does
-        not handle.  InputError: parameters or variables that do not match.  OptionError: unknown solver or option.
+        not handle.  InputError: parameters or variables do not match the problem.  OptionError: unknown solver or option.
 
     Example:
         >>> import cvxpy as cp, torch, dcl
@@ -200,21 +202,22 @@ class CvxpyLayer(AbstractLayer):
         """The requested variables, (*batch, *shape) each, for one tensor (*batch, *shape) per parameter.
 
         Parameters are given in order, or by name, as in `layer(t=...)`. NumPy arrays, pandas objects and numbers are constants,
-        in the dtype of the tensors.
-        Any number of batch dimensions, which broadcast; the gradient of an unbatched tensor is the sum over the batch.
-        Computed in float64; dtype and device out are those in.
+        in the dtype of the tensors. There may be any number of batch dimensions; they broadcast. The gradient of a tensor
+        without batch dimensions is the sum over the batch. dcl computes in float64; outputs have the dtype and the device of
+        the arguments.
 
         Args:
             params: the parameters, in the order of the layer.
             named: parameters by name.
-            solver_args: options for this call, over those of the layer.
-            warm_start: a `Solution` of the same batch to start from (True and False are accepted and mean nothing).
+            solver_args: options for this call; they override those of the layer.
+            warm_start: a `Solution` of the same batch to start from. True and False are accepted and ignored.
             mu: barrier parameter for this call.
-            straight_through: that of the layer, for this call.
+            straight_through: as in the layer, for this call.
             return_solution: return `(outputs, Solution)`.
 
         Raises:
-            InputError, DtypeError: name the parameter and the batch index.  SolveError, DegenerateError: as set.
+            InputError, DtypeError: name the parameter and the batch index.  SolveError, DegenerateError: as `on_failure` and
+            `on_degenerate` say.
         """
         domains = self._form.domains
         if named:
@@ -243,7 +246,7 @@ class CvxpyLayer(AbstractLayer):
         names = [domain.name for domain in self._form.domains]
         for name in named:
             if names.count(name) != 1:
-                what = "is no parameter" if name not in names else "is the name of several parameters"
+                what = "is not a parameter" if name not in names else "is the name of several parameters"
                 raise InputError(f"{name!r} {what} of the layer; its parameters: {', '.join(names)}", argument=name)
             if names.index(name) < len(params):
                 raise InputError(f"{name} is given by position and by name", argument=name)

@@ -1,4 +1,4 @@
-"""What every layer does with a program: solve it with `dcl.implicit`, and turn the outcome into what was asked for."""
+"""What every layer does with a program: solve it with `dcl.implicit`, then return outputs, or raise or warn as set."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Settings:
         check_mu(self.mu)
 
     def describe(self) -> str:
-        """As in "solver=clarabel, mu=0.01", for repr; what is as usual is left out, but solver and mu."""
+        """As in "solver=clarabel, mu=0.01", for repr; defaults are omitted, except solver and mu."""
         name = "auto" if self.solver is None else getattr(self.solver, "name", self.solver)
         mu = f"tensor {tuple(self.mu.shape)}" if isinstance(self.mu, Tensor) and self.mu.numel() > 1 else float(self.mu)
         usual = {"on_failure": "raise", "on_degenerate": "warn", "straight_through": False}

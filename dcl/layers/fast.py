@@ -1,4 +1,4 @@
-"""A call of a layer through the compiled core: is it one for the core, and the careful lane for what that does not certify.
+"""A call of a layer through the compiled core. The careful lane takes what the core cannot do or does not certify.
 
 the core takes      plain tensors of one dtype on the CPU; everything else is the careful lane's
 of its answers      the certified ones stay, the rows of others are replaced by those of the careful lane
@@ -47,6 +47,8 @@ def through_core(
     if torch.compiler.is_compiling() or is_traced():
         return None
     tensors = tuple(arguments.values())
+    if not all(isinstance(t, Tensor) for t in tensors):
+        return None  # the careful lane names what is no tensor
     if return_solution and tensors and tensors[0].dtype != torch.float64:
         return None  # a Solution tells the point in double precision
     needed = [t.requires_grad for t in tensors]

@@ -1,4 +1,4 @@
-"""The core's answer as what the careful lane knows of a solution, so that it differentiates there without solving again."""
+"""The core's answer in the form of the careful lane, which then differentiates at this point without solving again."""
 
 from __future__ import annotations
 

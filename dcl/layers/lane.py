@@ -243,7 +243,7 @@ def start_blocks(data: Mapping[str, Tensor], x: Tensor, z: Tensor) -> dict[str, 
     p, m = (data[name].shape[-2] if name in data else 0 for name in ("A", "G"))
     sizes = [p, m, n if "lb" in data else 0, n if "ub" in data else 0]
     if x.shape[-1] != n or z.shape[-1] != sum(sizes):
-        raise InputError("warm_start has other sizes", argument="warm_start")
+        raise InputError("warm_start has other sizes than this program", argument="warm_start")
     parts = dict(zip(("y", "z", "z_lb", "z_ub"), z.split(sizes, -1), strict=True)) | {"x": x}
     return {name: t.to(dtype).contiguous() for name, t in parts.items() if name != "y" and t.numel()}
 

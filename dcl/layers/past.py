@@ -1,4 +1,4 @@
-"""What a call inside of a compiled graph leaves for its derivative, and the derivative from that.
+"""What a call inside a compiled graph keeps for its derivative, and the derivative computed from it.
 
     call        the compiled core for the instances that it certifies, the careful lane for the others        -> `Past`
     gradient    the core's adjoint with the kept factor, plus the careful lane's at the point that it has found

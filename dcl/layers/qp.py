@@ -77,19 +77,21 @@ class QPLayer(AbstractMatrixLayer):
         minimize 1/2 x'Px + q'x   subject to   Ax = b,   Gx <= h,   lb <= x <= ub
 
     Gradients are those of the KKT conditions (Amos and Kolter 2017, OptNet, eq. 6), exact where the solution map is
-    differentiable; elsewhere `on_degenerate` says so (see `dcl.GradientKind`).
+    differentiable. Elsewhere `on_degenerate` decides what happens (see `dcl.GradientKind`).
 
     Args:
         solver: name ("DAQP", "PIQP", "OSQP", "CLARABEL", any case), an object such as `dcl.solvers.Clarabel(eps=1e-9)`,
-            or None for the documented rule of `dcl.solvers.choose`.
-        solver_args: options of the solver: eps, max_iters, time_limit (seconds an instance), verbose, and its own.
-        mu: log-barrier parameter, 0 for the exact solution; a float, or a tensor with one entry >= 0 an instance, differentiable.
-        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN with zero gradient), "last" (the last point that
-            a solver left, zeros where it left none, with zero gradient).
-        on_degenerate: "ignore", "warn" (once per layer) or "raise" where the derivative is not EXACT.
-        straight_through: return the exact solution with the derivative of x(mu), mu > 0. Biased: it is the derivative of no
-            function that is returned.
-        verbose: print how each call went, and let the solver print.
+            or None: dcl chooses by the rule of `dcl.solvers.choose`.
+        solver_args: options of the solver: eps, max_iters, time_limit (seconds per instance), verbose, and its own options.
+        mu: log-barrier parameter, 0 for the exact solution. A float, or a tensor with one entry >= 0 for each instance. A
+            tensor may require a gradient.
+        on_failure: what to do about an instance without a checked solution. "raise": a `SolveError`. "nan": it is NaN, and
+            its gradient is zero. "last": it is the solver's last point (zeros if there is none), and its gradient is zero.
+        on_degenerate: what to do where the derivative is not EXACT (`dcl.GradientKind`): "warn" (once per layer), "raise" or
+            "ignore".
+        straight_through: return the exact solution with the derivative of x(mu), mu > 0. This is biased: solution and
+            derivative belong to different functions.
+        verbose: print a line about each call, and let the solver print.
 
     Raises:
         OptionError: unknown solver or option.  InputError: invalid on_failure or on_degenerate.
@@ -140,24 +142,28 @@ class QPLayer(AbstractMatrixLayer):
         return_solution: bool = False,
         **unknown: Never,
     ) -> QPResult | tuple[QPResult, Solution]:
-        """Solve the programs with these data, all but P and q by name.
+        """Solve the programs with these data. All but P and q are given by name.
 
         P (*batch, n, n) or None, q (*batch, n), A (*batch, p, n), b (*batch, p), G (*batch, m, n), h (*batch, m), lb and ub
-        (*batch, n).  Batch dimensions broadcast; None or zero rows mean absent.  P is symmetrized and must be PSD, up
-        to rounding: the answer is for the nearest such P, and fails where it would not do for the P given.  P, A and G may be
-        sparse (COO, CSR, CSC; see `dcl.frontends.sparse`): one pattern for the batch, gradients on it.
-        h = inf, lb = -inf and ub = inf bind nothing; a number in lb or ub is for all entries.  NumPy arrays, pandas objects and
-        numbers are constants, in the dtype of the tensors.  Computed in float64; dtype and device out are those in.
+        (*batch, n).  Batch dimensions broadcast.  A block that is None or has zero rows is absent.
+
+        P is symmetrized and must be positive semidefinite up to rounding.  dcl solves with the nearest semidefinite P; if
+        that point does not solve the program with the given P, the instance fails.  P, A and G may be sparse (COO, CSR, CSC;
+        see `dcl.frontends.sparse`).  Then a batch shares one sparsity pattern, and gradients are on that pattern.
+        Rows with h = inf, lb = -inf or ub = inf are no restriction.  A number for lb or ub holds for all entries.  NumPy
+        arrays, pandas objects and numbers are constants, in the dtype of the tensors.  dcl computes in float64; outputs have
+        the dtype and the device of the arguments.
 
         Args:
-            solver_args: options for this call, over those of the layer.
-            warm_start: a `Solution` of the same shapes to start from (True and False are accepted and mean nothing).
+            solver_args: options for this call; they override those of the layer.
+            warm_start: a `Solution` of the same shapes to start from. True and False are accepted and ignored.
             mu: barrier parameter for this call.
-            straight_through: that of the layer, for this call.
+            straight_through: as in the layer, for this call.
             return_solution: return `(result, Solution)`.
 
         Raises:
-            InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as set.
+            InputError, DtypeError: name the argument and the batch index.  SolveError, DegenerateError: as `on_failure` and
+            `on_degenerate` say.
         """
         matrix.check_by_name("layer", misplaced)
         check_known("layer", QPLayer.forward, unknown)
@@ -302,7 +308,7 @@ def solve_qp(
     return_solution: bool = False,
     **unknown: Never,
 ) -> QPResult | tuple[QPResult, Solution]:
-    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A=A, ...)` in one call; arguments and errors as there.
+    """`QPLayer(solver, solver_args, mu=..., ...)(P, q, A=A, ...)` in one call. Arguments and errors are the same.
 
     Example:
         >>> import torch, dcl

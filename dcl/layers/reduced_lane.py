@@ -182,7 +182,7 @@ class ReducedWay(AbstractWay):
     def _started(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         n, m = self.reduction.before
         if x.shape[-1] != n or z.shape[-1] != m:
-            raise InputError("warm_start has other sizes", argument="warm_start")
+            raise InputError("warm_start has other sizes than this program", argument="warm_start")
         order = self.reduction.order
         return take(x, order.columns), take(z, order.lines)
 

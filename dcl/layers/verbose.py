@@ -1,4 +1,4 @@
-"""What `verbose=True` prints besides the solver's own output, which some have none of: one line a call.
+"""The line that `verbose=True` prints for each call, in addition to the solver's own output (some solvers have none).
 
 dcl: 3 instances: solved by DAQP 3; OPTIMAL 3; relative residuals: primal 1.1e-17, dual 0, gap 0; 4 iterations on average, ...
 """

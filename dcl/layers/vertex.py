@@ -1,11 +1,11 @@
-"""A linear program at a vertex: the derivative of x in the costs is exactly zero, and nothing is learned from it.
+"""A linear program at a vertex: the derivative of x in the costs is exactly zero, so gradient descent on the costs does not move.
 
 Where n independent rows I hold with positive multipliers, they alone decide x:
 
     [[0, A_I'], [A_I, 0]] (dx, dz) = (-dq, 0)     =>     A_I dx = 0     =>     dx = 0
 
-So it is said once.  When a gradient arrives at x, not before: only then is it known that x is what is learned from, and not the
-optimal value or a multiplier, whose derivatives in the costs are not zero.
+So a warning says this, once per layer.  It comes when a gradient arrives at x, not before: only then is it known that the loss
+uses x, and not the optimal value or a multiplier, whose derivatives in the costs are not zero.
 """
 
 from __future__ import annotations
@@ -68,6 +68,6 @@ def _message(names: Sequence[str], like: str) -> str:
     return (
         f"the gradient with respect to {', '.join(names)} is zero: the solution of a linear program is a vertex, which stays "
         "where it is when the costs change a little. It is exact, but zero with respect to the cost: gradient descent will not "
-        f"move. Take mu > 0, as in {like}: x(mu) moves with the costs (dcl.compare_gradients helps to choose mu)"
-        '\n  (said once per layer; on_degenerate="ignore" silences it)'
+        f"move. Use mu > 0, as in {like}: x(mu) moves with the costs (dcl.compare_gradients helps to choose mu)"
+        '\n  (shown once per layer; on_degenerate="ignore" silences it)'
     )

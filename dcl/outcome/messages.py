@@ -1,4 +1,4 @@
-"""Where values become messages: bad inputs, failed instances and degenerate points, in the caller's own words.
+"""Messages about bad inputs, failed instances and degenerate points, with the caller's own names.
 
 A front end describes its program with an `AbstractCallContext`; what happened is decided elsewhere and only told here.
 """
@@ -202,7 +202,7 @@ def check_barrier(mu: Tensor, index_of: Callable[[list[int]], tuple[int, ...]], 
     if moves and bool((mu == 0.0).any()):
         raise UnsupportedError(
             f"mu requires a gradient and is zero{where(index_of(torch.nonzero(mu == 0.0)[0].tolist()))}: the derivative in mu "
-            "exists for mu > 0 only (from 0 a solution may move like sqrt(mu)); keep mu positive, or pass mu.detach()"
+            "exists for mu > 0 only (at 0 a solution may move like sqrt(mu)); keep mu positive, or pass mu.detach()"
         )
 
 
@@ -238,9 +238,9 @@ def raise_failures(
             found = "; in conflict: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         in_rows = np.isfinite(worst) and float(residuals[those[0], 0]) > OPTIMAL_TOLERANCE  # not in slopes or gap alone
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and offending is not None and in_rows:
-            found += f"; the row that is missed most: {context.describe_row(int(offending()[those[0]]))}"
+            found += f"; the row that is violated most: {context.describe_row(int(offending()[those[0]]))}"
         if kind == Status.NUMERICAL_ERROR and on_path:
-            found += "; x(mu), mu > 0, exists only where a point satisfies all inequalities strictly and solutions are bounded"
+            found += "; x(mu) with mu > 0 exists only where a point satisfies all inequalities strictly and solutions are bounded"
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and eps is not None:
             found += f"; your eps={eps:g} was tried first, then dcl's own tolerance"
         if kind != Status.PRIMAL_INFEASIBLE and smallest is not None:
@@ -266,7 +266,7 @@ def _negative(context: AbstractCallContext, smallest: Tensor, those: list[int]) 
     value = float(smallest[lowest])
     return (
         f"; {context.quadratic} has the eigenvalue {value:.3g}{where(context.index(lowest))}: within the rounding of its numbers "
-        "that is zero, but the answer is not the same with it. Compute it in float64 (X.double().mT @ X.double(), not "
+        "that is zero, but with zero the answer would change. Compute it in float64 (X.double().mT @ X.double(), not "
         f"(X.mT @ X).double()), or add {-2.0 * value:.1g} times the identity to it"
     )
 
@@ -302,15 +302,19 @@ def report_degeneracy(context: AbstractCallContext, how: str, degeneracy: Degene
             line += f"; weakly active: {_weakest(context, degeneracy, those)}"
         tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE and int(degeneracy.weakest[i]) >= 0]
         if kind == GradientKind.RANK_DEFICIENT and tied:
-            line += f"; weakly active besides, so that x may have one-sided derivatives: {_weakest(context, degeneracy, tied)}"
+            line += (
+                f"; also weakly active, so x may have only one-sided derivatives: {_weakest(context, degeneracy, tied)}"
+            )
         if kind == GradientKind.ILL_CONDITIONED:
             line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
         lines.append(line)
-    message = "the derivative is doubtful" + _whom(context, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
+    message = (
+        "the derivative is not unique or not accurate" + _whom(context, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
+    )
     if how == "raise":
         raise DegenerateError(message, indices=[context.index(i) for i in doubtful])
     warnings.warn(
-        message + '\n  (said once per layer; on_degenerate="ignore" silences it)',
+        message + '\n  (shown once per layer; on_degenerate="ignore" silences it)',
         DegenerateWarning,
         stacklevel=level_of_caller(),
     )

@@ -1,4 +1,4 @@
-"""What is known of an answer: the point, how good it is as dcl itself measured it, and what its derivative is worth."""
+"""An answer: the point, its residuals as measured by dcl, and whether its derivative can be trusted."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ from dcl.torch_modes import is_readable
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """An answer, detached from the graph; every tensor leads with the batch dimensions of the call.
+    """An answer, detached from the graph. The first dimensions of every tensor are the batch dimensions of the call.
 
     `solution["x"]` is what the layer returns under that name: a variable of a CVXPY problem, or x, y, z, ... of a QPLayer.
-    Every program ends as minimize 1/2 x'Px + q'x subject to Ax + s = b, s in K, with multipliers z in K*.
+    Every program is brought to the canonical form: minimize 1/2 x'Px + q'x subject to Ax + s = b, s in K. Its multipliers
+    are z in K*.
 
     Attributes:
         outputs: what the layer returns, in its order; `names` are their names.
-        canonical_x: the variables of that program, (*batch, n); of matrices and functions they are the caller's own, and `x` is
-            the same.
-        z, s: its multipliers and slacks, (*batch, m). Rows in the caller's order: those of A and b of a `ConeLayer`; of A, G, lb
-            and ub of a `QPLayer` (where a right-hand side is infinite z is 0 and s is 1); of the canonical form of a CVXPY
-            problem, which has variables and rows besides the caller's.
+        canonical_x: the variables of that program, (*batch, n). For matrices and functions these are your own variables, and
+            `x` is the same.
+        z, s: its multipliers and slacks, (*batch, m). The order of the rows: for a `ConeLayer`, the rows of A and b; for a
+            `QPLayer`, those of A, G, lb and ub (where a right-hand side is infinite, z is 0 and s is 1); for a CVXPY problem,
+            those of its canonical form, which has more variables and rows than the problem.
         value: the optimal value, (*batch).
         status: `dcl.Status` as integers, (*batch).
         primal_residual, dual_residual, gap: relative, as measured by dcl, (*batch).
         iterations, seconds: of all solvers that were tried, (*batch).
-        solver: position in `solvers` of the one that gave the point, (*batch).
+        solver: position in `solvers` of the solver that found the point, (*batch).
         solvers: names of the solvers that were tried.
-        certificate: None, or (*batch, n + m), of infeasible instances, checked: z (the last m) with z in K*, A'z = 0, b'z < 0, or
-            x (the first n) with Px = 0, -Ax in K, q'x < 0. NaN elsewhere.
+        certificate: None, or (*batch, n + m): the checked certificate of each infeasible instance. It is z (the last
+            m) with z in K*, A'z = 0, b'z < 0, or x (the first n) with Px = 0, -Ax in K, q'x < 0. NaN elsewhere.
 
-    Raises InputError for a name that it does not have.
+    Raises InputError for an unknown name.
 
     Example:
         >>> import torch, dcl
@@ -93,27 +94,30 @@ class Solution:
 
     @property
     def x(self) -> Tensor:
-        """(*batch, n), x of the matrices or y of the function; of a CVXPY problem `canonical_x`, under its older name."""
+        """(*batch, n), x of the matrices or y of the function. For a CVXPY problem it is the older name of `canonical_x`."""
         if not self.is_own_x:
-            _older("x", 'solution["name"] for a variable, or solution.canonical_x for all of the canonical program')
+            _older(
+                "x",
+                'solution["name"] for a variable, or solution.canonical_x for the variables of the canonical program',
+            )
         return self.canonical_x
 
     @property
     def program(self) -> ConeProgram:
         """Older name; in the units of `dcl.program.scaling`."""
-        _older("program", "your own data: this one is in dcl's units")
+        _older("program", "your own data (this attribute is in dcl's units)")
         return self._program
 
     @property
     def v(self) -> Tensor:
         """Older name; z - s in the units of `dcl.program.scaling`."""
-        _older("v", "solution.z - solution.s: this one is in dcl's units")
+        _older("v", "solution.z - solution.s (this attribute is in dcl's units)")
         return self._v
 
     @property
     def mu(self) -> Barrier:
         """Older name; in the units of `dcl.program.scaling`."""
-        _older("mu", "the mu that you gave: this one is in dcl's units")
+        _older("mu", "the mu that you passed (this attribute is in dcl's units)")
         return self._mu
 
     @property
@@ -128,7 +132,7 @@ class Solution:
             return self.known_degeneracy
         if not is_readable(self._v):
             raise UnsupportedError(
-                "the kind of derivative is not known inside of torch.func.vmap: return the Solution and ask it outside"
+                "gradient_kind is not known inside torch.func.vmap: return the Solution, and ask it outside"
             )
         program, v, mu = self._in_one_batch()
         x = self._x_in_units
@@ -163,7 +167,7 @@ class Solution:
 
     @property
     def gradient_kind(self) -> Tensor:
-        """(*batch) `dcl.GradientKind` as integers; classified on first access if no gradient was recorded."""
+        """(*batch) `dcl.GradientKind` as integers; computed at the first access if no gradient was recorded."""
         return self._shaped(self._degeneracy.kind)
 
     @property
@@ -178,7 +182,7 @@ class Solution:
 
     def __repr__(self) -> str:
         if not is_readable(self._v):
-            return "Solution(of one instance inside of torch.func.vmap)"
+            return "Solution(one instance inside torch.func.vmap)"
         residual = worst(torch.stack([self.primal_residual, self.dual_residual, self.gap], -1))
         groups = []
         for status in Status:
@@ -202,7 +206,7 @@ def _line(name: str, t: Tensor) -> str:
 
 
 def _older(name: str, instead: str) -> None:
-    warnings.warn(f"Solution.{name} goes away: use {instead}", DeprecationWarning, stacklevel=level_of_caller())
+    warnings.warn(f"Solution.{name} is deprecated: use {instead}", DeprecationWarning, stacklevel=level_of_caller())
 
 
 _PLAIN = (

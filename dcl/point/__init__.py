@@ -1,4 +1,4 @@
-"""A point of a program: what follows from it, whether it is an answer, and what the derivative there is worth."""
+"""A point of a program: its residuals, whether it is an answer, and whether its derivative can be trusted."""
 
 from dcl.point.point import FLOOR, OPTIMAL_TOLERANCE, Point, worst
 

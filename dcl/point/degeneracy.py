@@ -1,4 +1,4 @@
-"""What the derivative at a solution is worth: one policy, decided once per solution, asked by everybody.
+"""Whether the derivative at a solution can be trusted: one policy, applied once per solution, for all modules.
 
     ties       |v_i| (SOC, PSD: the eigenvalue) is zero up to rounding (`dcl.point.ties`): a kink of the projection, D = 1/2,
                or what `dcl.point.basis` chose -> WEAKLY_ACTIVE.  K is multi-affine in D, so the derivative returned is a convex

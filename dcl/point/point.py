@@ -1,4 +1,4 @@
-"""The one carrier: a point (x, v) of a program at mu, and everything that follows from it, computed once, when first asked for.
+"""A point (x, v) of a program at mu, and everything that follows from it. Each is computed once, when first needed.
 
     z = Pi_mu*(v),  s = z - v          F(x, v) = ( Px + q + A'z,  Ax + s - b )          K = dF/d(x, v), factored (`dcl.kkt`)
 

@@ -1,4 +1,4 @@
-"""dcl's own word on every answer, per instance: the residuals by which it is judged, and certificates of infeasibility.
+"""dcl's own check of every answer, per instance: the residuals that decide, and certificates of infeasibility.
 
 The residuals are those of `dcl.point`, row by row and net.  Row by row, 1e-8 cannot be had where the data themselves are
 inconsistent by their rounding, nor along rows of a block whose other rows are large.  The net residuals are an answer's (those

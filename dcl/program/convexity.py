@@ -1,4 +1,4 @@
-"""P that is not positive semidefinite by rounding only: the convex program that is solved in its place.
+"""If only rounding keeps P from being positive semidefinite: the convex program that is solved instead.
 
 A covariance X'X / m of fewer samples than features, computed in float32, has eigenvalues of -1e-7 |P| where zero is meant,
 and as many of +1e-7 |P|.  With the P given, the program is not convex: a point with Px + q + A'z = 0 may be a saddle, or

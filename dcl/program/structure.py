@@ -1,4 +1,4 @@
-"""The waist: one program, and THE place where signs and letters are stated.
+"""The canonical program, and the one place where signs and letters are defined.
 
     minimize 1/2 x'Px + q'x + d   subject to   Ax + s = b,   s in K            dual z in K*,   v = z - s
 

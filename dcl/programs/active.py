@@ -88,7 +88,7 @@ def active_range(
             "active_range is for linear and quadratic programs: with other cones the solution is not piecewise affine"
         )
     if isinstance(solution._mu, Tensor):
-        raise UnsupportedError("active_range needs mu = 0: x(mu) is inside of all inequalities")
+        raise UnsupportedError("active_range needs mu = 0: at x(mu) no inequality is active")
     stated, _ = model.stated(tensors)
     point = point_of(stated.program, solution, 0.0)
     dq, db = _moves(model, tensors, direction)
@@ -138,7 +138,7 @@ def _check_unique(kinds: Tensor, context: AbstractCallContext, point: Point) -> 
     names = "; weakly active: " + ", ".join(context.describe_row(row) for row in ties[:_ENDS]) if ties else ""
     index = context.index(i)
     raise DegenerateError(
-        f"the set of active constraints is not unique{f' at batch index {index}' if index else ''}, so that it has no range: "
+        f"the set of active constraints is not unique{f' at batch index {index}' if index else ''}, so there is no range: "
         f"{kind.name}, {kind.message}{names}",
         indices=[context.index(k) for k in doubtful],
     )

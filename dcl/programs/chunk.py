@@ -217,7 +217,7 @@ class Work:
 
 
 def _not_again(*_: Any) -> tuple[Tensor, ...]:
-    raise AssertionError("a sweep is differentiated once")
+    raise AssertionError("the gradient of a sweep cannot be differentiated again")
 
 
 def joined(chunks: Sequence[Chunk]) -> Chunk:

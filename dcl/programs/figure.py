@@ -38,7 +38,7 @@ def _finish(figure: Any, path: str | Path | None) -> Any:
         suffix = Path(path).suffix[1:].lower()
         kinds = figure.canvas.get_supported_filetypes()
         if suffix not in kinds:
-            raise InputError(f"{path}: no such kind of picture; use .png, .pdf or .svg", argument="path")
+            raise InputError(f"{path}: unknown kind of picture; use .png, .pdf or .svg", argument="path")
         figure.savefig(path, dpi=120)
     return figure
 

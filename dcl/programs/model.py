@@ -1,4 +1,4 @@
-"""What a program consists of: a `CvxpyLayer` that returns every variable, every dual variable and the optimal value.
+"""The layer behind a program: a `CvxpyLayer` that returns every variable, every dual variable and the optimal value.
 
 Outputs of the layer, in this order: the variables, the dual variables of the constraints that have one, the value.
 """

@@ -1,4 +1,4 @@
-"""What the user calls things: parameters, variables and constraints, found by object or by name."""
+"""Find parameters, variables and constraints by object or by the user's name."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def find(entries: Sequence[Entry], key: object, what: str) -> int:
             argument=what,
         )
     known = ", ".join(entry.name for entry in entries) or "none"
-    raise InputError(f"{shown} is no {what} of the program; {what}s: {known}", argument=what)
+    raise InputError(f"{shown} is not a {what} of the program; {what}s: {known}", argument=what)
 
 
 class Values(Mapping[str, Array]):

@@ -36,12 +36,12 @@ class ParametricProgram:
     solution map is differentiable.  Batch dimensions lead and broadcast: many instances are solved in one call.
 
     Args:
-        problem: a DPP problem, which is only read. A parameter that a call does not name has its `.value` at that time.
+        problem: a DPP problem; it is only read. If a call does not name a parameter, its current `.value` is used.
         mu: log-barrier parameter, 0 for the exact solution; see `dcl.CvxpyLayer`.
-        solver, solver_args: as in `dcl.CvxpyLayer`; None for the documented rule.
-        gp: the problem is a geometric program.
-        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN), "last" (the last point that a solver left).
-        on_degenerate: "warn", "raise" or "ignore" where a derivative that is asked for is not EXACT.
+        solver, solver_args: as in `dcl.CvxpyLayer`. With solver None dcl chooses.
+        gp: True for a geometric program.
+        on_failure: "raise" (`SolveError`), "nan" (failed instances are NaN), "last" (they are the solver's last point).
+        on_degenerate: "warn", "raise" or "ignore": what to do if a derivative that you ask for is not EXACT.
         reduce: let the compiled core solve a smaller program with the same solutions; see `dcl.CvxpyLayer`.
 
     Raises:
@@ -101,8 +101,8 @@ class ParametricProgram:
         """Solve for values of the parameters, as in `solve({mu: [1.0, 2.0]})` or `solve(mu=[1.0, 2.0], gamma=0.3)`.
 
         Args:
-            values: value of each parameter, (*batch, *shape), by object or name; those not given have their `.value`.
-            start: the solution of the same program from which the solver starts, if it can; of the same batch.
+            values: value of each parameter, (*batch, *shape), by object or name. If one is missing, its `.value` is used.
+            start: a solution of this program and of the same batch. The solver starts there, if it can.
             named: values by name.
 
         Raises:
@@ -127,20 +127,21 @@ class ParametricProgram:
         backend: str | None = None,
         workers: int | None = None,
     ) -> Sweep:
-        """Solve for many values: each row has its own status, and a failure is a row, not an error.
+        """Solve for many values. Each row has its own status; a row without a solution is not an error.
 
         Args:
-            values: by parameter object or name: (rows, *shape) where swept, (*shape) where not; those not given have their
-                `.value`.
+            values: by parameter object or name: (rows, *shape) where swept, (*shape) where not. If one is missing, its
+                `.value` is used.
             gradient: "value" for the gradient of the optimal value in the parameters, or {variable: weights} for that of
                 sum <weights, variable>; None for none.
                 Where it is not exact, `Sweep.gradient_kind` says so, and one `DegenerateWarning` (see on_degenerate).
             wrt: the parameters of the gradient, None for all.
             progress: show a bar where stderr is a terminal.
-            path: a folder for finished chunks. A sweep that was killed goes on from there; another one's folder is an error.
+            path: a folder for finished chunks. A sweep that was stopped continues from there. The folder of another sweep
+                is an error.
             backend: None for this process, or a backend of joblib for many: "loky", "threading", "dask" (with a Client) or
-                "ray" (registered). A worker that dies loses nothing but time.
-            workers: how many, None for all that the backend has.
+                "ray" (registered). If a worker dies, its chunks are solved again.
+            workers: their number, None for all that the backend has.
 
         Raises:
             InputError, DtypeError: before anything is solved; name the parameter and the row.
@@ -177,7 +178,7 @@ class ParametricProgram:
                 and all(key not in (entry.name, entry.shared) for entry in entries)
             ):
                 raise InputError(
-                    f"{key} is no parameter, but a setting of the program: ParametricProgram(problem, {key}=...)",
+                    f"{key} is not a parameter but a setting of the program: ParametricProgram(problem, {key}=...)",
                     argument=str(key),
                 )
             place = find(entries, key, "parameter")
@@ -203,7 +204,7 @@ class ParametricProgram:
     # The derivatives of `ProgramSolution`, at the parameters' own values or where `at` says
 
     def jacobian(self, x: Key, wrt: Key, at: At = None) -> Array:
-        """`ProgramSolution.jacobian` at a solution, or at values, which are solved for first; None: at the `.value`s."""
+        """`ProgramSolution.jacobian`. at: a solution, or values to solve for first, or None for the `.value`s."""
         return self._at(at).jacobian(x, wrt)
 
     def derivative(self, direction: Mapping[Any, Any], at: At = None) -> Values:

@@ -29,8 +29,8 @@ class Sweep:
 
     Attributes:
         parameters: by name, (rows, *shape) where swept, (*shape) where not.
-        gradient: by parameter, what `gradient` asked for, (rows, *shape), NaN where a row has no solution; empty if nothing was
-            asked for.
+        gradient: by parameter, the gradient that `gradient` asked for, (rows, *shape). NaN where a row has no solution; empty if
+            no gradient was asked for.
 
     Example:
         >>> import cvxpy as cp, numpy as np, dcl
@@ -84,13 +84,13 @@ class Sweep:
         """`dcl.GradientKind` of `gradient` as integers, (rows,). Raises InputError if no gradient was asked for."""
         if not len(self.gradient):
             raise InputError(
-                'no gradient was asked for: sweep(..., gradient="value"), for example', argument="gradient"
+                'this sweep has no gradient: ask for it, as in sweep(..., gradient="value")', argument="gradient"
             )
         return self.found.kind
 
     @cached_property
     def changes(self) -> NDArray[np.int64]:
-        """The rows at which other constraints are active than in the row before, both solved; none for mu > 0.
+        """The rows whose active constraints differ from those of the row before (both solved); none for mu > 0.
 
         A curved cone (of cp.norm, for example) is active as a whole, where its multiplier is not zero.
         """
@@ -110,7 +110,7 @@ class Sweep:
         return "row", np.arange(len(self))
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each row: swept numbers, status, value, residual, every entry of every variable, gradients."""
+        """One row for each row of the sweep: swept numbers, status, value, residual, every entry of every variable, gradients."""
         from dcl.programs.frames import sweep_frame
 
         return sweep_frame(self)

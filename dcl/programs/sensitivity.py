@@ -134,7 +134,7 @@ def table_of(solution: ProgramSolution) -> Sensitivity:
                 )
             )
     effects.sort(key=lambda effect: (-effect.solution_percent, -abs(effect.value_percent)))
-    failed = "" if solution.ok else f"no sensitivities, since there is no solution: {solution.failure}"
+    failed = "" if solution.ok else f"no sensitivities, because there is no solution: {solution.failure}"
     return Sensitivity(tuple(effects), solution.binding, failed)
 
 

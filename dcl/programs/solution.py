@@ -70,7 +70,7 @@ class ProgramSolution:
         """The multiplier of a constraint, with CVXPY's sign: an array, a tuple of arrays where CVXPY has several.
 
         constraint: the CVXPY object, its position in `problem.constraints`, or its label.
-        Raises InputError if it is no constraint of the program, or has no dual variable in the cone program.
+        Raises InputError if it is not a constraint of the program, or has no dual variable in the cone program.
         """
         found = tuple(
             _numpy(self.known.outputs[len(self.model.variables) + i]) for i in self.model.duals_of(constraint)
@@ -110,7 +110,7 @@ class ProgramSolution:
 
     @cached_property
     def binding(self) -> Any:
-        """The inequalities that bind, with the entries that do: a tuple of texts, for a batch a list of them."""
+        """The inequalities that bind, with the entries that do: a tuple of strings; for a batch, a list of tuples."""
         found = binding(self.model, self._tensors, self.known)
         return found if self.batch else found[0]
 
@@ -132,12 +132,12 @@ class ProgramSolution:
         return tuple(self.known.status.shape)
 
     def at(self, *index: int) -> ProgramSolution:
-        """One instance of a batch. Raises InputError for an index that is not there."""
+        """One instance of a batch. Raises InputError if the index does not exist."""
         try:
             place = int(np.ravel_multi_index(index, self.batch)) if self.batch or index else 0
         except (ValueError, TypeError):
             raise InputError(
-                f"there is no instance {index} in a batch of shape {self.batch}", argument="index"
+                f"{index} is not the index of an instance in a batch of shape {self.batch}", argument="index"
             ) from None
         return ProgramSolution(
             self.model, self._picked(index), replace(self.axes, batch=None), instance(self.known, place)
@@ -194,7 +194,8 @@ class ProgramSolution:
     def value_gradient(self, wrt: Sequence[Key] | None = None) -> Values:
         """{parameter: gradient} of the optimal value, one for each instance; wrt: the parameters, None for all.
 
-        From the multipliers, without a solve (envelope theorem); at mu > 0, of the value at x(mu), by `adjoint`'s way.
+        It comes from the multipliers, without a solve (envelope theorem). At mu > 0 it is the gradient of the value at
+        x(mu), computed as in `adjoint`.
         Where multipliers or solution are not unique the value has a kink, and `dcl.DegenerateWarning` says so.
         """
         model, wanted = self.model, self._wanted(wrt)
@@ -210,12 +211,12 @@ class ProgramSolution:
     def active_range(self, direction: Mapping[Any, Any]) -> tuple[Any, Any]:
         """(low, high): the parameters may move by t times the direction, low <= t <= high, with the same active constraints.
 
-        -inf and inf where that never ends; (*batch) arrays for a batch. Exact up to rounding, for linear and quadratic
+        -inf or inf if there is no limit; (*batch) arrays for a batch. Exact up to rounding, for linear and quadratic
         programs where the parameters that move enter the linear cost and the right-hand sides.
 
         Raises:
             UnsupportedError: another cone, mu > 0, or a direction that changes P or A.
-            DegenerateError: the active constraints are not unique here already; names them.
+            DegenerateError: the active constraints are not unique at this point; the message names them.
         """
         if not bool(self.known.ok.all()):
             raise InputError("active_range needs a solution in every instance; see .status", argument="direction")
@@ -269,8 +270,8 @@ class ProgramSolution:
             return torch.from_numpy(np.array(np.broadcast_to(value.array, (*self.batch, *entry.shape))))
         except ValueError:
             raise InputError(
-                f"{entry.name} has shape {value.array.shape}; it must be {entry.shape}, with the batch {self.batch} in front "
-                "or without",
+                f"{entry.name} has shape {value.array.shape}; it must be {entry.shape}, with or without "
+                f"the batch dimensions {self.batch} in front",
                 argument=entry.name,
             ) from None
 

@@ -80,7 +80,9 @@ class Store:
                     )
                 return
             if any(_NAME.fullmatch(file.name) for file in self.path.iterdir()):
-                raise InputError(f"{self.path} has chunks but no sweep.json: choose another path", argument="path")
+                raise InputError(
+                    f"{self.path} has chunks of a sweep but no sweep.json: choose another path", argument="path"
+                )
             self._write("sweep.json", lambda file: file.write(json.dumps(about).encode()))
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(f"{self.path} cannot hold the chunks of a sweep: {error}", argument="path") from None

@@ -82,12 +82,12 @@ def job(model: Model, values: Sequence[Given], gradient: object, wanted: Sequenc
         lead = one.array.shape[: one.array.ndim - len(entry.shape)]
         if len(lead) > 1:
             raise InputError(
-                f"{entry.name} has {len(lead)} dimensions in front of its own: a sweep has one, reshape a grid to a list",
+                f"{entry.name} has {len(lead)} batch dimensions: a sweep has one, so reshape a grid to a list",
                 argument=entry.name,
             )
         if lead and rows not in (None, lead[0]):
             raise InputError(
-                f"{entry.name} has {lead[0]} rows, a parameter before it {rows}: one value for each row of the sweep",
+                f"{entry.name} has {lead[0]} rows, a parameter before it has {rows}: give one value for each row of the sweep",
                 argument=entry.name,
             )
         rows = lead[0] if lead else rows
@@ -96,7 +96,7 @@ def job(model: Model, values: Sequence[Given], gradient: object, wanted: Sequenc
         raise InputError("nothing is swept: give a parameter an array with one value for each row", argument="values")
     cotangents = _cotangents(model, gradient)
     if isinstance(model.mu, Tensor) and model.mu.numel() > 1:
-        raise InputError("a sweep takes one mu for all rows: make the program with a number", argument="mu")
+        raise InputError("a sweep takes one mu for all rows: give the program a number", argument="mu")
     work = Work(
         model.with_settings(on_failure="nan", on_degenerate="ignore"),
         tuple(swept),
@@ -246,7 +246,7 @@ def report(chunk: Chunk, model: Model) -> None:
         lines.append(
             f"{GradientKind(kind).name} in {len(rows)} of {chunk.count} rows ({shown}): {GradientKind(kind).message}"
         )
-    message = "the gradient is doubtful.\n  " + "\n  ".join(lines)
+    message = "the gradient is not unique or not accurate.\n  " + "\n  ".join(lines)
     if how == "raise":
         raise DegenerateError(message, indices=[(int(row),) for row in doubtful])
     warnings.warn(message, DegenerateWarning, stacklevel=level_of_caller())

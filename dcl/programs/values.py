@@ -51,8 +51,8 @@ def _read(value: object, name: str) -> tuple[Array, tuple[Labels | None, ...]]:
     if isinstance(value, Tensor):
         if value.requires_grad:
             raise InputError(
-                f"parameter {name} requires a gradient, which NumPy answers would lose: pass {name}.detach(), or use "
-                "dcl.CvxpyLayer in a torch model",
+                f"parameter {name} requires a gradient, which is lost because answers are NumPy arrays: pass "
+                f"{name}.detach(), or use dcl.CvxpyLayer in a torch model",
                 argument=name,
             )
         value = value.detach().cpu().numpy()
@@ -66,7 +66,7 @@ def _read(value: object, name: str) -> tuple[Array, tuple[Labels | None, ...]]:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise InputError(f"parameter {name} is no array: its rows have different lengths", argument=name) from None
+        raise InputError(f"parameter {name} is not an array: its rows have different lengths", argument=name) from None
     if array.dtype.kind == "O":
         array = _numbers(array, name)
     if array.dtype.kind not in "iuf":
@@ -121,8 +121,8 @@ def axes(entries: Sequence[Entry], values: Sequence[Given]) -> Axes:
             if place < lead:
                 if batch is not None and labels != batch:
                     raise InputError(
-                        f"the rows of {entry.name} are labelled {_short(labels)}, those of the parameters before it "
-                        f"{_short(batch)}: bring them to the same labels with .reindex",
+                        f"the rows of {entry.name} have the labels {_short(labels)}, those of the parameters before it "
+                        f"have {_short(batch)}: give them the same labels with .reindex",
                         argument=entry.name,
                     )
                 batch = labels
@@ -131,7 +131,7 @@ def axes(entries: Sequence[Entry], values: Sequence[Given]) -> Axes:
                 if labels != others and len(labels) == len(others) and set(labels) == set(others):
                     raise InputError(
                         f"{entry.name} has the labels of {name} in another order ({_short(labels)} and {_short(others)}): "
-                        "bring them to the same order with .reindex",
+                        "give them the same order with .reindex",
                         argument=entry.name,
                     )
             known.setdefault(labels, entry.name)

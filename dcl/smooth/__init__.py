@@ -1,1 +1,1 @@
-"""Smooth programs: torch functions on the same waist as matrices, solved by Newton's method, checked and explained."""
+"""Smooth programs: torch functions in the same canonical form as matrices, solved by Newton's method, checked and explained."""

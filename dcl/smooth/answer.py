@@ -1,4 +1,4 @@
-"""From a start to a checked answer: get near, finish with Newton's method on F, judge; leave a saddle downhill; try again.
+"""From a start to a checked answer: search, finish with Newton's method on F, check. From a saddle, go downhill and repeat.
 
     warm       the caller's last solution, finished at once where it is near enough
     minimum    interior-point Newton (`dcl.smooth.newton`), or SciPy, or the caller's own point

@@ -3,7 +3,7 @@
     w = H(x, theta)^-1 r:     dw = H^-1 (dr - dH w)         gradient of <l, w>:   r~ = H^-1 l =: u,   (x, theta)~ = -d <u, H w>
 
 Memory is that of a few vectors and of one evaluation of f; H must be positive definite (negative definite at a maximum is the
-same thing for -f).  The residual that was reached is read, and said aloud where it is not small.
+same thing for -f).  The residual that was reached is checked; a large one triggers a warning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dcl.smooth.large import conjugate_gradients
 from dcl.smooth.program import SmoothProgram, Theta
 from dcl.torch_modes import apply
 
-# Asked of CG, and what is said aloud if it is missed: relative residuals.
+# Relative residuals: the target of CG, and the one above which it warns.
 _TOLERANCE = 1e-12
 _LIMIT = 1e-6
 

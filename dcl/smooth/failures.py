@@ -1,4 +1,4 @@
-"""The error for argmins that have no checked answer: which kind, with the numbers behind it, and the remedy."""
+"""The error for an argmin without a checked answer: what failed, the numbers, and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch functions of one instance -> the waist of `dcl.smooth.program`.
+"""torch functions of one instance -> the canonical form of `dcl.smooth.program`.
 
 y and the parameters may be tensors or nested dicts, tuples and lists of tensors.  Inside, y is one vector x (n,) and every tensor
 that a function needs is one of theta: the parameters' leaves, the parameters and buffers of modules, and A and b of a pair.
@@ -120,14 +120,14 @@ def _size(shape: Sequence[int]) -> int:
 def _leading(name: str, t: Tensor, batch_dims: int, batch: tuple[int, ...] | None) -> tuple[int, ...]:
     if t.ndim < batch_dims:
         raise InputError(
-            f"{name} has shape {tuple(t.shape)}, but in_dims says that it leads with {batch_dims} batch dimension(s)",
+            f"{name} has shape {tuple(t.shape)}, but in_dims says that its first {batch_dims} dimension(s) are the batch",
             argument=name,
         )
     lead = tuple(t.shape[:batch_dims])
     if batch is not None and lead != batch:
         raise InputError(
-            f"{name} has shape {tuple(t.shape)}: in_dims says that it leads with the batch dimensions, which are {batch} "
-            "in the arguments before it; in_dims=(0, None, ...) marks what the whole batch shares",
+            f"{name} has shape {tuple(t.shape)}: in_dims says that its first dimensions are the batch, but the batch is {batch} "
+            "in the arguments before it; in in_dims=(0, None, ...) None marks what the whole batch shares",
             argument=name,
         )
     return lead
@@ -173,7 +173,7 @@ def plan(
             dtype = torch.promote_types(dtype, t.dtype)
     if any(flags) and batch is None:
         raise InputError(
-            "in_dims marks arguments without tensors only: nothing says how large the batch is", argument="in_dims"
+            "in_dims marks only arguments without tensors, so the size of the batch is unknown", argument="in_dims"
         )
     layout = Batching(batch or (), dtype, device)
 
@@ -192,7 +192,7 @@ def plan(
     for given in parts:
         if given.columns not in (None, start.shape[-1]):
             raise InputError(
-                f"{given.name}: A has {given.columns} columns, y {start.shape[-1]} entries", argument=given.name
+                f"{given.name}: A has {given.columns} columns, but y has {start.shape[-1]} entries", argument=given.name
             )
     theta = tensors[k:]
     theta += [merged(t, False) for one in parts for t in one.own.values()]
@@ -234,7 +234,7 @@ def plan(
     def pack(y: Any) -> Tensor:
         found, leaves = take_apart(y)
         if found.spec != tree.spec or tuple(tuple(t.shape) for t in leaves) != shapes:
-            raise InputError("solver must return y in the structure and the shapes of y0", argument="solver")
+            raise InputError("solver must return y with the structure and the shapes of y0", argument="solver")
         return torch.cat([t.reshape(-1) for t in leaves])
 
     return Plan(
@@ -257,7 +257,7 @@ def _flags(in_dims: Sequence[int | None] | None, count: int) -> list[bool]:
     if not isinstance(in_dims, (tuple, list)) or len(in_dims) != 1 + count or any(d not in (0, None) for d in in_dims):
         raise InputError(
             f"in_dims is {in_dims!r}: it must have {1 + count} entries, one for y0 and one for each of the {count} parameters, "
-            "0 (leads with the batch dimensions) or None (shared by the batch)",
+            "0 (its first dimensions are the batch) or None (shared by the batch)",
             argument="in_dims",
         )
     return [d == 0 for d in in_dims]
@@ -326,7 +326,7 @@ def _check_result(one: Part, x: Tensor, out: Any, again: Any, *, scalar: bool) -
         raise InputError(f"{name} returns {out.dtype}, which cannot be differentiated", argument=name)
     if scalar and out.numel() != 1:
         raise InputError(
-            f"{name} must return one number for one instance, got shape {tuple(out.shape)}; batch dimensions are told by in_dims",
+            f"{name} must return one number for one instance, got shape {tuple(out.shape)}; for a batch, give in_dims",
             argument=name,
         )
     first, second = (float(t.detach().reshape(-1)[0]) if t.numel() else 0.0 for t in (out, again))
@@ -342,7 +342,7 @@ def _check_result(one: Part, x: Tensor, out: Any, again: Any, *, scalar: bool) -
         not graph or torch.autograd.grad(out.sum(), x, retain_graph=True, allow_unused=True)[0] is None
     ):
         raise InputError(
-            f"{name} is no differentiable function of y: there is no graph from y to its result (is y unused, or was something "
+            f"{name} is not a differentiable function of y: no graph leads from y to its result (is y unused, or was something "
             "detached, rounded or converted to numbers?)",
             argument=name,
         )

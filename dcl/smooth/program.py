@@ -1,4 +1,4 @@
-"""The waist for torch functions: a SmoothProgram has the KKT matrix of the ConeProgram with P = H and A = J.
+"""The canonical form for torch functions: a SmoothProgram has the KKT matrix of the ConeProgram with P = H and A = J.
 
     minimize f(x, theta)   subject to   c(x, theta) + s = 0,   s in K = zero x nonnegative       (c = (h, g): h = 0, g <= 0)
     L(x, z) = f + z'c        F(x, v; theta) = (grad_x L(x, z),  c + z - v),    z = Pi_mu*(v),  s = z - v

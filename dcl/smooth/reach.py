@@ -114,7 +114,7 @@ def check_layers(argument: str, function: Callable[..., Any], passed: Iterable[T
             if isinstance(module, _DropoutNd) and module.training and module.p > 0.0:
                 raise InputError(
                     f"{argument} has dropout in training mode ({_dot(name, key) or type(module).__name__}): the function would "
-                    "be another one at every evaluation; call .eval() on it",
+                    "change at every evaluation; call .eval() on it",
                     argument=argument,
                 )
         if isinstance(thing, Tensor) and id(thing) not in known and is_wrapped(thing):

@@ -35,7 +35,7 @@ def user_start(solver: Callable[..., Tensor], theta: Theta, x: Tensor) -> Tensor
         found = [solver(x[i], *(t[i if t.shape[0] > 1 else 0] for t in theta)) for i in range(x.shape[0])]
     out = torch.stack(found).detach().to(x)
     if not bool(torch.isfinite(out).all()):
-        raise InputError("solver returned a y that is not finite", argument="solver")
+        raise InputError("solver returned a y with an entry that is not finite", argument="solver")
     return out
 
 

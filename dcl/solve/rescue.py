@@ -1,4 +1,4 @@
-"""What is tried for an instance that no solver has solved: a vertex near its best point."""
+"""The last attempt for an instance that no solver has solved: a vertex near its best point."""
 
 from __future__ import annotations
 

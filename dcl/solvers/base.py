@@ -1,6 +1,6 @@
 """The interface of a solver: a batch of programs in, points or claims out.
 
-A solver's word is never taken: see `dcl.solve.pipeline`.
+What a solver claims is always checked: see `dcl.solve.pipeline`.
 
 Every solver file has the same order: unpack, convert to the solver's form, options, solve, fill.
 Programs and points are those of `dcl.program` (Ax + s = b), on the host, in NumPy.
@@ -33,7 +33,7 @@ ALL_CONES = ORTHANTS | {"second_order", "semidefinite", "exponential", "power"}
 
 
 class Claim(IntEnum):
-    """What a solver says of one instance. It is checked before it becomes a `dcl.Status`.
+    """What a solver claims about one instance. The claim is checked before it becomes a `dcl.Status`.
 
     Example:
         >>> from dcl.solvers import Claim
@@ -137,12 +137,12 @@ class AbstractSolver(ABC):
     eps: target accuracy, relative and absolute.  max_iters: iterations per instance.  time_limit: seconds per
     instance.  verbose: let the solver print.  None means dcl's default for this solver.
 
-    package: the module that it comes with, imported when it solves for the first time; "" where it needs none.
+    package: the module that it needs, imported at the first solve; "" if it needs none.
     cones: kinds of `dcl.cones.base.Block` that it takes.  releases_gil: several instances may be solved at once, in
     threads.  warm_starts: `start` is used.
     gives_basic_duals: an active-set method: rows with positive multipliers are independent.
-    finds_center: an interior-point method for all cones of which it was measured that it ends near the center of the solutions.
-    gives_certificates: claims of infeasibility come with one.  limits_time: `time_limit` is honored.
+    finds_center: an interior-point method for all cones that ends near the center of the solutions (measured).
+    gives_certificates: claims of infeasibility come with a certificate.  limits_time: it respects `time_limit`.
     tolerances: names of the options that say how accurate a point has to be.
 
     Example:
@@ -169,7 +169,7 @@ class AbstractSolver(ABC):
     tolerances: ClassVar[tuple[str, ...]] = ("eps",)
 
     def at_own_tolerance(self) -> AbstractSolver:
-        """The same solver with dcl's default in place of the caller's tolerance: what he set is a hint, not a limit."""
+        """The same solver with dcl's default tolerance in place of the caller's, which is only a hint."""
         own: dict[str, Any] = dict.fromkeys(self.tolerances)
         return replace(self, **own)
 
@@ -191,15 +191,15 @@ class AbstractSolver(ABC):
 
     @classmethod
     def is_installed(cls) -> bool:
-        """Is its package there? It is not imported to see that."""
+        """True if its package is installed. The package is not imported."""
         return not cls.package or _is_found(cls.package)
 
     @classmethod
     def check_installed(cls) -> None:
-        """Raise OptionError that says how to install its package if that is not there."""
+        """Raise OptionError, with the command to install its package, if that is missing."""
         if not cls.is_installed():
             raise OptionError(
-                f"{cls.name} is not installed: pip install {cls.package}, or name no solver and let dcl choose one that is",
+                f"{cls.name} is not installed: pip install {cls.package}, or leave solver out, and dcl chooses an installed one",
                 argument="solver",
             )
 
@@ -231,7 +231,7 @@ def _is_found(package: str) -> bool:
 
 
 def check_options(solver: AbstractSolver) -> None:
-    """Raise OptionError for a value that cannot be meant, for a time limit where there is none to honor, without its package.
+    """Raise OptionError for an invalid value, for a time limit that the solver does not have, or if its package is missing.
 
     Every solver calls it when it is made, so that no solver's own code sees a bad number.
     """
@@ -248,6 +248,6 @@ def check_options(solver: AbstractSolver) -> None:
             )
     if solver.time_limit is not None and not solver.limits_time:
         raise OptionError(
-            f"{solver.name} cannot honor time_limit, it has none: leave it out, or name another solver",
+            f"{solver.name} has no time limit: leave time_limit out, or name another solver",
             argument="time_limit",
         )

@@ -1,4 +1,4 @@
-"""From a program of the waist to the arrays that solvers take."""
+"""From a canonical program to the arrays that solvers take."""
 
 from __future__ import annotations
 

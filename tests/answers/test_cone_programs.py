@@ -343,9 +343,9 @@ def test_unbounded(cones, ray, solver):
     [
         ({"k": 3}, dcl.OptionError, "unknown cone 'k'; valid keys: z, l, q, s, ep, p"),
         ({"z": -1}, dcl.OptionError, "cones\\['z'\\]"),
-        ({"l": 2.5}, dcl.OptionError, "nonnegative integers"),
+        ({"l": 2.5}, dcl.OptionError, "nonnegative integer"),
         ({"q": 3}, dcl.OptionError, "must be a list"),
-        ({"s": [2, -1]}, dcl.OptionError, "nonnegative integers"),
+        ({"s": [2, -1]}, dcl.OptionError, "nonnegative integer"),
         ({"p": [1.5]}, dcl.OptionError, "between 0 and 1"),
         ({"p": [-0.5]}, dcl.UnsupportedError, "dual power"),
         ({"ed": 1}, dcl.UnsupportedError, "dual exponential"),

@@ -459,7 +459,7 @@ def test_a_solution_inside_of_vmap_says_what_it_cannot() -> None:
 
     def f(*t: Tensor) -> Tensor:
         solution = QPByPosition().solve(*t)
-        assert "inside of torch.func.vmap" in repr(solution)
+        assert "inside torch.func.vmap" in repr(solution)
         return solution.gradient_kind
 
     with pytest.raises(dcl.UnsupportedError, match="ask it outside"):

@@ -359,7 +359,7 @@ def test_bad_arguments():
         compare_qp(data, mu=[0.0])
     with pytest.raises(dcl.OptionError, match="diffcp dense"):
         compare_qp(data, engines=["diffcp"])
-    with pytest.raises(dcl.InputError, match="loss must give one number"):
+    with pytest.raises(dcl.InputError, match="loss must return one number"):
         compare_qp(data, loss=lambda r: r.x)
     with pytest.raises(dcl.InputError, match="no tensor"):
         dcl.compare_gradients(dcl.QPLayer(), None, None)
@@ -396,12 +396,12 @@ def test_tensors_by_name():
     assert by_name.subject == "ConeLayer: 2 outputs, gradient in P, q, A, b: 9 entries"
     for call in (dcl.compare_gradients, dcl.diagnose):
         with pytest.raises(
-            dcl.InputError, match="'H' is no argument of QPLayer; its tensors: P, q, A, b, G, h, lb, ub"
+            dcl.InputError, match="'H' is not an argument of QPLayer; its tensors: P, q, A, b, G, h, lb, ub"
         ):
             call(dcl.QPLayer(), P, q, G=G, H=h)
         with pytest.raises(dcl.InputError, match="q is given by position and by name"):
             call(dcl.QPLayer(), P, q, q=q)
-        with pytest.raises(dcl.InputError, match="CvxpyLayer takes its tensors by position, got the keyword 'h'"):
+        with pytest.raises(dcl.InputError, match="CvxpyLayer takes its tensors by position only, got the keyword 'h'"):
             call(mean_layer(), h=number([1.0, -1.0]))
 
 

@@ -26,7 +26,6 @@ ON_PATH = 1e-7
 # Where gradients cancel to less than this of the cotangents, the careful lane has the rounding of these: 1.6e-12 on
 # badly_scaled("semidefinite", 337), whose x is fixed by its rows, where the core agrees with 50 digits to the last bit.
 CANCELS = 1e-3
-HAS = ("z", "l", "q", "s", "ep")
 
 
 class Both:
@@ -138,18 +137,11 @@ def test_of_all(family, kind):
     assert not found_in(of(family, kind, range(100, 500)))[0]
 
 
-def known_programs(draw, seeds):
-    for seed in seeds:
-        known = draw(seed)
-        if not known.cones.get("p"):
-            yield known
-
-
 def test_of_known_programs():
     """Optimum and derivative by construction, in NumPy."""
     rng, certified, total = np.random.default_rng(0), 0, 0
     for seed in range(60):
-        known = regular(seed, ("zero", "low rank", "full")[seed % 3], HAS)
+        known = regular(seed, ("zero", "low rank", "full")[seed % 3])
         both = Both(known.cones, known.data)
         total += 1
         if not bool(both.certified.all()):
@@ -168,14 +160,12 @@ def test_of_known_programs():
 
 
 def test_no_tie_is_certified():
-    for known in known_programs(tied, range(120)):
+    for known in map(tied, range(120)):
         assert not bool(Both(known.cones, known.data).certified.any()), known.states
 
 
 @pytest.mark.parametrize("kind", ["unbounded", "infeasible", "both"])
-@pytest.mark.parametrize(
-    "structure", [s for s, (cones, _) in no_solution.STRUCTURES.items() if not cones.get("p") and cones]
-)
+@pytest.mark.parametrize("structure", [s for s, (cones, _) in no_solution.STRUCTURES.items() if cones])
 def test_nothing_unsolvable_is_certified(kind, structure):
     if not no_solution.possible(kind, structure):
         return

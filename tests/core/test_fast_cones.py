@@ -12,16 +12,19 @@ from dcl import core
 
 pytestmark = pytest.mark.skipif(not core.available, reason=f"no compiled core: {core.reason}")
 F64 = {"dtype": torch.float64}
-CONES = {"z": 1, "l": 2, "q": [3, 4], "s": [2, 3], "ep": 2}
+CONES = {"z": 1, "l": 2, "q": [3, 4], "s": [2, 3], "ep": 2, "p": [0.3, 0.8]}
 
 
 def program(B=3, n=6, cones=CONES, seed=0):
-    """P, q, A, b of regular programs, strictly feasible by construction (exponential rows: (-1, 1, 2) is inside of K and K*)."""
+    """P, q, A, b of regular programs, strictly feasible by construction.
+
+    (-1, 1, 2) is inside of the exponential K and K*, (1, 1, 1/2) of the power cone's.
+    """
     rng = np.random.default_rng(seed)
     s = [np.zeros(cones["z"]), np.ones(cones["l"])]
     s += [np.append(2.0, np.ones(k - 1) / np.sqrt(k)) for k in cones["q"]]
     s += [np.eye(k)[np.tril_indices(k)[::-1]] for k in cones["s"]]
-    s += [np.array([-1.0, 1.0, 2.0])] * cones["ep"]
+    s += [np.array([-1.0, 1.0, 2.0])] * cones["ep"] + [np.array([1.0, 1.0, 0.5])] * len(cones["p"])
     s = np.concatenate(s)
     A = rng.standard_normal((B, len(s), n))
     L = rng.standard_normal((B, n, n)) / np.sqrt(n)
@@ -46,8 +49,8 @@ def test_a_cone_layer_without_the_careful_lane(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 def test_gradcheck_and_gradgradcheck(mu):
-    P, q, A, b = program(B=1, n=3, cones={"z": 1, "l": 1, "q": [3], "s": [2], "ep": 1}, seed=1)
-    layer = dcl.ConeLayer({"z": 1, "l": 1, "q": [3], "s": [2], "ep": 1}, mu=mu)
+    P, q, A, b = program(B=1, n=3, cones={"z": 1, "l": 1, "q": [3], "s": [2], "ep": 1, "p": [0.3]}, seed=1)
+    layer = dcl.ConeLayer({"z": 1, "l": 1, "q": [3], "s": [2], "ep": 1, "p": [0.3]}, mu=mu)
     leaves = [t.requires_grad_() for t in (P, q, A, b)]
     assert torch.autograd.gradcheck(lambda *t: tuple(layer(*t)), leaves, eps=1e-6, atol=1e-6)
     assert torch.autograd.gradgradcheck(lambda *t: tuple(layer(*t)), leaves, eps=1e-6, atol=1e-4)
@@ -182,6 +185,44 @@ def test_maximum_entropy_is_softmax(monkeypatch):
     known = leaf.detach().clone().requires_grad_()
     exact = torch.softmax(known, -1)
     (exact[:, 0] ** 2).sum().backward()
+    torch.testing.assert_close(found, exact, rtol=0.0, atol=1e-11)
+    torch.testing.assert_close(leaf.grad, known.grad, rtol=0.0, atol=1e-10)
+
+
+def test_demand_of_cobb_and_douglas(monkeypatch):
+    """maximize x^a y^b subject to p x + q y <= w: the share a of w is spent on x, b on y."""
+    a, x, t, prices, wealth = 0.3, cp.Variable(2), cp.Variable(), cp.Parameter(2), cp.Parameter()
+    problem = cp.Problem(cp.Maximize(t), [cp.PowCone3D(x[0], x[1], t, a), prices @ x <= wealth])
+    layer = dcl.CvxpyLayer(problem, [prices, wealth], [x])
+    rng = torch.Generator().manual_seed(3)
+    given = [
+        (0.5 + torch.rand(4, 2, generator=rng, **F64)).requires_grad_(),
+        torch.tensor(2.0, **F64, requires_grad=True),
+    ]
+    with careful_calls(monkeypatch) as calls:
+        (found,) = layer(*given)
+        (found[:, 0] ** 2 + found[:, 1]).sum().backward()
+    assert not calls
+    p, w = (g.detach().clone().requires_grad_() for g in given)
+    exact = torch.tensor([a, 1.0 - a], **F64) * w / p
+    (exact[:, 0] ** 2 + exact[:, 1]).sum().backward()
+    torch.testing.assert_close(found, exact, rtol=0.0, atol=1e-11)
+    torch.testing.assert_close(given[0].grad, p.grad, rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(given[1].grad, w.grad, rtol=0.0, atol=1e-10)
+
+
+def test_power_of_variables(monkeypatch):
+    """minimize sum |x|^e - c'x: |x|^(e - 1) = |c| / e, with the sign of c."""
+    e, x, c = 2.7, cp.Variable(3), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.power(cp.abs(x), e, approx=False)) - c @ x))
+    leaf = torch.tensor([[1.0, -2.0, 0.3], [3.0, 0.7, -0.4]], **F64, requires_grad=True)
+    with careful_calls(monkeypatch) as calls:
+        (found,) = dcl.CvxpyLayer(problem, [c], [x])(leaf)
+        (found**2).sum().backward()
+    assert not calls
+    known = leaf.detach().clone().requires_grad_()
+    exact = torch.sign(known) * (known.abs() / e) ** (1.0 / (e - 1.0))
+    (exact**2).sum().backward()
     torch.testing.assert_close(found, exact, rtol=0.0, atol=1e-11)
     torch.testing.assert_close(leaf.grad, known.grad, rtol=0.0, atol=1e-10)
 

@@ -293,7 +293,7 @@ def test_a_maximum_its_value_and_its_parameter_in_the_constant():
 
 def test_declared_domains_are_still_checked():
     layer, values = cvxpy_layer(), [t.detach().clone() for t in cvxpy_values()]
-    with pytest.raises(dcl.InputError, match="outside of its declared domain"):
+    with pytest.raises(dcl.InputError, match="outside its declared domain"):
         layer(*values[:-1], torch.tensor(-0.5, **F64))
     values[0][2] = -torch.eye(3, **F64)
     with pytest.raises(dcl.InputError, match=r"batch index \(2,\)"):

@@ -181,7 +181,7 @@ def test_demo_refuses_bad_options(option: str, value: str, message: str, capsys:
 
 def test_demo_refuses_an_unknown_kind_of_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--output", str(tmp_path / "figure.abc")]) == 2
-    assert "no such kind of picture" in capsys.readouterr().err
+    assert "unknown kind of picture" in capsys.readouterr().err
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def test_parameters_by_name() -> None:
         (found,) = call()
         torch.testing.assert_close(found, known, rtol=0.0, atol=0.0)
     assert torch.equal(layer.solve(s=s, t=t).outputs[0], known.detach())
-    with pytest.raises(dcl.InputError, match="'u' is no parameter of the layer; its parameters: t, s"):
+    with pytest.raises(dcl.InputError, match="'u' is not a parameter of the layer; its parameters: t, s"):
         layer(t=t, u=s)
     with pytest.raises(dcl.InputError, match="t is given by position and by name"):
         layer(t, t=t)
@@ -323,7 +323,7 @@ def test_unknown_arguments_are_told_the_valid_ones() -> None:
         ),
         (
             lambda: dcl.QPLayer(eps=1e-9),
-            r"QPLayer has no argument 'eps'; valid: solver, .*go into solver_args=\{\.\.\.\}",
+            r"QPLayer has no argument 'eps'; valid: solver, .*as solver_args=\{\.\.\.\}",
         ),
         (
             lambda: dcl.ConeLayer({"l": 1}, on_fail="nan"),
@@ -396,7 +396,7 @@ def test_the_remedy_for_gamma_quad_form_is_exact() -> None:
 def test_a_column_beside_a_batch_is_told_to_be_a_grid(solver: str | None) -> None:
     layer, _ = layer_of(solver=solver)
     t, s = torch.ones(4, 2, **F64), torch.ones(4, 1, **F64)
-    words = r"s has shape \(4, 1\) beside t \(4, 2\): .* 4 x 4 programs\. For 4 programs pass s with shape \(4,\)"
+    words = r"s has shape \(4, 1\) and t has shape \(4, 2\)\. .* 4 x 4 programs\. For 4 programs pass s with shape \(4,\)"
     with pytest.warns(dcl.ShapeWarning, match=words) as told:
         (x,) = layer(t, s)
     assert [warning.filename for warning in told] == [__file__]
@@ -406,7 +406,7 @@ def test_a_column_beside_a_batch_is_told_to_be_a_grid(solver: str | None) -> Non
     for other in (s[:, 0], torch.ones(1, 1, **F64), torch.ones(5, 1, 1, **F64)):  # no grid, or one that is meant
         layer_of(solver=solver)[0](t, other)
     with pytest.warns(
-        dcl.ShapeWarning, match=r"q has shape \(4, 1, 2\) beside h \(4, 1\).* pass q with shape \(4, 2\)"
+        dcl.ShapeWarning, match=r"q has shape \(4, 1, 2\) and h has shape \(4, 1\).* pass q with shape \(4, 2\)"
     ):
         result = dcl.QPLayer(solver)(P, Q.expand(4, 1, 2), G=G, h=H.expand(4, 1))
     assert result.x.shape == (4, 4, 2)
@@ -518,12 +518,12 @@ def test_a_solution_has_the_variables_by_name() -> None:
         solution["w"]
     assert len(solution.canonical_x) > 3  # with the epigraph of abs, and what sum_squares adds
     with pytest.warns(
-        DeprecationWarning, match=r"Solution\.x goes away: use solution\[\"name\"\].*canonical_x"
+        DeprecationWarning, match=r"Solution\.x is deprecated: use solution\[\"name\"\].*canonical_x"
     ) as told:
         assert solution.x is solution.canonical_x
     assert told[0].filename == __file__
     for name in ("program", "v", "mu"):
-        with pytest.warns(DeprecationWarning, match=rf"Solution\.{name} goes away: .*in dcl's units"):
+        with pytest.warns(DeprecationWarning, match=rf"Solution\.{name} is deprecated: .*in dcl's units"):
             getattr(solution, name)
     twins = [cp.Variable(name="x"), cp.Variable(name="x")]
     both = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(cp.hstack(twins) - t))), [t], twins)
@@ -573,7 +573,7 @@ def test_compare_takes_values_as_a_dict(tmp_path: Path, capsys: pytest.CaptureFi
         assert "gradient in t, s: 3 entries" in capsys.readouterr().out
     for values, words in (
         ('{"s": 1.0}', "values has s; the parameters are t, s"),
-        ("[1.0]", "values must be a list of 2, or a dict by parameter or name"),
+        ("[1.0]", "values must be a list of 2, or a dict with parameters or names as keys"),
         ("1 / 0", f"{file}, line 6: ZeroDivisionError: division by zero"),
     ):
         file.write_text(COMPARED + f"values = {values}\n", encoding="utf-8")

@@ -190,7 +190,7 @@ def test_dependent_rows_beside_a_tie():
     zero = torch.tensor([-torch.inf, 0.0], dtype=torch.float64)
     (dq,), message = jacobians(lambda q: layer(torch.eye(2).double(), q, A=A, b=b, lb=zero).x, [1.0, 0.0])
     assert "RANK_DEFICIENT" in message
-    assert "weakly active besides, so that x may have one-sided derivatives: lb[1]" in message
+    assert "also weakly active, so x may have only one-sided derivatives: lb[1]" in message
     torch.testing.assert_close(dq, torch.tensor([[0.0, 0.0], [0.0, -0.5]]).double(), rtol=0, atol=1e-10)
 
 

@@ -183,7 +183,7 @@ def test_a_negative_cap_is_for_the_careful_lane():
     x, y, c = cp.Variable(3), cp.Parameter(3), cp.Parameter(nonneg=True)
     problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - y) + c * cp.norm1(x)))
     layer = dcl.CvxpyLayer(problem, [y, c], [x])
-    with pytest.raises(dcl.InputError, match="outside of its declared domain"):
+    with pytest.raises(dcl.InputError, match="outside its declared domain"):
         layer(torch.ones(3, **F64), torch.tensor(-1.0, **F64))
 
 

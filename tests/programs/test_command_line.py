@@ -198,10 +198,10 @@ def test_exit_status_of_programs_without_a_solution(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--set", "gama=1"], "'gama' is no parameter of the program; parameters: mu, gamma"),
-        (["--set", "gamma=abc"], "neither a number, nor a list"),
-        (["--set", "gamma=-1"], "gamma is outside of its declared domain"),
-        (["--set", "mu[7]=1"], "mu has shape (3,): give one of its entries, as in mu[0]"),
+        (["--set", "gama=1"], "'gama' is not a parameter of the program; parameters: mu, gamma"),
+        (["--set", "gamma=abc"], "not a number, not a list"),
+        (["--set", "gamma=-1"], "gamma is outside its declared domain"),
+        (["--set", "mu[7]=1"], "mu has shape (3,): give one of its entries, such as mu[0]"),
         (["--set", "mu=[1,2]", "--set", "gamma=1"], "parameter mu must have shape (3,)"),
         ([], "parameter gamma has no value: --set gamma=..."),
         (["--set", "gamma=1", "--solver", "nope"], "unknown solver 'nope'"),
@@ -227,16 +227,16 @@ def test_what_is_wrong_is_one_line(
         ("a.py", "x = 1", "does not define `problem`"),
         ("a.py", "problem = 3", "problem must be a cvxpy.Problem, got int"),
         ("a.json", "{", "a.json, line 1"),
-        ("a.json", "[1]", "must be an object with the names P, q"),
+        ("a.json", "[1]", "must be a JSON object with some of the names P, q"),
         ("a.json", '{"q": [1], "R": [2]}', "has R; a quadratic program has P, q"),
         ("a.json", '{"q": [1], "R": [2]}', "lb, ub, names"),
-        ("a.json", '{"q": [1, 1], "lb": [0, 0], "names": ["a"]}', "names has 1 entries, x has 2: one name for each"),
-        ("a.json", '{"q": [1], "names": "a"}', "names must be a list of texts"),
-        ("a.json", '{"q": [1, 1], "names": ["a", "a"]}', "names has a name twice"),
-        ("a.json", '{"q": ["x"]}', "q is no array of numbers"),
+        ("a.json", '{"q": [1, 1], "lb": [0, 0], "names": ["a"]}', "names has 1 entries, but x has 2: give one name for each"),
+        ("a.json", '{"q": [1], "names": "a"}', "names must be a list of strings"),
+        ("a.json", '{"q": [1, 1], "names": ["a", "a"]}', "two entries of names are equal"),
+        ("a.json", '{"q": ["x"]}', "q is not an array of numbers"),
         ("a.json", '{"q": [1], "G": [[1]]}', "G must have shape (0, 1)"),
         ("a.json", '{"q": [1, 1], "P": [[1, 0], [0, -1]]}', "P is not positive semidefinite"),
-        ("a.npz", "text", "is no file of NumPy arrays"),
+        ("a.npz", "text", "is not a file of NumPy arrays"),
         ("a.mps", "nonsense", "cannot be read by HiGHS"),
         ("a.txt", "", "unknown kind of file; use .py, .json, .npz, .mps or .lp"),
     ],
@@ -419,7 +419,7 @@ def test_control_c_is_quiet_and_a_sweep_goes_on(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert out == b""
-    assert err.decode() == f"dcl sweep: stopped; the same command goes on from {tmp_path / 'chunks'}\n"
+    assert err.decode() == f"dcl sweep: stopped; run the same command again to continue from {tmp_path / 'chunks'}\n"
 
 
 def test_the_console_script_is_main() -> None:

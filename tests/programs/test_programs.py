@@ -262,16 +262,16 @@ def test_the_same_labels_in_another_order_are_an_error() -> None:
     ("values", "named", "message"),
     [
         ({}, {}, "parameter mu has no value: give one, as in solve\\(mu=...\\)"),
-        ({"mux": 1.0}, {}, "'mux' is no parameter of the program; parameters: mu, gamma, cap"),
+        ({"mux": 1.0}, {}, "'mux' is not a parameter of the program; parameters: mu, gamma, cap"),
         ({"cap": 1.0}, {"cap": 2.0}, "parameter cap is given twice"),
         ({"mu": np.ones(4)}, {}, r"parameter mu must have shape \(5,\), or \(\*batch, 5\).*got \(4,\)"),
-        ({"mu": [[1.0], [1.0, 2.0]]}, {}, "mu is no array: its rows have different lengths"),
+        ({"mu": [[1.0], [1.0, 2.0]]}, {}, "mu is not an array: its rows have different lengths"),
         ({"mu": ["1", "2", "3", "4", "5"]}, {}, "mu must be real numbers"),
         ({"cap": True}, {}, "cap must be real numbers, got bool"),
         ({"cap": 1j}, {}, "cap must be real numbers, got complex128"),
         ({"cap": torch.tensor(0.4, requires_grad=True)}, {}, r"cap requires a gradient.*cap.detach\(\).*CvxpyLayer"),
         ({"cap": np.nan, "mu": np.ones(5), "gamma": 1.0}, {}, "cap is nan"),
-        ({"cap": 1.0, "mu": np.ones(5), "gamma": -1.0}, {}, "gamma is outside of its declared domain"),
+        ({"cap": 1.0, "mu": np.ones(5), "gamma": -1.0}, {}, "gamma is outside its declared domain"),
         ([1.0, 2.0], {}, r"values must be a dict \{parameter: value\}, got list"),
     ],
 )
@@ -332,7 +332,7 @@ def test_what_has_no_solution_has_no_derivative(how: str, mu: float) -> None:
     table = failed.sensitivity()
     assert len(table) == 7
     assert all(np.isnan([effect.value, effect.solution, effect.most_moved]).all() for effect in table)
-    assert repr(table).startswith(f"no sensitivities, since there is no solution: {failed.status.name}: ")
+    assert repr(table).startswith(f"no sensitivities, because there is no solution: {failed.status.name}: ")
     assert repr(good.sensitivity()).startswith("parameter")
 
 
@@ -453,7 +453,7 @@ def test_a_program_without_parameters() -> None:
 def test_settings_are_not_values() -> None:
     program = made(lp())
     for name in ("on_failure", "solver", "mu"):
-        with pytest.raises(dcl.InputError, match=rf"{name} is no parameter.* ParametricProgram\(problem, {name}=...\)"):
+        with pytest.raises(dcl.InputError, match=rf"{name} is not a parameter.* ParametricProgram\(problem, {name}=...\)"):
             program.solve(lp().values, **{name: "nan"})
     assert made(qp()).solve(**qp().values).ok  # there mu is a parameter
 
@@ -473,7 +473,7 @@ def test_pictures(tmp_path: Any) -> None:
     made(case).solve(case.values | {"cap": [0.3, 0.4]}).plot(tmp_path / "many.svg")
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "many.svg").read_text()
-    with pytest.raises(dcl.InputError, match="no such kind of picture"):
+    with pytest.raises(dcl.InputError, match="unknown kind of picture"):
         solution.plot(tmp_path / "one.abc")
 
 

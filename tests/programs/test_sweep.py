@@ -162,7 +162,7 @@ def test_labels_and_pictures(tmp_path: Path) -> None:
     sweep.plot(tmp_path / "paths.png")
     sweep.plot(tmp_path / "one.png", variables=["w"])
     assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(dcl.InputError, match="'v' is no variable"):
+    with pytest.raises(dcl.InputError, match="'v' is not a variable"):
         sweep.plot(variables=["v"])
     days = pd.DataFrame(np.outer([1.0, 2.0], mu), index=["mon", "tue"], columns=list("abcde"))
     frame = program.sweep({"mu": days, "target": 0.1}, progress=False).to_pandas()
@@ -182,12 +182,12 @@ def test_xarray() -> None:
     ("values", "options", "message"),
     [
         ({"target": 0.1}, {}, "nothing is swept"),
-        ({"target": np.ones((2, 3))}, {}, "target has 2 dimensions in front of its own"),
-        ({"target": np.ones(3), "mu": np.ones((4, 5))}, {}, "mu has 4 rows, a parameter before it 3"),
+        ({"target": np.ones((2, 3))}, {}, "target has 2 batch dimensions"),
+        ({"target": np.ones(3), "mu": np.ones((4, 5))}, {}, "mu has 4 rows, a parameter before it has 3"),
         ({"target": [0.1, np.nan, 0.2]}, {}, r"target is nan at batch index \(1,\)"),
-        ({"targets": [0.1]}, {}, "'targets' is no parameter"),
+        ({"targets": [0.1]}, {}, "'targets' is not a parameter"),
         ({"target": [0.1]}, {"gradient": "w"}, 'gradient must be "value", or a dict'),
-        ({"target": [0.1]}, {"gradient": {"v": 1.0}}, "'v' is no variable"),
+        ({"target": [0.1]}, {"gradient": {"v": 1.0}}, "'v' is not a variable"),
         ({"target": [0.1]}, {"backend": "no such thing"}, "backend 'no such thing'"),
     ],
 )
@@ -378,7 +378,7 @@ def test_a_doubtful_gradient_is_said() -> None:
     with pytest.raises(dcl.DegenerateError, match="WEAKLY_ACTIVE"):
         dcl.ParametricProgram(problem, on_degenerate="raise").sweep(values, progress=False, gradient={x: 1.0})
     plain = dcl.ParametricProgram(problem).sweep(values, progress=False)  # nobody asked for one
-    with pytest.raises(dcl.InputError, match="no gradient was asked for"):
+    with pytest.raises(dcl.InputError, match="this sweep has no gradient"):
         _ = plain.gradient_kind
 
 

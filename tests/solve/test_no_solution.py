@@ -220,5 +220,5 @@ def test_the_message_names_the_row_that_is_missed(monkeypatch):
 
     monkeypatch.setattr(Clarabel, "solve", lies)
     G, h = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]).double(), torch.tensor([5.0, 1.0, 5.0]).double()
-    with pytest.raises(dcl.SolveError, match=r"the row that is missed most: G\[1\]"):
+    with pytest.raises(dcl.SolveError, match=r"the row that is violated most: G\[1\]"):
         dcl.solve_qp(torch.eye(2).double(), -0.5005 * torch.ones(2).double(), G=G, h=h, solver="CLARABEL")

@@ -51,14 +51,15 @@ struct Assembly {
             M.selfadjointView<Eigen::Lower>().rankUpdate(b_2_, cone.w(1) - across);
         }
         for (const Semidefinite& cone : cones.semidefinite) add_columns(cone, C, used);
-        for (std::size_t k = 0; k < cones.exponential.size(); ++k) {
-            const Exponential& cone = cones.exponential[k];
-            if (grams.few_in_exponential[k]) {
-                add_triple(cone.W(), C.middleCols(cone.first, 3), grams.exponential[k], M);
+        std::size_t k = 0;
+        cones.each_three([&](const auto& cone) {
+            if (grams.few_in_three[k]) {
+                add_triple(cone.W(), C.middleCols(cone.first, cone.size), grams.threes[k], M);
             } else {
                 add_columns(cone, C, used);
             }
-        }
+            ++k;
+        });
         if (used > 0) M.selfadjointView<Eigen::Lower>().rankUpdate(scratch_.leftCols(used));
     }
 
@@ -143,15 +144,17 @@ private:
         for (const Semidefinite& cone : cones.semidefinite) {
             for (Index i = 0; i < cone.size; ++i) take(cone.first + i);
         }
-        for (std::size_t k = 0; k < cones.exponential.size(); ++k) {
-            for (Index i = cones.exponential[k].first; i < cones.exponential[k].first + 3; ++i) {
-                if (!grams.few_in_exponential[k]) {
+        std::size_t k = 0;
+        cones.each_three([&](const auto& cone) {
+            for (Index i = cone.first; i < cone.first + cone.size; ++i) {
+                if (!grams.few_in_three[k]) {
                     take(i);
                 } else if (weak_weight(i) > 0.0) {
-                    add_outer(B.col(i), w(i), grams.exponential[k], H);
+                    add_outer(B.col(i), w(i), grams.threes[k], H);
                 }
             }
-        }
+            ++k;
+        });
         if (used > 0) H.selfadjointView<Eigen::Lower>().rankUpdate(scratch_.leftCols(used));
     }
 };

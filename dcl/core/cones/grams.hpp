@@ -6,12 +6,12 @@
 namespace core {
 
 // What is made once of the rows: A'A of those second-order cones that are large enough for it to pay, and which variables a row
-// of the orthant, or an exponential cone, sees, where these are few.
+// of the orthant, or a cone of R^3, sees, where these are few.
 struct Grams {
     static constexpr Index smallest = 8;
     std::vector<Matrix> of;  // by second-order cone, empty for small ones
-    std::vector<Integers> rows, exponential;
-    std::vector<char> few_in_row, few_in_exponential;
+    std::vector<Integers> rows, threes;  // threes: in the order of Cones::each_three
+    std::vector<char> few_in_row, few_in_three;
 
     void compute(const Cones& cones, const Matrix& C) {
         of.resize(cones.second_order.size());
@@ -25,11 +25,12 @@ struct Grams {
         rows.resize(static_cast<std::size_t>(cones.orthant));
         few_in_row.resize(rows.size());
         for (Index i = cones.zeros; i < cones.orthant; ++i) few_in_row[i] = list(C.col(i), rows[i]);
-        exponential.resize(cones.exponential.size());
-        few_in_exponential.resize(exponential.size());
-        for (std::size_t k = 0; k < exponential.size(); ++k) {
-            few_in_exponential[k] = list(C.middleCols(cones.exponential[k].first, 3), exponential[k]);
-        }
+        threes.clear();
+        few_in_three.clear();
+        cones.each_three([&](const auto& cone) {
+            threes.emplace_back();
+            few_in_three.push_back(list(C.middleCols(cone.first, cone.size), threes.back()));
+        });
     }
 
 private:

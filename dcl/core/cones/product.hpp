@@ -1,10 +1,11 @@
 // K, a product of cones, at a point v: its projection, D = dz/dv and W = D (I - D)^-1, cone by cone.
 //
-//     rows: zero (D = I), nonnegative (h = 4 mu), then second-order, semidefinite and exponential cones in the order given
+//     rows: zero (D = I), nonnegative (h = 4 mu), then second-order, semidefinite, exponential and power cones in the order given
 //     D = Q diag(d) Q',   w = d / (1 - d);   coordinate k of Q'y stands in row k
 #pragma once
 
 #include "exponential.hpp"
+#include "power.hpp"
 #include "second_order.hpp"
 #include "semidefinite.hpp"
 
@@ -12,7 +13,7 @@ namespace core {
 
 // A kind of cone; its size is as dcl/cones/base.py counts blocks, of semidefinite cones the order.
 // upper, lower: the triangle that the rows of a semidefinite cone are, column by column.
-enum class Kind : std::int64_t { zero = 0, nonnegative = 1, second_order = 2, upper = 3, lower = 4, exponential = 5 };
+enum class Kind : std::int64_t { zero = 0, nonnegative = 1, second_order = 2, upper = 3, lower = 4, exponential = 5, power = 6 };
 
 struct Cones {
     Index zeros = 0, orthant = 0, rows = 0;  // zero rows, zero and nonnegative rows, all rows
@@ -20,9 +21,10 @@ struct Cones {
     std::vector<SecondOrder> second_order;
     std::vector<Semidefinite> semidefinite;
     std::vector<Exponential> exponential;
+    std::vector<Power> power;
 
-    // A call of each block, in the order of the rows.
-    void add(Kind kind, Index size, Index count) {
+    // A call of each block, in the order of the rows; exponents: those of power cones.
+    void add(Kind kind, Index size, Index count, const std::vector<double>& exponents) {
         if (kind == Kind::zero || kind == Kind::nonnegative) {
             if (kind == Kind::zero) zeros += size;
             if (kind == Kind::nonnegative) degree += size;
@@ -39,6 +41,10 @@ struct Cones {
                 exponential.emplace_back(rows);
                 degree += 3;
                 rows += 3;
+            } else if (kind == Kind::power) {
+                power.emplace_back(rows, exponents.at(static_cast<std::size_t>(k)));
+                degree += 3;
+                rows += 3;
             } else {
                 semidefinite.emplace_back(rows, size, kind == Kind::lower);
                 degree += size;
@@ -51,7 +57,13 @@ struct Cones {
     void each(Function&& f) const {
         for (const SecondOrder& cone : second_order) f(cone);
         for (const Semidefinite& cone : semidefinite) f(cone);
+        each_three(f);
+    }
+    // Those of R^3.
+    template <class Function>
+    void each_three(Function&& f) const {
         for (const Exponential& cone : exponential) f(cone);
+        for (const Power& cone : power) f(cone);
     }
 
     // The state at v, and z there.
@@ -66,6 +78,7 @@ struct Cones {
         for (SecondOrder& cone : second_order) one(cone);
         for (Semidefinite& cone : semidefinite) one(cone);
         for (Exponential& cone : exponential) one(cone);
+        for (Power& cone : power) one(cone);
     }
 
     double d(Index row) const { return row < zeros ? 1.0 : slope(v_(row), v_(row), h_); }

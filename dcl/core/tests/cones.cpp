@@ -12,6 +12,7 @@ using core::Kind;
 namespace {
 
 constexpr double quiet = 1e-12;
+constexpr double exponent = 0.3;  // of all power cones
 
 struct Block {
     Kind kind;
@@ -25,7 +26,7 @@ struct Product {
     Product(std::initializer_list<std::pair<Kind, Index>> list) {
         for (const auto& [kind, size] : list) {
             blocks.push_back({kind, size, cones.rows});
-            cones.add(kind, size, 1);
+            cones.add(kind, size, 1, {exponent});
         }
     }
 };
@@ -42,6 +43,7 @@ std::vector<Product> all_cones() {
             Product({{Kind::upper, 3}}),
             Product({{Kind::lower, 3}}),
             Product({{Kind::exponential, 3}}),
+            Product({{Kind::power, 3}}),
             Product({{Kind::zero, 1},
                      {Kind::nonnegative, 2},
                      {Kind::second_order, 3},
@@ -49,7 +51,9 @@ std::vector<Product> all_cones() {
                      {Kind::upper, 2},
                      {Kind::lower, 3},
                      {Kind::exponential, 3},
-                     {Kind::exponential, 3}})};
+                     {Kind::exponential, 3},
+                     {Kind::power, 3},
+                     {Kind::power, 3}})};
 }
 
 Vector image(Cones& cones, const Vector& v, double mu) {
@@ -122,6 +126,13 @@ double outside(const Product& product, const Vector& s, bool dual) {
                     inside(y), inside(z);
                     inside(y > 0.0 ? z - y * std::exp(x / y) : -x);
                 }
+                break;
+            }
+            case Kind::power: {  // (x/m)^a (y/n)^b >= |z|, x, y >= 0, with m = a and n = b in K*, else 1
+                const double x = s(first), y = s(first + 1), m = dual ? exponent : 1.0, n = dual ? 1.0 - exponent : 1.0;
+                inside(x), inside(y);
+                inside(std::pow(std::max(x, 0.0) / m, exponent) * std::pow(std::max(y, 0.0) / n, 1.0 - exponent) -
+                       std::abs(s(first + 2)));
                 break;
             }
         }

@@ -2,7 +2,7 @@
 
     CVXPY       value of entry (i, j) = sum_k T[i + j rows, k] phi_k,  phi = (reduced parameters, 1), columns first
     reduced     phi_p = L_p theta_p,  L_p = (E'E)^-1 E' for theta_p = E_p phi_p: a symmetric value is symmetrized
-    waist       P symmetric,  A = -T_A,  b = T_b    (CVXPY's rows say T_A x + T_b in K, up to the sign of the zero cone)
+    canonical   P symmetric,  A = -T_A,  b = T_b    (CVXPY's rows say T_A x + T_b in K, up to the sign of the zero cone)
 
 The user's problem is only read: a fresh cp.Problem is reduced, and no parameter needs a value.
 """
@@ -178,7 +178,7 @@ def _cone(reduced: Reduced, labels: RowLabels) -> AbstractCone:
             raise UnsupportedError(f"{text} needs the cone {type(constraint).__name__}, which is not supported")
         block = _BLOCKS[type(constraint)](constraint)
         if block.rows * block.count != constraint.size:
-            raise UnsupportedError(f"{text}: CVXPY gives its cone in an unknown form")
+            raise UnsupportedError(f"{text}: CVXPY returned its cone in a form that dcl does not know")
         blocks += [block] if constraint.size else []
     return named(blocks)
 
@@ -193,5 +193,5 @@ def _primal(reduced: Reduced, variable: cp.Variable, *, gp: bool) -> Output:
     if E is None:
         E = sp.eye_array(variable.size, format="csr")
     if program.id_to_var[final].size != E.shape[1]:
-        raise UnsupportedError(f"variable {variable.name()}: CVXPY replaced it in an unknown way")
+        raise UnsupportedError(f"variable {variable.name()}: CVXPY replaced it in a way that dcl does not know")
     return output(variable.name(), variable.shape, E, program.var_id_to_col[final], dual=False, exp=gp)

@@ -1,4 +1,4 @@
-"""CVXPY's own reductions, ended by a solver of ours that asks for exactly the waist: nothing approximated or dropped.
+"""CVXPY's own reductions, ended by a solver of ours that accepts exactly the canonical form: nothing is approximated or dropped.
 
     user's problem -> (log of a GP) -> minimization -> cones -> attributes as constraints -> parametrized cone program
 
@@ -69,7 +69,7 @@ class _Waist(ConicSolver):  # type: ignore[misc]  # cvxpy is untyped
         return self.format_constraints(problem, self.EXP_CONE_ORDER), None
 
     def solve_via_data(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError("this reduction only formats a problem; dcl.solvers solve it")
+        raise NotImplementedError("this reduction only formats a problem; dcl.solvers solves it")
 
     def cite(self, *_: Any) -> str:
         return ""
@@ -135,7 +135,7 @@ def reduce(problem: cp.Problem, *, gp: bool, canon_backend: str) -> Reduced:
             problem, solver=_Waist(), gp=gp, enforce_dpp=True, canon_backend=canon_backend
         )
     except SolverError as error:
-        raise UnsupportedError(f"CVXPY cannot bring this problem to a cone program: {error}") from error
+        raise UnsupportedError(f"CVXPY cannot turn this problem into a cone program: {error}") from error
     for reduction in chain.reductions:
         if not isinstance(reduction, _ALLOWED):
             name = type(reduction).__name__

@@ -25,12 +25,12 @@ _UNSUPPORTED = ("complex", "imag", "hermitian", "boolean", "integer")
 _UNSUPPORTED_GP = ("sparsity", "diag", "PSD", "NSD")
 
 _DPP_HELP = (
-    "CVXPY would bake the values of its parameters in, and their gradients would be silently zero. "
-    "Products of parameters, and parameters inside a nonlinear function, are the usual cause: replace such an "
-    "expression by a parameter of its own (computed in torch), or move it into an equality with a new variable."
+    "CVXPY would fix the values of its parameters, and their gradients would be silently zero. The usual cause is a product "
+    "of parameters, or a parameter inside a nonlinear function. Replace such an expression by a new parameter (computed in "
+    "torch), or set a new variable equal to it."
 )
 _QUAD_FORM_HELP = (
-    "quad_form(x, P) with a parameter P is only supported in the objective, as a term of it and with an x that has no "
+    "quad_form(x, P) with a parameter P is only supported in the objective, as one of its terms, and x must not contain "
     "parameters. Elsewhere write sum_squares(F @ x) with a parameter F, where P = F'F: F = torch.linalg.cholesky(P).mT. "
     "For an x with parameters take a new variable y, constrained to equal it."
 )

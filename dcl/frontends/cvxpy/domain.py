@@ -78,7 +78,7 @@ class Domain:
     def _raise(self, what: str, index: tuple[int, ...]) -> None:
         where = f" at batch index {index}" if index else ""
         raise InputError(
-            f"parameter {self.name} is outside of its declared domain ({self.declared}): {what}{where}",
+            f"parameter {self.name} is outside its declared domain ({self.declared}): {what}{where}",
             argument=self.name,
             index=index,
         )

@@ -39,7 +39,7 @@ def dual_output(reduced: Reduced, problem: cp.Problem, dual: cp.Variable) -> Out
     places, weights = _places(constraint, position)
     k = len(places)
     if k != dual.size:
-        raise UnsupportedError(f"{shorten(str(constraint))}: its dual variable has an unknown form")
+        raise UnsupportedError(f"{shorten(str(constraint))}: its dual variable has a form that dcl does not know")
     rows = int(places.max(initial=-1)) + 1
     E = sp.csr_array((weights, (np.arange(k), places)), shape=(k, rows))
     return output(dual.name(), dual.shape, E, start or 0, dual=True, exp=False)

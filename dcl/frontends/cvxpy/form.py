@@ -1,4 +1,4 @@
-"""A parametrized program at the waist, with the way in (user's tensors) and the way out (user's variables).
+"""A parametrized program in canonical form, with the maps from the user's tensors and to the user's variables.
 
     theta_p = column-major vec of parameter p        P, q, A, b, d = affine maps of theta (of log theta too, for a GP)
     x, z  ->  each requested variable or dual: entries of x or z, times weights, in the user's shape (GP: exp of x)

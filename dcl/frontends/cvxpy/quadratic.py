@@ -44,7 +44,7 @@ def problem_of(blocks: Mapping[str, Any], d: float = 0.0, *, maximize: bool = Fa
                 raise InputError(f"{name} must have shape ({rows}, {n}), got {matrices[name].shape}", argument=name)
     for matrix, side in (("A", "b"), ("G", "h")):
         if (matrix in blocks) != (side in blocks):
-            raise InputError(f"{matrix} and {side} come together", argument=matrix)
+            raise InputError(f"{matrix} needs {side}, and {side} needs {matrix}: give both or neither", argument=matrix)
     x = cp.Variable(n, name="x")
     q = cp.Parameter(n, name="q", value=vectors["q"])
     cost = q @ x + d

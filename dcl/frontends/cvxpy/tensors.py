@@ -103,7 +103,7 @@ def without_infinite(
     if bool(odd.any()):
         row, value = int(offset.place[odd][0]), float(offset.value[odd][0])
         why = ", so that no point satisfies it" if row < zeros + inequalities and not np.isnan(value) else ""
-        raise InputError(f"{describe(row)} has the constant {value:g} as its side{why}", argument="problem")
+        raise InputError(f"{describe(row)} has the constant right-hand side {value:g}{why}", argument="problem")
     odd = ~np.isfinite(matrix.value)
     if bool(odd.any()):
         row = int(matrix.place[odd][0]) // matrix.shape[1]
@@ -141,7 +141,9 @@ class Inputs:
             if final in program.param_id_to_col:
                 L = reduction(parameter)
                 if program.param_id_to_size[final] != L.shape[0]:
-                    raise UnsupportedError(f"parameter {parameter.name()}: CVXPY replaced it in an unknown way")
+                    raise UnsupportedError(
+                        f"parameter {parameter.name()}: CVXPY replaced it in a way that dcl does not know"
+                    )
                 rows.append(L.row.astype(np.int64) + program.param_id_to_col[final])
                 cols.append(L.col.astype(np.int64) + start)
                 values.append(L.data)

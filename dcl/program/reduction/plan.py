@@ -1,4 +1,4 @@
-"""The plan of a reduction: who defines whom, which rows are bounds, and whether all of it is worth its cost.
+"""The plan of a reduction: which row defines which variable, which rows are bounds, and whether the reduction pays off.
 
 A program with curved cones keeps them: their rows are rows K, with the reduced matrix A'; bounds stay rows there.  At mu = 0 its
 cones may all leave it as smooth terms (`terms.py`), and what is left of them are the tails, which are curved rows too.

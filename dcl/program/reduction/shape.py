@@ -1,4 +1,4 @@
-"""A program for all values of its parameters, as the reduction reads it."""
+"""The view of a program that the reduction uses: valid for all values of the parameters."""
 
 from __future__ import annotations
 
