@@ -14,6 +14,7 @@ from dcl.kkt.base import RANK_TOLERANCE, AbstractFactor, Conditioning, saddle
 
 def _cholesky(gram: Tensor) -> Tensor:
     """Of N'N, whose rank may be lost to rounding where the units of rows differ by 1e8 and more: then of N'N + rounding."""
+    L: Tensor
     L, info = torch.linalg.cholesky_ex(gram)
     if not bool(info.any()):
         return L
