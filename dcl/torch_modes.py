@@ -61,6 +61,11 @@ def is_plain() -> bool:
     )
 
 
+def has_saved_tensor_hooks() -> bool:
+    """Is there something, as activation checkpointing, that takes what a graph saves?"""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def first_instance(t: Tensor) -> Tensor:
     """One instance of t, detached, as a plain tensor outside of the transforms of torch.func that have wrapped it."""
     while _functorch.is_functorch_wrapped_tensor(t):

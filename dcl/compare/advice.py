@@ -37,7 +37,7 @@ def advise(point: PointDiagnosis, mu: float | None) -> str:
             return (
                 f"{dependent} active rows depend on the others, so multipliers are not unique: "
                 "drop what is redundant if multipliers are used; x has one derivative as long as such rows move together"
-            ) + (f"; it is {_zero(point, none)}" if point.zero_in else "")
+            ) + (f"; as long as they do it is {_zero(point, none)}" if point.zero_in else "")
         case GradientKind.NONUNIQUE:
             return (
                 f"a flat direction of the optimal face moves what was asked for: add a small quadratic term, {either}"

@@ -56,6 +56,9 @@ def _is_constant(value: object) -> bool:
 
 
 def _constant(value: Any, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # not by NumPy, which no graph is traced through; larger integers are refused below
+    if type(value) is float or (type(value) is int and abs(value) < 2**63):
+        return torch.tensor(value, dtype=dtype, device=device)
     array = np.asarray(value)
     if array.dtype.kind not in "iuf":
         raise DtypeError(f"{name} must be real numbers, got {array.dtype}", argument=name)

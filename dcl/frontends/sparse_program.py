@@ -42,9 +42,11 @@ class Form:
     P: Symmetric
     moving: Moving
 
-    def has(self, patterns: Patterns) -> bool:
-        """Is it that of these patterns?"""
-        return self.patterns.keys() == patterns.keys() and all(
+    def has(self, patterns: Patterns, rows: int) -> bool:
+        """Is it that of these patterns, in a program with so many rows? What is there besides the matrices are bounds."""
+        if self.structure.m != rows or self.patterns.keys() != patterns.keys():
+            return False
+        return all(
             known.shape == new.shape and torch.equal(known.rows, new.rows) and torch.equal(known.cols, new.cols)
             for known, new in zip(self.patterns.values(), (patterns[name] for name in self.patterns), strict=True)
         )

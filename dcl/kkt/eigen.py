@@ -12,6 +12,20 @@ from torch import Tensor
 from dcl.kkt.base import RANK_TOLERANCE, AbstractFactor, Conditioning, saddle
 
 
+def _cholesky(gram: Tensor) -> Tensor:
+    """Of N'N, whose rank may be lost to rounding where the units of rows differ by 1e8 and more: then of N'N + rounding."""
+    L: Tensor
+    L, info = torch.linalg.cholesky_ex(gram)
+    if not bool(info.any()):
+        return L
+    size = torch.diagonal(gram, dim1=-2, dim2=-1).rsqrt()
+    shift = 16.0 * gram.shape[-1] * torch.finfo(gram.dtype).eps
+    scaled = size.unsqueeze(-1) * gram * size.unsqueeze(-2)
+    shifted = scaled + shift * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    other = torch.linalg.cholesky(shifted) / size.unsqueeze(-1)
+    return torch.where((info != 0)[..., None, None], other, L)
+
+
 class EigenFactor(AbstractFactor):
     """S for dense H (B, n, n), B (B, k, n), T (B, k); costs some ten times a Cholesky factorization."""
 
@@ -30,8 +44,7 @@ class EigenFactor(AbstractFactor):
             null, torch.zeros_like(values), 1.0 / torch.where(null, torch.ones_like(values), values)
         )
         N = self._EV * null.unsqueeze(-2)
-        gram = N.mT @ N + torch.diag_embed((~null).to(N.dtype))
-        self._N, self._gram = N, torch.linalg.cholesky(gram)
+        self._N, self._gram = N, _cholesky(N.mT @ N + torch.diag_embed((~null).to(N.dtype)))
         dimension = null.sum(-1).to(N.dtype)
         share = (V**2 * null.unsqueeze(-2)).sum(-1)
         spread, dependence = share[:, :n], share[:, n:]

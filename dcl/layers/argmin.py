@@ -48,7 +48,7 @@ class _Context(AbstractSmoothContext):
             if t.dtype.is_floating_point:
                 check_finite(self, t, name)
         try:
-            f, g, c, J = program.first(start, theta)
+            f, g, c, J = program.first(start, theta, transformed=True)  # as the backward pass will
         except RuntimeError as error:
             raise InputError(
                 f"the objective or a constraint cannot be differentiated with torch.func (for a batch, torch.func.vmap): {error}",

@@ -23,7 +23,11 @@ def barrier(mu: float | Tensor, batch_shape: tuple[int, ...]) -> Barrier:
     check_mu(mu)
     if not isinstance(mu, Tensor):
         return torch.full((1, 1), mu, dtype=torch.float64, device="cpu") if mu > 0.0 else 0.0
-    mu = mu.to(torch.float64)
+    return in_batch(mu.to(torch.float64), batch_shape)
+
+
+def in_batch(mu: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
+    """Mu as (B or 1, 1), no value is looked at. Raises InputError where it does not broadcast to the batch."""
     if mu.numel() == 1:
         return mu.reshape(1, 1)
     try:

@@ -120,7 +120,9 @@ class AbstractLayer(nn.Module):
         straight = self._engine.settings.straight_through if straight_through is None else straight_through
         mu = barrier_tensor(mu)
         if compiled.fits(solver_args, warm_start, mu, straight, return_solution):
-            return compiled.call(self._handle, arguments, mu), None
+            # a graph knows of a tensor only what it is given: that of the layer has a gradient too
+            own = self._engine.settings.mu if mu is None else mu
+            return compiled.call(self._handle, arguments, own if isinstance(own, Tensor) else mu), None
         if self._engine.is_free and not (straight or solver_args):
             found = fast.through_core(self, arguments, mu, warm_start, return_solution)
             if found is not None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dcl.implicit.folding import in_front
+from dcl.layers.barrier import in_batch
 from dcl.layers.past import no_token, past_of, token
 from dcl.outcome.solution import Solution
 from dcl.torch_modes import is_differentiated, is_mapped
@@ -183,12 +184,14 @@ def _(
     needed: Sequence[bool],
 ) -> tuple[list[Tensor], list[int | None]]:
     """A mapped dimension is one more batch dimension, in front of the others."""
-    layer, arguments, _ = _split(handle, names, tensors, mu)
+    layer, arguments, given = _split(handle, names, tensors, mu)
     dims = in_dims[2]
     logical = {
         name: t if dim is None else t.select(dim, 0) for (name, t), dim in zip(arguments.items(), dims, strict=False)
     }
     batch, outputs = layer._shapes(logical)
+    if isinstance(given, Tensor):  # else a mapped dimension could pass for one that mu has
+        in_batch(given if dims[-1] is None else given.select(dims[-1], 0), batch.shape)
     cores = layer._cores()
     moved = [
         in_front(t, dim, len(batch.shape) + (cores[name] if name != "mu" else 0))

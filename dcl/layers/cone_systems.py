@@ -151,12 +151,8 @@ def smoothed(
     slack, multipliers = (tails.expand(batch, -1) for tails in state.tails())
     w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, like=answer.x, curved=multipliers)
     none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
-    # where the terms are flat at the solution, x is not as unique as H alone says; nor where rows of the cones have other units
-    entries = C.abs().amax((-2, -1))
-    natural = torch.cat(lam, -1).amax(-1) * entries.square()
-    size = torch.maximum(model.P.abs().amax((-2, -1)), model.q.abs().amax(-1))
-    condition = answer.kept.condition * (natural / size).clamp_min(1.0) * state.spread(entries)
+    condition = answer.kept.condition
     status = torch.where(model.converged, answer.status.to(torch.int32), int(dense.Code.NOT_SOLVED))
-    status = torch.where((status == 0) & ~state.clear(), int(dense.Code.TIE), status).to(torch.int8)
+    status = torch.where((status == 0) & ~state.is_tight, int(dense.Code.TIE), status).to(torch.int8)
     steps = model.steps + answer.iterations
     return Smooth(reduction, answer, state, C, answer.x, w, none, condition, status, steps, slack, threads)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from dcl.core import dense
 from dcl.layers.cone_systems import Conic, Smooth, conic, smoothed
 from dcl.layers.reduced_core import AbstractSystem, celled, dualized, primal
+from dcl.layers.smooth_condition import judged
 from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.measure import Measured, given
@@ -26,11 +28,11 @@ from dcl.program.reduction.plan import Reduction
 # Residuals above the first (`Measured.worst`) are refined, and then not certified; the condition as in dcl/core/certify.hpp
 # and conic_certify.hpp.
 _ACCURATE, _CONDITIONED, _CONDITIONED_CONES = 1e-12, 1e9, 5e6
-# That of smooth terms is an estimate for the program as given, from that of the quadratic model.
-_CONDITIONED_TERMS = 5e5
+_ERROR = 1e-7  # the condition times the residual, where the condition is that of the program as given
 # Above this bound of the condition of the reduced system, what its matrices have lost is won back on the program as given.
 _CONDITION = 1e5
 _MOST_STEPS = 3
+_ROUNDED = 1e-13  # beside the terms of a row
 _SMALL_STEP = 1e-7
 # Multipliers of rows that define a variable are sums of others: below zero by rounding only.
 _NEGATIVE = 1e-11
@@ -61,16 +63,41 @@ class Factored:
         u, w = self.system.solve(right - _transposed(self.t, fixed), sides)
         return self.completed(u, w + fixed, sides, e, g)
 
-    def _with_terms(self, system: Smooth, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def roughly(self, system: Smooth, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """`solve` without refinement, where terms are smooth."""
+        return self._with_terms(system, g, h, refine=False)
+
+    def _with_terms(self, system: Smooth, g: Tensor, h: Tensor, *, refine: bool = True) -> tuple[Tensor, Tensor]:
         """`solve` where variables and rows of smooth terms come last."""
         (g, g_terms), (h, h_terms) = parts(self.reduction, g, h)
         right, sides, e = self.t.right_side(g, h)
         c, known = system.state.shift(g_terms, h_terms)
         u, w = system.shifted(right, sides, c)
+        x, z = self.t.back(u, w, e, g)
+        if refine:
+            x, z = self._refined(system, x, z, g)
+            u = x[:, len(self.reduction.elimination.partition.J) :]
         ds = sides.split(self.reduction.sizes, -1)[2] - Full(system.C).times(u)
         u_terms, w_terms = system.state.derivative(known, g_terms, h_terms, ds)
-        x, z = self.t.back(u, w, e, g)
         return torch.cat([x, u_terms], -1), torch.cat([z, w_terms], -1)
+
+    def _refined(self, system: Smooth, x: Tensor, z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Steps for P u + A'w = g: W (C u - h) of a steep term keeps few digits of a short u, its changes do."""
+        new_x, new_z, size = x, z, torch.full_like(x[:, :1], torch.inf)
+        for _ in range(_MOST_STEPS):
+            Px, ATz, Ax = self.t.products(new_x, new_z)
+            r_x = g - Px - ATz
+            now = r_x.abs().amax(-1, keepdim=True)
+            falls = now < 0.5 * size
+            x, z, size = torch.where(falls, new_x, x), torch.where(falls, new_z, z), torch.where(falls, now, size)
+            terms = torch.maximum(Px.abs().amax(-1, keepdim=True), ATz.abs().amax(-1, keepdim=True))
+            if not bool((falls & (now > _ROUNDED * terms.maximum(g.abs().amax(-1, keepdim=True)))).any()):
+                break
+            zero = torch.zeros_like(Ax)
+            right, sides, e = self.t.right_side(r_x, zero)
+            dx, dz = self.t.back(*system.solve(right, sides), e, r_x)
+            new_x, new_z = x + dx, z + dz
+        return x, z
 
     def completed(self, u: Tensor, w: Tensor, sides: Tensor, e: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The way back, where a row at its cap says what its t is. u (B, |R|), w (B, |K|)."""
@@ -209,8 +236,17 @@ def solve(
             )
             if not bool((certified & (found.worst > _ACCURATE)).any()):
                 break
-    conditioned = _CONDITIONED if slack is None else _CONDITIONED_CONES if terms is None else _CONDITIONED_TERMS
-    good = (found.worst <= _ACCURATE) & (system.condition <= conditioned)
+    good = found.worst <= _ACCURATE
+    if terms is not None and isinstance(system, Smooth):
+        if bool((certified & good).any()):
+            rows = reduction.order.rows[torch.from_numpy(terms.cones)]
+            assert reduction.cone is not None
+            holds = strong & (reduction.cone < 0)
+            seen = judged(partial(factored.roughly, system), system.state, rows, programs, holds)
+            good &= (seen.condition.maximum(system.condition) <= _CONDITIONED_CONES) & seen.is_clear
+            good &= seen.condition * found.residuals[:, :2].amax(-1).maximum(seen.noise) <= _ERROR
+    else:
+        good &= system.condition <= (_CONDITIONED if slack is None else _CONDITIONED_CONES)
     if reduction.has_tight:
         good &= _signs_hold(reduction, z)
     if not bool(good.all()):

@@ -26,9 +26,6 @@ from dcl.core.smooth import Kind
 from dcl.program.reduction.blocks import Ints
 from dcl.program.reduction.terms import Group
 
-# Cones this close to a kink of their projection, relative to the multipliers, are left to the careful lane.
-_CLEAR = 1e-6
-
 
 @dataclass(frozen=True, eq=False)
 class GroupState:
@@ -108,15 +105,8 @@ class GroupState:
         a = p * (tails + (1.0 - off) * ones) - powers
         return [mean - eta, a], [w_i, moved - slope * p * (1.0 - off), slope]
 
-    def spread(self, size: Tensor) -> Tensor:
-        """How much worse conditioned than H the program as given may be, (B,): by the units of its rows; size (B,): max |C|."""
-        if self.group.kind is Kind.RELATIVE:
-            y, z = self.u[..., 0], self.u[..., 1]
-            return ((y / z).clamp_min(1.0) * z.reciprocal().clamp_min(1.0)).flatten(1).amax(-1)
-        return size.clamp_min(1.0) * self.u.abs().flatten(1).amax(-1).clamp_min(1.0)
-
-    def clear(self) -> Tensor:
-        """Is every cone of the group clear of a kink, (B,)? A cone is s = (s_0, s_1, s_2), z likewise."""
+    def cones(self) -> tuple[Tensor, Tensor]:
+        """s and z of its cones, (B, cones, 3) each."""
         lam, p, u = self.lam, self.p, self.u
         if self.is_sum:
             rest, off = lam.unsqueeze(-1).expand_as(p), self.off
@@ -125,11 +115,8 @@ class GroupState:
             s, z = (-self.psi, u[..., 0], u[..., 1]), (-lam, -lam * p[..., 0], -lam * p[..., 1])
         else:
             s, z = (u[..., 0], u[..., 1], self.psi), (-lam * p[..., 0], -lam * p[..., 1], lam)
-        long_s, long_z = (torch.stack(t, -1).norm(dim=-1) for t in (s, z))
-        edge = torch.hypot((s[0] - z[0]).clamp_min(0.0), (s[1] - z[1]).clamp_min(0.0))
-        distance = torch.minimum(torch.minimum(long_s, long_z), edge).flatten(1).amin(-1)
-        width = _CLEAR * (1.0 + 1e-3 * long_z.flatten(1).amax(-1))
-        return torch.logical_and(distance > width, (lam > 0.0).all(-1))
+        one, other = (torch.stack(t, -1).flatten(1, -2) for t in (s, z))
+        return one, other
 
 
 def group_state(group: Group, lam: Tensor, u: Tensor) -> GroupState:
@@ -179,13 +166,17 @@ class State:
         u, w = (self._joined([part for each in found for part in each[i]]) for i in (0, 1))
         return u, w
 
-    def spread(self, size: Tensor) -> Tensor:
-        """The largest one of the groups."""
-        return torch.stack([g.spread(size) for g in self.groups]).amax(0)
+    def cones(self) -> tuple[Tensor, Tensor]:
+        """s and z of all cones, group by group, (B, cones, 3) each."""
+        found = [g.cones() for g in self.groups]
+        batch = max(s.shape[0] for s, _ in found)
+        one, other = (torch.cat([pair[k].expand(batch, -1, -1) for pair in found], 1) for k in (0, 1))
+        return one, other
 
-    def clear(self) -> Tensor:
-        """Is every cone clear of a kink, and every lambda positive, (B,)?"""
-        return torch.stack([g.clear() for g in self.groups]).all(0)
+    @property
+    def is_tight(self) -> Tensor:
+        """Is every lambda positive, (B,)?"""
+        return torch.stack([(g.lam > 0.0).all(-1) for g in self.groups]).all(0)
 
     def _tails(self, y: Tensor) -> list[tuple[GroupState, Tensor]]:
         sizes = [g.group.shape[0] * g.group.shape[1] for g in self.groups]

@@ -114,7 +114,7 @@ def _suits_core(n: int, m: int) -> bool:
 def _form_of(layer: AbstractMatrixLayer, patterns: Patterns, plan: Plan) -> Form:
     known = _forms.setdefault(layer, [])
     with outside_of_transforms():  # indices are no part of them
-        form = next((form for form in known if form.has(patterns)), None)
+        form = next((form for form in known if form.has(patterns, plan.m)), None)
         if form is None:
             form = layer._form(patterns, plan)
             known.insert(0, form)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcl.program.affine import take
+from dcl.torch_modes import outside_of_transforms
 
 
 class AbstractPattern(ABC):
@@ -152,7 +153,8 @@ class SparsePattern(AbstractPattern):
         return out.index_copy(1, flat, values).reshape(values.shape[0], *self.shape)
 
     def coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.rows.numpy(), self.cols.numpy()
+        with outside_of_transforms():  # inside of them no tensor gives its memory to NumPy
+            return self.rows.numpy(), self.cols.numpy()
 
 
 def pattern_of(rows: NDArray[np.int64], cols: NDArray[np.int64], shape: tuple[int, int]) -> SparsePattern:

@@ -25,9 +25,9 @@ from dcl.smooth.start import SCIPY, Solver, scipy_start, user_start, with_multip
 from dcl.smooth.stationary import solve_residual
 from dcl.status import Status
 
-_FINISH = 30
+FINISH = 30
 # The last steps stay near, relative to 1 + |x|: they may not leave a descent for a saddle far away.
-_REACH = 0.3
+REACH = 0.3
 _ANY = 200
 _ESCAPES = 3
 WARM = "warm start"
@@ -77,7 +77,7 @@ def answer(
         near_x, near_theta = program.in_units(part, there.c, there.E)
         v = _in_units(program, v, at, there, everything, back=False)
         near_mu = there.barrier(at)
-        x, v, steps = solve_residual(near_x, near_theta, x, v, near_mu, _FINISH, _REACH)
+        x, v, steps = solve_residual(near_x, near_theta, x, v, near_mu, FINISH, REACH)
         return x, _in_units(program, v, near_mu, there, everything, back=True), steps
 
     def near(name: str, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,7 +185,7 @@ def _branch(program: SmoothProgram, theta: Theta, x: Tensor, mu: Barrier) -> tup
         now = target.clamp(min=MU_FIRST).expand(x.shape[0], 1)
         v = torch.cat([v[:, :p], now / slack - slack], -1)
         while True:
-            x, v, more = solve_residual(program, theta, x, v, now, _FINISH)
+            x, v, more = solve_residual(program, theta, x, v, now, FINISH)
             steps = steps + more
             if bool((now <= target).all()):
                 return x, v, steps

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -77,8 +77,15 @@ class Tree:
     spec: TreeSpec
     fixed: tuple[Any, ...]
 
+    @cached_property
+    def is_leaf(self) -> bool:
+        """Is it a tensor itself?"""
+        return self.fixed == (None,) and self.spec.is_leaf()
+
     def put(self, tensors: Sequence[Tensor]) -> Any:
         """The structure with these tensors in it."""
+        if self.is_leaf:
+            return tensors[0]
         rest = iter(tensors)
         return tree_unflatten([next(rest) if t is None else t[0] for t in self.fixed], self.spec)
 
@@ -198,10 +205,16 @@ def plan(
     theta += [merged(t, False) for one in parts for t in one.own.values()]
     names = names[k:] + [f"{one.name} ({key})" for one in parts for key in one.own]
     owned = [len(one.own) for one in parts]
+    first = sum(counts)
+    begins = [first + sum(owned[:k]) for k in range(len(parts))]
+
+    sizes = [_size(shape) for shape in shapes]
+    is_flat = tree.is_leaf and len(shapes[0]) == 1
 
     def unpack(x: Tensor, *theta: Tensor) -> tuple[Any, list[Any]]:
-        sizes = [_size(shape) for shape in shapes]
-        y = tree.put([t.reshape(shape) for t, shape in zip(torch.split(x, sizes), shapes, strict=True)])
+        # an operation that changes nothing costs as much as one that does, in each derivative once more
+        pieces = [x] if is_flat else [t.reshape(s) for t, s in zip(torch.split(x, sizes), shapes, strict=True)]
+        y = tree.put(pieces)
         groups: list[Any] = []
         place = 0
         for one, count in zip(trees, counts, strict=True):
@@ -209,24 +222,24 @@ def plan(
             place += count
         return y, groups
 
-    first = sum(counts)
-
     def evaluate(k: int, x: Tensor, *theta: Tensor) -> Any:
         y, values = unpack(x, *theta)
-        begin = first + sum(owned[:k])
-        return parts[k].call(y, values, theta[begin : begin + owned[k]])
+        return parts[k].call(y, values, theta[begins[k] : begins[k] + owned[k]])
 
     rows = _try(parts, evaluate, start, theta, tuple(flags))
     groups = [i for i in range(1, len(parts)) if rows[i][1]]
 
     def f(x: Tensor, *theta: Tensor) -> Tensor:
         value: Tensor = evaluate(0, x, *theta)
-        return sign * value.reshape(())
+        value = value.reshape(()) if value.ndim else value
+        return -value if sign < 0.0 else value
 
     def c(x: Tensor, *theta: Tensor) -> Tensor:
         if not groups:
             return x.new_zeros(0)
-        return torch.cat([evaluate(i, x, *theta).reshape(-1) for i in groups])
+        values = [evaluate(i, x, *theta) for i in groups]
+        values = [t if t.ndim == 1 else t.reshape(-1) for t in values]
+        return values[0] if len(values) == 1 else torch.cat(values)
 
     by_name = dict(rows[1:])
     structure = dense_structure(orthant(by_name.get("equality", 0), by_name.get("inequality", 0)), start.shape[-1])

@@ -26,19 +26,19 @@ from dcl.smooth.reduced import reduce
 from dcl.status import Status
 
 STATIONARY = 1e-8
-_FEASIBLE = 1e-6
+FEASIBLE = 1e-6
 # Where K is singular the residuals themselves are to be rounding, and multipliers (of rows of size one,
 # relative to grad f) finite.
 _ROUNDING = 1e-10
 _UNBOUNDED = 1e6
 # The rounding of the gradient may not move x by more, relative to 1 + |x|. It is not seen at x, where all digits may be lost
 # alike: it is taken to be that of the gradient at the start, if that is near.
-_BLUR, _UNIT = 1e-7, 2.0**-52
+BLUR, UNIT = 1e-7, 2.0**-52
 # Newton's method leaves 1e-17 in place of a zero: what is taken to be the size of such an entry.
 _NOTHING = 1e-6
 # Farther from the start than this, relative to 1 + |x0|, a point that is not stationary is said to run off.
-_RUN = 5.0
-_FAR = 1e10
+RUN = 5.0
+FAR = 1e10
 # Rows with D above this count as active when the Hessian is reduced; the others enter with the weight D / (1 - D).
 _ACTIVE = 0.9
 _WRONG_WAY = -1e-10
@@ -74,6 +74,11 @@ class Verdict:
     point: Point
     units: Units
 
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """H (B, n, n) and J (B, m, n) in the caller's units: these are powers of two, so that nothing is rounded."""
+        program = self.point.program
+        return program.P / self.units.c.unsqueeze(-1), program.A / self.units.E.unsqueeze(-1)
+
     def at_kink(self, scaled: Tensor) -> Tensor:
         """D at the ties (B, m) in the caller's units: D / (1 - D) is dz / -ds, which has units."""
         ratio = scaled / (1.0 - scaled) * self.units.E**2 / self.units.c
@@ -101,30 +106,28 @@ def judge(
     curvature, smallest, largest, direction, weakest = _curvature(local, kkt.D.d, is_exact(mu))
     size = 1.0 + magnitude(x)
     reach = (10.0 * magnitude(dx)).maximum(1e-13 * size).minimum(STATIONARY * size).unsqueeze(-1)
-    # one of the two directions may lead out of a domain
-    drift = torch.stack(
-        [_drift(program, theta, x + sign * reach * weakest, z, local, units, weakest) for sign in (1.0, -1.0)]
-    )
-    drift = torch.where(torch.isfinite(drift[0]), drift[0], drift[1])
-
+    drift = _drift(program, theta, x + reach * weakest, z, local, units, weakest)
+    if not bool(torch.isfinite(drift).all()):  # one of the two directions may lead out of a domain
+        other = _drift(program, theta, x - reach * weakest, z, local, units, weakest)
+        drift = torch.where(torch.isfinite(drift), drift, other)
     flat = (kkt.conditioning.null_a > 0) | (drift > 0.5 * smallest) | ~torch.isfinite(drift)
     # of a singular K the least-squares step is zero where F is not in its range
-    off = residuals[:, 1] > _FEASIBLE
+    off = residuals[:, 1] > FEASIBLE
     singular = flat | (kkt.conditioning.null_y > 0)
     # nor is a point a solution whose multipliers are beyond bounds: no constraint qualification holds there
     pull = magnitude(local.Px(x) + local.q) + _ROUNDING
     off = off | (singular & ((residuals[:, :2].amax(-1) > _ROUNDING) | (magnitude(zs) > _UNBOUNDED * pull)))
     # of a saturated f, a difference of terms of the size that they have at the start, rounding is left
     terms = magnitude(program.first(start, theta)[1]) * units.c.squeeze(-1)
-    blur = _UNIT * terms / smallest.clamp(min=1e-300, max=1.0)
-    blurred = ~flat & (blur > _BLUR * size) & (magnitude(x - start) <= _RUN * size)
+    blur = UNIT * terms / smallest.clamp(min=1e-300, max=1.0)
+    blurred = ~flat & (blur > BLUR * size) & (magnitude(x - start) <= RUN * size)
     step = torch.where(blurred, magnitude(dx).maximum(blur), magnitude(dx)) / size
     step = torch.where(off & singular, torch.inf, step)
     moving = off | ~((step <= STATIONARY) & (magnitude(dv) <= STATIONARY * (1.0 + magnitude(vs))))
     # a slack that is not its constraint's is an unfinished step, no violation
-    moving = moving | (magnitude(f2) > _FEASIBLE) | (residuals[:, 0] > _FEASIBLE)
+    moving = moving | (magnitude(f2) > FEASIBLE) | (residuals[:, 0] > FEASIBLE)
     broken = _violates(program, theta, x, units) & _violates(program, theta, start, units)
-    ran = (magnitude(x - start) > _RUN * (1.0 + magnitude(start))) | (magnitude(x) > _FAR)
+    ran = (magnitude(x - start) > RUN * (1.0 + magnitude(start))) | (magnitude(x) > FAR)
     status = torch.full_like(x[:, 0], int(Status.OPTIMAL), dtype=torch.int64)
     # the later cause is the graver one
     for cause, holds in (
@@ -133,7 +136,7 @@ def judge(
         (Status.NOT_STATIONARY, moving),
         (Status.RUNS_OFF, (flat | moving) & ran),
         (Status.LOCALLY_INFEASIBLE, broken),
-        (Status.RUNS_OFF, ~finite | (magnitude(x) > _FAR)),
+        (Status.RUNS_OFF, ~finite | (magnitude(x) > FAR)),
     ):
         status = torch.where(holds, torch.full_like(status, int(cause)), status)
     gradient = magnitude(f1) / units.c.squeeze(-1)
@@ -145,7 +148,7 @@ def judge(
 def _violates(program: SmoothProgram, theta: Theta, x: Tensor, units: Units) -> Tensor:
     """Is a constraint violated at x (B, n)?"""
     c, p = program.f_and_c(x, theta)[1] * units.E, program.structure.cone.zeros
-    return magnitude(torch.cat([c[:, :p], c[:, p:].clamp(min=0.0)], -1)) > _FEASIBLE
+    return magnitude(torch.cat([c[:, :p], c[:, p:].clamp(min=0.0)], -1)) > FEASIBLE
 
 
 def _drift(

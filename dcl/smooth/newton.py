@@ -22,20 +22,20 @@ from dcl.smooth.reduced import reduce
 # Where the path ends if the target is 0: `dcl.smooth.stationary` does the rest.
 MU_LAST = 1e-10
 MU_FIRST = 0.1
-_STEPS = 300
-_HALVINGS = 24
+STEPS = 300
+HALVINGS = 24
 _KEPT = 0.995
 # A relative step below this is left to the last Newton steps on F.
-_SMALL = 1e-9
-_FAR = 1e12
+SMALL = 1e-9
+FAR = 1e12
 # A gradient and a Hessian smaller than this, relative to the start's, are rounding.
-_NOISE = 1e-14
+NOISE = 1e-14
 # The gradient of the Lagrangian at the end, relative to that of f.
 _DUAL = 1e-3
 # A slack is set to that of its constraint unless that is smaller by this factor.
 _RESET = 0.1
 # A step that has to be cut below this leads nowhere.
-_SHORTEST = 1e-7
+SHORTEST = 1e-7
 
 
 @dataclass(eq=False)
@@ -79,7 +79,7 @@ def minimize(program: SmoothProgram, theta: Theta, x: Tensor, target: Tensor, lo
     y = reduce(eye, J[:, :p]).multipliers(g + (J[:, p:].mT @ z.unsqueeze(-1)).squeeze(-1))
     state = Iterate(x.clone(), s, z, y, mu, x.new_zeros(x.shape[0]))
     todo = torch.arange(x.shape[0], device=x.device)
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         if not todo.numel():
             break
         part = state.take(todo)
@@ -92,13 +92,12 @@ def minimize(program: SmoothProgram, theta: Theta, x: Tensor, target: Tensor, lo
 def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor, longest: float) -> Tensor:
     """One step of all instances, in place; which of them (B,) are not done."""
     p = program.structure.cone.zeros
-    f, g, c, J = program.first(at.x, theta)
-    H = program.hessian(at.x, torch.cat([at.y, at.z], -1), theta)
+    f, g, c, J, H = program.second(at.x, torch.cat([at.y, at.z], -1), theta)
     finite = torch.isfinite(H).all(-1).all(-1) & torch.isfinite(g).all(-1) & torch.isfinite(J).all(-1).all(-1)
     H, J = (torch.where(finite[:, None, None], t, 0.0) for t in (H, J))
     g = torch.where(finite.unsqueeze(-1), g, 0.0)
     h, r, Jh, Jg = c[:, :p], c[:, p:] + at.s, J[:, :p], J[:, p:]
-    size = magnitude(g).maximum(magnitude(H.flatten(1))).clamp(min=_NOISE, max=1.0).unsqueeze(-1)
+    size = magnitude(g).maximum(magnitude(H.flatten(1))).clamp(min=NOISE, max=1.0).unsqueeze(-1)
     target = torch.where(target > 0.0, target, MU_LAST * size)
     while True:
         error_of = torch.stack([
@@ -122,7 +121,7 @@ def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor, 
     dz = at.mu / at.s - at.z - sigma * ds
     finite = finite & torch.isfinite(dx).all(-1) & torch.isfinite(ds).all(-1) & torch.isfinite(dz).all(-1)
     # without a feasible point nearby the multipliers grow without end
-    finite = finite & (magnitude(torch.cat([at.y, at.z], -1)) < _FAR)
+    finite = finite & (magnitude(torch.cat([at.y, at.z], -1)) < FAR)
     dx, ds, dz, y = (torch.where(finite.unsqueeze(-1), t, 0.0) for t in (dx, ds, dz, y))
     step, moved = _line_search(program, theta, at, f, g, h, r, dx, ds, curvature)
     at.x = at.x + step.unsqueeze(-1) * dx
@@ -136,12 +135,12 @@ def _advance(program: SmoothProgram, theta: Theta, at: Iterate, target: Tensor, 
     at.steps = at.steps + 1.0
     full = magnitude(dx) / (1.0 + magnitude(at.x))
     final = ~(at.mu > target).squeeze(-1)
-    done: Tensor = final & (full <= _SMALL) & (magnitude(h) <= _SMALL**0.5) & (magnitude(r) <= _SMALL**0.5)
+    done: Tensor = final & (full <= SMALL) & (magnitude(h) <= SMALL**0.5) & (magnitude(r) <= SMALL**0.5)
     if at.s.shape[-1]:
         # x may be right before the multipliers are: their sizes beside the slacks tell which rows are active
         dual, product = error_of[0].unsqueeze(-1) <= _DUAL * size, error_of[3].unsqueeze(-1) <= 10.0 * at.mu
         done = done & (dual & product).squeeze(-1)
-    goes_on: Tensor = moved & finite & ~done & (magnitude(at.x) < _FAR)
+    goes_on: Tensor = moved & finite & ~done & (magnitude(at.x) < FAR)
     return goes_on
 
 
@@ -183,7 +182,7 @@ def _line_search(
     step = _to_boundary(at.s, ds)
     open_ = torch.isfinite(now)
     taken, outside = torch.zeros_like(step), torch.zeros_like(open_)
-    for _ in range(_HALVINGS):
+    for _ in range(HALVINGS):
         x, s = at.x + step.unsqueeze(-1) * dx, at.s + step.unsqueeze(-1) * ds
         f_new, c_new = program.f_and_c(x, theta)
         s = _slack(s, -c_new[:, p:])
@@ -198,4 +197,4 @@ def _line_search(
         left = open_ & ~torch.isfinite(there)
         outside = outside | left
         step = torch.where(open_, torch.where(left, 0.1, 0.5) * step, step)
-    return taken, (taken > _SHORTEST) | (outside & (taken > 0.0))
+    return taken, (taken > SHORTEST) | (outside & (taken > 0.0))

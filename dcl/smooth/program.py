@@ -24,6 +24,8 @@ from torch.utils._pytree import tree_map
 
 from dcl.cones.base import Barrier
 from dcl.program import ConeProgram, Structure, symmetric
+from dcl.smooth.evaluation import jacobian, pulled
+from dcl.torch_modes import has_saved_tensor_hooks, is_ordinary, is_plain, is_recorded
 
 Theta = Sequence[Tensor]
 T = TypeVar("T")
@@ -45,8 +47,11 @@ class SmoothProgram:
         """f (B,) and c (B, m)."""
         return _each(lambda x, *theta: (self.f(x, *theta), self.c(x, *theta)), (x,), theta)
 
-    def first(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """f (B,), its gradient (B, n), c (B, m) and J (B, m, n)."""
+    def first(self, x: Tensor, theta: Theta, *, transformed: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """f (B,), its gradient (B, n), c (B, m) and J (B, m, n); transformed: by torch.func for one instance too."""
+        if not transformed and _is_direct((x, *theta)):
+            f, g, c, J, _ = self._directly(x, None, theta)
+            return f, g, c, J
 
         def one(x: Tensor, *theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             g, f = grad_and_value(self.f)(x, *theta)
@@ -56,6 +61,40 @@ class SmoothProgram:
             return f, g, c, J
 
         return _each(one, (x,), theta)
+
+    def second(self, x: Tensor, z: Tensor, theta: Theta) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What `first` gives, and H (B, n, n), symmetric: f and c are evaluated once."""
+
+        def one(x: Tensor, z: Tensor, *theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+            def slope(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+                g, f = grad_and_value(self.f)(x, *theta)
+                if not self.structure.m:
+                    return g, (f, g, x.new_zeros(0), x.new_zeros(0, x.shape[0]))
+                found = vjp(lambda x: self.c(x, *theta), x)
+                c, pull = found[0], found[1]
+                J = vmap(lambda e: pull(e)[0])(torch.eye(self.structure.m, dtype=x.dtype, device=x.device))
+                return g + pull(z)[0], (f, g, c, J)
+
+            H, rest = jacrev(slope, has_aux=True)(x)
+            return H, rest
+
+        if _is_direct((x, z, *theta)):
+            return self._directly(x, z, theta)
+        H, (f, g, c, J) = _each(one, (x, z), theta)
+        return f, g, c, J, symmetric(H)
+
+    def _directly(self, x: Tensor, z: Tensor | None, theta: Theta) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """`second` of one instance by `dcl.smooth.evaluation`; without z the Hessian is left out, (1, 0, 0)."""
+        with torch.enable_grad():
+            leaf, single = x.detach()[0].clone().requires_grad_(), [t.detach()[0] for t in theta]
+            f, c = self.f(leaf, *single), self.c(leaf, *single)
+            slope, J = pulled(f, leaf, again=z is not None), jacobian(c, leaf)
+            g, H = slope.detach(), x.new_zeros(0, 0)
+            if z is not None:
+                slope = slope + pulled(c, leaf, z.detach()[0], again=True) if self.structure.m else slope
+                H = symmetric(jacobian(slope, leaf))
+        f, c = f.detach(), c.detach()
+        return f.unsqueeze(0), g.unsqueeze(0), c.unsqueeze(0), J.unsqueeze(0), H.unsqueeze(0)
 
     def hessian(self, x: Tensor, z: Tensor, theta: Theta) -> Tensor:
         """H (B, n, n), symmetric."""
@@ -91,6 +130,12 @@ class SmoothProgram:
 
     def residual(self, x: Tensor, z: Tensor, v: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """F: (B, n) and (B, m)."""
+        if _is_direct((x, z, v, *theta)):
+            with torch.enable_grad():
+                leaf, single = x.detach()[0].clone().requires_grad_(), [t.detach()[0] for t in theta]
+                f, c = self.f(leaf, *single), self.c(leaf, *single)
+                slope = pulled(f, leaf) + (pulled(c, leaf, z.detach()[0]) if self.structure.m else 0.0)
+            return slope.unsqueeze(0), c.detach().unsqueeze(0) + (z - v)
 
         def one(x: Tensor, z: Tensor, v: Tensor, *theta: Tensor) -> tuple[Tensor, Tensor]:
             return grad(self._lagrangian)(x, z, *theta), self.c(x, *theta) + (z - v)
@@ -100,8 +145,7 @@ class SmoothProgram:
     def local(self, x: Tensor, v: Tensor, mu: Barrier, theta: Theta) -> ConeProgram:
         """The quadratic program of the header at (x, v)."""
         z = self.structure.cone.project(v, mu)
-        _, g, c, J = self.first(x, theta)
-        H = self.hessian(x, z, theta)
+        _, g, c, J, H = self.second(x, z, theta)
         # q carries the gradient of f alone: A'z is added by the program itself
         q = g - (H @ x.unsqueeze(-1)).squeeze(-1)
         return ConeProgram(self.structure, H, q, J, (J @ x.unsqueeze(-1)).squeeze(-1) - c)
@@ -114,6 +158,17 @@ class SmoothProgram:
             lambda x, c, E, *theta: E * self.c(x, *theta),
         )
         return program, (c, E, *theta)
+
+
+def _is_direct(tensors: Sequence[Tensor]) -> bool:
+    """Is there one instance, of which no derivative is recorded, and no transform? Then torch.func only costs time."""
+    return (
+        tensors[0].shape[0] == 1
+        and is_plain()
+        and not has_saved_tensor_hooks()
+        and not is_recorded(tensors)
+        and all(map(is_ordinary, tensors))
+    )
 
 
 def rows(theta: Theta, index: Tensor) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from dcl.program import magnitude
 # Singular values below this, relative to the largest, count as zero.
 _RANK = 1e-11
 # Eigenvalues of M are not taken to be smaller than this, relative to the largest.
-_SMALLEST = 1e-10
+SMALLEST = 1e-10
 
 
 def _times(M: Tensor, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Reduced:
             E = torch.where(rows > 0.0, rows, 1.0).rsqrt()
             values, Q = torch.linalg.eigh(E.unsqueeze(-1) * M * E.unsqueeze(-2))
             size = values.abs()
-            size = size.clamp(min=1e-300).maximum(_SMALLEST * size.amax(-1, keepdim=True))
+            size = size.clamp(min=1e-300).maximum(SMALLEST * size.amax(-1, keepdim=True))
             w = w.index_copy(0, bad, E * _times(Q, _times(Q.mT, E * h[bad]) / size))
         curvature = (h * w).sum(-1)
         return d + (w if self.V is None else _times(self.V, torch.where(self.free, w, 0.0))), curvature
@@ -79,7 +79,7 @@ class Reduced:
         L, info = torch.linalg.cholesky_ex(M)
         pivots = L.diagonal(dim1=-2, dim2=-1)
         # eigenvalues decide where a pivot is rounding of the entry that it comes from
-        tiny = (pivots**2 <= 1e2 * _SMALLEST * M.diagonal(dim1=-2, dim2=-1)).any(-1)
+        tiny = (pivots**2 <= 1e2 * SMALLEST * M.diagonal(dim1=-2, dim2=-1)).any(-1)
         info = info + (tiny | ~torch.isfinite(pivots).all(-1)).to(info.dtype)
         L = torch.where((info != 0)[:, None, None], torch.eye(L.shape[-1], dtype=L.dtype, device=L.device), L)
         return torch.cholesky_solve(h.unsqueeze(-1), L).squeeze(-1), info

@@ -34,6 +34,8 @@ from dcl.smooth.cg import cg_solve
 from dcl.smooth.failures import AbstractSmoothContext, raise_failures
 from dcl.smooth.large import answer_large, method
 from dcl.smooth.program import SmoothProgram, Theta
+from dcl.smooth.quick import certified, degeneracy_of, found_of, pulled_back
+from dcl.smooth.single import Certified
 from dcl.smooth.start import Solver
 from dcl.status import GradientKind, Status
 from dcl.torch_modes import is_recorded
@@ -41,9 +43,13 @@ from dcl.torch_modes import is_recorded
 
 @dataclass(eq=False)
 class SmoothOutcome:
-    """What `smooth_solve` leaves, beside tensors, for the layer that made the call. P, A: of K, factored as kkt."""
+    """What `smooth_solve` leaves, beside tensors, for the layer that made the call. P, A: of K, factored as kkt.
+
+    quick: the answer of `dcl.smooth.single`, where that gave it.
+    """
 
     found: Found | None = None
+    quick: Certified | None = None
     kkt: KKT | None = None
     P: Tensor | None = None
     A: Tensor | None = None
@@ -127,8 +133,11 @@ class SmoothSolve(Function):
     def forward(call: SmoothCall, mu: Barrier, start: Tensor, *theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         theta = tuple(t.detach() for t in theta)
         program, outcome = call.program, call.outcome
-        call.context.check_start(program, start, theta)
         clock = time.perf_counter()
+        quick = certified(call, mu, start, theta)
+        if quick is not None:
+            return _certified(call, quick, theta, clock)
+        call.context.check_start(program, start, theta)
         if call.linear_solve == "cg":
             x, report, outcome.degeneracy = _large(call, theta, start.detach())
             v = x.new_zeros(x.shape[0], 0)
@@ -156,8 +165,11 @@ class SmoothSolve(Function):
         if call.record:
             at, v_at = _where_solved(report, x, v, start)
             structure = program.structure
-            outcome.P = call.matrix(at, structure.cone.project(v_at, mu), theta)
-            outcome.A = program.jacobian(at, theta)
+            if call.hessian == "exact" and bool((facts.status == Status.OPTIMAL).all()):
+                outcome.P, outcome.A = verdict.matrices()
+            else:
+                outcome.P = call.matrix(at, structure.cone.project(v_at, mu), theta)
+                outcome.A = program.jacobian(at, theta)
             local = ConeProgram(structure, outcome.P, torch.zeros_like(x), outcome.A, torch.zeros_like(v))
             outcome.kkt = factorize(local, v_at, mu, at_kink)
         return x, v, at_kink, report
@@ -175,14 +187,20 @@ class SmoothSolve(Function):
     def backward(ctx: Any, gx: Tensor, gv: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         x, v, at_kink, report, start, *theta = saved
-        x, v = _where_solved(report, x, v, start)
         call: SmoothCall = ctx.call
-        gx, gv = _masked(report, gx), _masked(report, gv)
-        ux, uv = call.inverse(ctx.mu, x, v, at_kink, theta, gx, gv, adjoint=True)
         needed = [k for k in range(len(theta)) if ctx.needs_input_grad[3 + k]]
-        pull = _pullback(call.program, ctx.mu, x, v, at_kink, theta, needed)
+        quick = call.outcome.quick
+        pulled: Sequence[Tensor] | None = None
+        if quick is not None:
+            pulled = pulled_back(call.program, quick, gx, theta, needed)
+        if pulled is None:
+            x, v = _where_solved(report, x, v, start)
+            gx, gv = _masked(report, gx), _masked(report, gv)
+            ux, uv = call.inverse(ctx.mu, x, v, at_kink, theta, gx, gv, adjoint=True)
+            pull = _pullback(call.program, ctx.mu, x, v, at_kink, theta, needed)
+            pulled = pull(_masked(report, -ux), _masked(report, -uv))
         grads: list[Tensor | None] = [None] * len(theta)
-        for k, t in zip(needed, pull(_masked(report, -ux), _masked(report, -uv)), strict=True):
+        for k, t in zip(needed, pulled, strict=True):
             grads[k] = t
         return None, None, None, *grads
 
@@ -214,6 +232,19 @@ class SmoothSolve(Function):
         out = SmoothSolve.apply(mapped, mu, start, *folded)
         call.outcome.has_warned = call.outcome.has_warned or mapped.outcome.has_warned
         return tuple(fold.unfold(t, 0) for t in out), (0, 0, 0, 0)
+
+
+def _certified(call: SmoothCall, quick: Certified, theta: Theta, clock: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The results of `SmoothSolve` for an answer of `dcl.smooth.single`."""
+    outcome = call.outcome
+    x = torch.tensor(quick.x).unsqueeze(0)
+    v = x.new_zeros(1, 0)
+    outcome.quick, outcome.degeneracy = quick, degeneracy_of(quick)
+    outcome.P, outcome.A = torch.from_numpy(quick.H).unsqueeze(0), x.new_zeros(1, 0, x.shape[-1])
+    if call.explain:
+        outcome.found = found_of(call.program, quick, theta)
+    report = [float(Status.OPTIMAL), 0.0, quick.steps, time.perf_counter() - clock, *quick.residuals.tolist()]
+    return x, v, v.clone(), x.new_tensor([report])
 
 
 def _large(call: SmoothCall, theta: Theta, start: Tensor) -> tuple[Tensor, Tensor, Degeneracy]:

@@ -16,9 +16,9 @@ from dcl.point.ties import kinks
 from dcl.program import ConeProgram, magnitude, norm
 from dcl.smooth.program import SmoothProgram, Theta, rows
 
-_HALVINGS = 12
+HALVINGS = 12
 # A step below this, relative to |x| and |v|, is rounding.
-_ROUNDING = 1e-15
+ROUNDING = 1e-15
 
 
 def factored(program: SmoothProgram, x: Tensor, v: Tensor, mu: Barrier, theta: Theta) -> tuple[ConeProgram, KKT]:
@@ -63,7 +63,7 @@ def _step(
     step, open_ = torch.ones_like(size), torch.isfinite(dx).all(-1) & torch.isfinite(dv).all(-1) & (size > 0.0)
     open_ = open_ & (magnitude(dx) <= reach * (1.0 + magnitude(x)))
     moved = torch.zeros_like(open_)
-    for _ in range(_HALVINGS):
+    for _ in range(HALVINGS):
         x_new, v_new = x + step.unsqueeze(-1) * dx, v + step.unsqueeze(-1) * dv
         size_new = norm(*program.residual(x_new, cone.project(v_new, mu), v_new, theta))
         good = open_ & (size_new < (1.0 - 1e-4 * step) * size)
@@ -73,5 +73,5 @@ def _step(
         if not bool(open_.any()):
             break
         step = torch.where(open_, 0.5 * step, step)
-    small = (magnitude(dx) <= _ROUNDING * magnitude(x)) & (magnitude(dv) <= _ROUNDING * magnitude(v))
+    small = (magnitude(dx) <= ROUNDING * magnitude(x)) & (magnitude(dv) <= ROUNDING * magnitude(v))
     return x, v, moved & ~small

@@ -159,6 +159,8 @@ def configure(
     Warns once (CompatibilityWarning) if arguments of cvxpylayers are ignored, unless quiet; raises OptionError for
     unknown names.
     """
+    if solver is None and not solver_args and not over:  # nothing to translate or to check
+        return Choice(None, {}, _threads(None), ())
     layers, calls = dict(solver_args or {}), dict(over or {})
     threads = _threads(_taken("n_jobs_forward", layers, calls))
     kind = type(solver) if isinstance(solver, AbstractSolver) else _kind(solver, "solver")

@@ -205,7 +205,7 @@ def test_repr():
     layer = dcl.CvxpyLayer(problem, [A, b], [problem.objective, x], mu=0.1)
     assert repr(layer) == (
         "CvxpyLayer(parameters=[A (4, 3), b (4,)], outputs=[value, x (3,)], n=8, m=10, "
-        "cones=[5 zero, 1 nonnegative, 1 second-order(4)], solver=auto, mu=0.1)"
+        "cones=[5 zero, 1 nonnegative, 1 second-order(4)], reduced=[n=3, m=5, bounds=0], solver=auto, mu=0.1)"
     )
     assert repr(dcl.QPLayer("DAQP", on_failure="nan")) == "QPLayer(solver=daqp, mu=0.0, on_failure=nan)"
     mixed = dcl.ConeLayer({"z": 2, "q": [3, 3, 4], "s": [2], "ep": 1}, dcl.solvers.Clarabel(), mu=torch.ones(2))

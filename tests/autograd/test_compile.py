@@ -342,6 +342,42 @@ def test_mu_that_requires_a_gradient_gets_it() -> None:
     torch.testing.assert_close(found, torch.autograd.grad(call(q), mu)[0], rtol=1e-12, atol=1e-13)
 
 
+def test_numbers_as_bounds_in_a_whole_graph() -> None:
+    layer, q = dcl.QPLayer(), torch.tensor([0.5, -0.5, -3.0], **F64)
+    call = torch.compile(
+        lambda q, ub: layer(torch.eye(3, **F64), q, lb=0, ub=ub).x, fullgraph=True, backend="aot_eager"
+    )
+    for ub in (1.0, 0.25, 2.0):
+        torch.testing.assert_close(call(q, ub), (-q).clamp(0.0, ub), rtol=1e-12, atol=1e-13)
+
+
+def test_mu_inside_of_vmap_has_the_shape_of_one_call() -> None:
+    layer, q = dcl.QPLayer(), torch.linspace(-1.0, 1.0, 12, **F64).reshape(3, 4, 1)
+
+    def call(q: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
+        return layer(torch.eye(1, **F64), q, lb=torch.zeros(1, **F64), mu=mu).x
+
+    one = torch.compile(lambda q, mu: torch.func.vmap(call)(q, mu), backend="aot_eager", fullgraph=True)
+    for mu in (torch.tensor([0.1, 0.2, 0.3], **F64), torch.linspace(0.1, 1.2, 12, **F64).reshape(3, 4)):
+        at = mu.reshape(3, -1, 1)
+        torch.testing.assert_close(one(q, mu), 0.5 * (-q + torch.sqrt(q * q + 4.0 * at)), rtol=1e-9, atol=1e-12)
+    shared = torch.compile(lambda q, mu: torch.func.vmap(lambda q: call(q, mu))(q), backend="aot_eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.TorchRuntimeError, match="mu has shape"):
+        shared(q[:, 0], torch.full((3,), 0.1, **F64))
+
+
+def test_mu_of_the_layer_that_requires_a_gradient_gets_it() -> None:
+    mu, q = torch.tensor([0.1, 0.2], **F64, requires_grad=True), torch.tensor([[1.0], [-0.5]], **F64)
+    layer = dcl.QPLayer(mu=mu)
+
+    def call(q: torch.Tensor) -> torch.Tensor:
+        return layer(torch.eye(1, **F64), q, lb=torch.zeros(1, **F64)).x.sum()
+
+    (found,) = torch.autograd.grad(torch.compile(call, backend="aot_eager", fullgraph=True)(q), mu)
+    # x - mu / x + q = 0
+    torch.testing.assert_close(found, 1.0 / torch.sqrt(q[:, 0].square() + 4.0 * mu.detach()), rtol=1e-9, atol=1e-12)
+
+
 def test_no_doubt_where_no_derivative_is_asked_for() -> None:
     layer = dcl.QPLayer(on_degenerate="raise")
     compiled = torch.compile(

@@ -234,6 +234,26 @@ def test_transforms_over_dense_arguments():
     torch.testing.assert_close(torch.func.vmap(of(sparsely))(many), layer(**(data | {"q": many})).x, **SAME)
 
 
+def test_transforms_on_the_central_path():
+    data, layer = qp(), dcl.QPLayer(mu=0.1)
+    sparsely = {name: csr(t) if name in "PAG" else t for name, t in data.items()}
+
+    def of(arguments):
+        return lambda q: layer(**(arguments | {"q": q})).x.sin().sum()
+
+    for transform in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        torch.testing.assert_close(transform(of(sparsely))(data["q"]), transform(of(data))(data["q"]), **SAME)
+
+
+def test_one_layer_with_other_bounds_in_each_call():
+    P, q = torch.eye(5).double(), torch.linspace(-2.0, 2.0, 5).double()
+    layer, bound = dcl.QPLayer(), torch.ones(5).double()
+    for lb, ub in ((None, None), (-bound, None), (None, bound), (-bound, bound), (None, None)):
+        x = layer(csr(P), q, lb=lb, ub=ub).x
+        expected = (-q).clamp(-torch.inf if lb is None else -1.0, torch.inf if ub is None else 1.0)
+        torch.testing.assert_close(x, expected, **SAME)
+
+
 def test_second_derivatives_in_dense_arguments_or_an_error():
     data = qp(9)
     layer = dcl.QPLayer(mu=0.1)

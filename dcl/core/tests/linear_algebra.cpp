@@ -246,10 +246,15 @@ void steps_on_the_path() {
         Matrix L = stated.P;
         core::Elimination elimination;
         check(core::cholesky(L) && elimination.compute(L, program.C(), p, bounds), "P > 0");
-        core::DualStep step;
-        check(step.solve(program, L, elimination, W, f_1, f_2, dx, dy), "in the multipliers");
-        close(dx, Vector(exact.head(n)), 1e-9, "dx, in the multipliers");
-        close(dy, Vector(exact.tail(p)), 1e-9, "dy, in the multipliers");
+        for (const bool often : {false, true}) {
+            core::Factor factor;
+            factor.set(stated.P.data(), n, 1.0);
+            factor.set_first(L.data(), often);
+            core::DualStep step;
+            check(step.solve(program, factor, elimination, W, f_1, f_2, dx, dy), "in the multipliers");
+            close(dx, Vector(exact.head(n)), 1e-9, "dx, in the multipliers");
+            close(dy, Vector(exact.tail(p)), 1e-9, "dy, in the multipliers");
+        }
     }
 }
 

@@ -210,8 +210,11 @@ void path_in_closed_form() {
         Matrix L = stated.P;
         core::Elimination elimination;
         check(core::cholesky(L) && elimination.compute(L, program.C(), 0, true), "P > 0");
+        core::Factor of_P;
+        of_P.set(stated.P.data(), 3, 1.0);
+        of_P.set_first(L.data(), true);
         core::Path path;
-        check(path.follow(program, point, mu, in_multipliers ? &L : nullptr, in_multipliers ? &elimination : nullptr), "followed");
+        check(path.follow(program, point, mu, of_P, in_multipliers ? &elimination : nullptr), "followed");
         core::Factor factor;
         core::Integers weak;
         core::Path::split(program, point, factor, weak);

@@ -41,6 +41,13 @@ class Group:
     alpha: Tensor
 
     @property
+    def first(self) -> Ints:
+        """The first rows of its cones; of relative terms the row of t."""
+        if self.kind is Kind.RELATIVE:
+            return self.rows[0]
+        return self.tails if self.kind is Kind.LOG_SUM else self.tails[:, 0]
+
+    @property
     def shape(self) -> tuple[int, int]:
         """T, N."""
         terms, size = self.tails.shape
@@ -69,6 +76,12 @@ class Terms:
     def tails(self) -> Ints:
         """Their tails."""
         return _flat(group.tails for group in self.groups)
+
+    @property
+    def cones(self) -> Ints:
+        """The rows of their cones, group by group, (cones, 3)."""
+        first = _flat(group.first for group in self.groups)
+        return first[:, None] + np.arange(3)
 
     @property
     def kinds(self) -> list[tuple[int, int]]:
