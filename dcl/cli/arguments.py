@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcl.compare.command import existing, writable
-
 _FILES = """\
 FILE is
   a Python file that defines `problem`, a cvxpy.Problem; a parameter takes its value from --set, else from .value
@@ -44,6 +42,22 @@ def add_program(parser: argparse.ArgumentParser, *, data: bool = True, examples:
         "--mu", type=nonnegative, default=0.0, metavar="MU", help="log-barrier parameter (default: 0, exact)"
     )
     parser.add_argument("--solver", metavar="NAME", help="a solver by name (default: dcl chooses)")
+
+
+def existing(text: str) -> Path:
+    """A file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {text!r}")
+    return path
+
+
+def writable(text: str) -> Path:
+    """A file that can be written."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: the folder does not exist, or the name is a folder")
+    return path
 
 
 def output(text: str) -> Path:

@@ -36,7 +36,7 @@ COMMANDS = {
     "sweep": Command("dcl.cli.sweep", "solve it for many values, resumable; solution paths as a table and a picture"),
     "sensitivity": Command("dcl.cli.sensitivity", "which parameters move the value and the solution most, and how far"),
     "diagnose": Command("dcl.cli.diagnose", "one point explained: what is active, whether its derivative is unique"),
-    "compare": Command("dcl.compare.command", "exact, barrier and other gradients side by side, and which one to use"),
+    "compare": Command("dcl.cli.compare", "exact, barrier and other gradients side by side, and which one to use"),
     "info": Command("dcl.cli.info", "the compiled core, threads, versions"),
     "demo": Command("dcl.demo.command", "learn a rule for decisions from decisions, beside models without a layer"),
 }

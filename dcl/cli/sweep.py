@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcl.cli.arguments import add_program, output, points, positive
-from dcl.compare.command import writable
+from dcl.cli.arguments import add_program, output, points, positive, writable
 
 if TYPE_CHECKING:
     from dcl.programs import Sweep

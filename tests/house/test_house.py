@@ -62,7 +62,7 @@ OWNERS = {
 SOLVERS = {f"dcl.solvers.{name}" for name in ("clarabel", "daqp", "highs", "osqp", "piqp", "scs")}
 PRINTS = {
     "dcl.demo.command",
-    "dcl.compare.command",
+    "dcl.cli.compare",
     "dcl.cli.main",
     "dcl.cli.solve",
     "dcl.cli.sweep",

@@ -11,6 +11,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from dcl.cli.arguments import assignment, existing, writable
+
 HELP = "exact, barrier and other gradients of one program side by side, and which one to use"
 _PICTURES = (".png", ".pdf", ".svg")
 _DEFINES = ("problem", "parameters", "variables", "values")
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
-        type=_assignment,
+        type=assignment,
         metavar="NAME=VALUE",
         help="value of a parameter of FILE, as in dcl solve",
     )
@@ -81,12 +83,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _assignment(text: str) -> tuple[str, str]:
-    from dcl.cli.arguments import assignment  # which imports this module
-
-    return assignment(text)
-
-
 def _barrier(text: str) -> float:
     try:
         mu = float(text)
@@ -95,22 +91,6 @@ def _barrier(text: str) -> float:
     if not 0.0 < mu < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
     return mu
-
-
-def existing(text: str) -> Path:
-    """A file that is there."""
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"no such file: {text!r}")
-    return path
-
-
-def writable(text: str) -> Path:
-    """A file that can be written."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}: the folder does not exist, or the name is a folder")
-    return path
 
 
 def _picture(text: str) -> Path:
@@ -158,7 +138,6 @@ class _BadFileError(Exception):
 
 def _read(path: Path, pairs: Sequence[tuple[str, str]]) -> tuple[Any, list[Any]]:
     """The layer and the tensors of the user's file; pairs: those of --set."""
-    import cvxpy as cp
     import numpy as np
     import torch
 
@@ -167,7 +146,7 @@ def _read(path: Path, pairs: Sequence[tuple[str, str]]) -> tuple[Any, list[Any]]
 
     with UserCode(path):
         defined = runpy.run_path(str(path))
-    if "values" not in defined and isinstance(defined.get("problem"), cp.Problem):
+    if "values" not in defined and isinstance(getattr(defined.get("problem"), "constraints", None), list):
         problem = defined["problem"]
         own = {"parameters": problem.parameters(), "variables": problem.variables()}
         defined = own | defined
