@@ -306,6 +306,8 @@ class ProgramSolution:
     def _direction(self, direction: Mapping[Any, Any] | None, named: Mapping[str, Any]) -> list[Tensor]:
         example = next((f'{{"{entry.name}": change}}' for entry in self.model.parameters), "{parameter: change}")
         pairs = named_values(direction, named, "direction", "parameter", example)
+        if direction is None and not named:
+            raise InputError(f"a direction is missing: give a dict, as in {example}", argument="direction")
         moved = self._read(pairs, self.model.parameters, "parameter")
         return [moved[place] if place in moved else torch.zeros_like(t) for place, t in enumerate(self._tensors)]
 

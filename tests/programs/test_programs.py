@@ -325,6 +325,8 @@ def test_directions_by_name_and_one_parameter_without_a_list() -> None:
             solution.active_range(wrong)  # type: ignore[arg-type]
     with pytest.raises(dcl.InputError, match=r'cotangents must be a dict with a variable as key.*"x": weights'):
         solution.adjoint("x")  # type: ignore[arg-type]
+    with pytest.raises(dcl.InputError, match="a direction is missing"):
+        solution.active_range()
     with pytest.raises(dcl.InputError, match="parameter c is given twice"):
         solution.derivative({"c": direction}, c=direction)
     with pytest.raises(dcl.InputError, match="'costs' is not a parameter"):
