@@ -215,6 +215,7 @@ SORTED = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:the gradient with respect to:dcl.DegenerateWarning")  # of a linear program
 @pytest.mark.parametrize("family", SORTED)
 @pytest.mark.parametrize("place", PLACES)
 def test_cvxpy(place, family):

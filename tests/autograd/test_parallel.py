@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 import dcl
 
 NAMES = list(KNOWN)
-HERE = [str(folder) for folder in Path(__file__).resolve().parents[:2]]  # this module, and what it imports
+TESTS = Path(__file__).resolve().parents[1]
+HERE = [str(TESTS / name) for name in ("autograd", ".", "laws")]  # this module, and what it imports
 # Python 3.12 and newer say this of every fork of a process that has threads, which a DataLoader's parent often has.
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 

@@ -175,6 +175,7 @@ def test_vmap_is_the_loop(case: Case) -> None:
     close(outer(*data), grid, IDENTITY)
 
 
+@pytest.mark.filterwarnings("ignore:the gradient with respect to:dcl.DegenerateWarning")  # of a linear program
 @pytest.mark.sample(3)
 @each_case
 def test_per_instance_gradients(case: Case) -> None:
