@@ -467,6 +467,7 @@ def test_ctrl_c_in_a_long_solve(solver):
     rng = np.random.default_rng(0)
     L, G = torch.tensor(rng.standard_normal((n, n))), torch.tensor(rng.standard_normal((n, n)))
     q = torch.tensor(rng.standard_normal((batch, n)))
+    torch.broadcast_shapes((1,), (2,))  # imports sympy when it is first called: interrupted there, torch stays broken
     with pytest.raises(KeyboardInterrupt), ctrl_c(after=0.3):
         dcl.QPLayer(solver)(L @ L.T, q, G=G, h=torch.ones(n).double() * 0.1)
     small = mixed([GOOD])
