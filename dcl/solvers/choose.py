@@ -63,7 +63,6 @@ _ALIASES: dict[str, type[AbstractSolver]] = {"CUCLARABEL": Clarabel}
 _FOR_VERTICES: dict[str, dict[str, object]] = {"HIGHS": {"eps": 1e-9, "time_limit": 2.0}}
 
 _COMMON = ("eps", "max_iters", "time_limit", "verbose")
-_PASSED_ON = ("time_limit", "verbose")
 
 
 @dataclass(frozen=True)

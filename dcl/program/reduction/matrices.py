@@ -113,6 +113,11 @@ class Full(AbstractMatrix):
         return self.values
 
 
+def _stacked(F: AbstractMatrix, S: AbstractMatrix) -> tuple[int, int]:
+    """The shape of a matrix with these two blocks on its diagonal."""
+    return F.shape[0] + S.shape[0], F.shape[0] + S.shape[1]
+
+
 @dataclass(frozen=True, eq=False)
 class Lower(AbstractMatrix):
     """[[F, 0], [C, S]] with a diagonal F."""
@@ -124,8 +129,7 @@ class Lower(AbstractMatrix):
 
     @property
     def shape(self) -> tuple[int, int]:  # type: ignore[override]
-        first = self.F.shape[0]
-        return first + self.S.shape[0], first + self.S.shape[1]
+        return _stacked(self.F, self.S)
 
     def times(self, x: Tensor) -> Tensor:
         first, second = x.tensor_split([self.F.shape[0]], -1)
@@ -158,8 +162,7 @@ class InverseLower(AbstractMatrix):
 
     @property
     def shape(self) -> tuple[int, int]:  # type: ignore[override]
-        first = self.F.shape[0]
-        return first + self.S.shape[0], first + self.S.shape[1]
+        return _stacked(self.F, self.S)
 
     def times(self, x: Tensor) -> Tensor:
         first, second = x.tensor_split([self.F.shape[0]], -1)
