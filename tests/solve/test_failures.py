@@ -446,15 +446,32 @@ def test_an_interrupt_inside_of_a_solver_comes_out(failure, record):
 
 
 @contextmanager
-def ctrl_c(after):
-    """SIGINT to this process after so many seconds, unless the block has ended."""
-    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+def ctrl_c_in(solver, monkeypatch):
+    """SIGINT to this process 0.1 s after the solver has begun, unless the block has ended.
+
+    Not before: Python drops an interrupt that arrives in a callback of the garbage collector, of which torch has many.
+    """
+    begun, ended, solve = threading.Event(), threading.Event(), type(solver).solve
+
+    def announced(*args, **kwargs):
+        begun.set()
+        solve(*args, **kwargs)
+
+    def interrupt():
+        begun.wait()
+        if not ended.wait(0.1):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(type(solver), "solve", announced)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        ended.set()
+        begun.set()
+        thread.join()
+        monkeypatch.undo()
 
 
 # One instance that takes long, and many that do not.
@@ -462,13 +479,13 @@ LONG = {"CLARABEL": (Clarabel(eps=1e-14), 450, 1), "OSQP": (Osqp(eps=1e-14, poli
 
 
 @pytest.mark.parametrize("solver", LONG)
-def test_ctrl_c_in_a_long_solve(solver):
+def test_ctrl_c_in_a_long_solve(solver, monkeypatch):
     solver, n, batch = LONG[solver]
     rng = np.random.default_rng(0)
     L, G = torch.tensor(rng.standard_normal((n, n))), torch.tensor(rng.standard_normal((n, n)))
     q = torch.tensor(rng.standard_normal((batch, n)))
     torch.broadcast_shapes((1,), (2,))  # imports sympy when it is first called: interrupted there, torch stays broken
-    with pytest.raises(KeyboardInterrupt), ctrl_c(after=0.3):
+    with pytest.raises(KeyboardInterrupt), ctrl_c_in(solver, monkeypatch):
         dcl.QPLayer(solver)(L @ L.T, q, G=G, h=torch.ones(n).double() * 0.1)
     small = mixed([GOOD])
     torch.testing.assert_close(dcl.QPLayer(Clarabel())(**small).x, dcl.QPLayer(Daqp())(**small).x)
