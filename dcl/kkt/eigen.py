@@ -1,7 +1,10 @@
-"""The last resort for dense S: all eigenvalues of the equilibrated matrix, so that the rank is computed and not guessed.
+"""The last resort for dense S: all eigenvalues of the matrix in good units, so that the rank is computed and not guessed.
 
-E S E = V diag(l) V',   E = diag(max_j |S_ij|)^(-1/2)        null(S) = E null(E S E) =: N
+E S E = V diag(l) V'        null(S) = E null(E S E) =: N
 minimum-norm least squares:   x = P E V diag(1/l) V' E P r,  P = I - N (N'N)^-1 N'   the projector onto range(S)
+
+E makes the largest entry of each row one; where eigenvalues are then nearly zero the units of `dcl.kkt.balance` decide whether
+that is because of S, or of units.  Solutions of a regular S have all their digits, by residuals in extended precision.
 """
 
 from __future__ import annotations
@@ -9,7 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dcl.kkt.balance import balanced
 from dcl.kkt.base import RANK_TOLERANCE, AbstractFactor, Conditioning, saddle
+from dcl.kkt.extended import residual as extended_residual
+
+# Relative eigenvalues below this may be those of bad units.
+_DOUBTFUL = 1e-8
+# Above this condition solutions of a regular S are refined in extended precision, until steps are this small.
+_DELICATE, _ACCURATE = 1e6, 1e-15
+_REFINEMENTS = 6
 
 
 def _cholesky(gram: Tensor) -> Tensor:
@@ -34,11 +45,9 @@ class EigenFactor(AbstractFactor):
         self._n = n
         S = saddle(H, B, T)
         self._S = S
-        size = S.abs().amax(-1)
-        E = torch.where(size > 0.0, size, torch.ones_like(size)).rsqrt()
-        values, V = torch.linalg.eigh(E.unsqueeze(-1) * S * E.unsqueeze(-2))
-        largest = values.abs().amax(-1, keepdim=True)
-        null = values.abs() <= RANK_TOLERANCE * torch.where(largest > 0.0, largest, torch.ones_like(largest))
+        E, values, V = _units(S)
+        size = values.abs()
+        null = size <= RANK_TOLERANCE * size.amax(-1, keepdim=True)
         self._EV = E.unsqueeze(-1) * V
         self._inverse = torch.where(
             null, torch.zeros_like(values), 1.0 / torch.where(null, torch.ones_like(values), values)
@@ -49,10 +58,10 @@ class EigenFactor(AbstractFactor):
         share = (V**2 * null.unsqueeze(-2)).sum(-1)
         spread, dependence = share[:, :n], share[:, n:]
         null_a = spread.sum(-1).round()
-        # |S| |S^+| in the 2-norm of S itself: the `dimension` smallest eigenvalues belong to the null space
-        raw = torch.linalg.eigvalsh(S).abs().sort(-1).values
-        smallest = raw.gather(-1, dimension.long().clamp(max=raw.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
-        condition = raw[..., -1] / smallest.clamp(min=torch.finfo(raw.dtype).tiny)
+        smallest = torch.where(null, torch.inf, size).amin(-1)
+        largest = size.amax(-1)
+        condition = torch.where(largest > 0.0, largest, 1.0) / torch.where(torch.isfinite(smallest), smallest, 1.0)
+        self._delicate = torch.nonzero((dimension == 0) & (condition > _DELICATE)).squeeze(-1)
         self._conditioning = Conditioning(condition, null_a, dimension - null_a, spread, dependence)
 
     @property
@@ -80,7 +89,42 @@ class EigenFactor(AbstractFactor):
         x = self._apply(r)
         for _ in range(2):
             x = x + self._apply(r - (self._S @ x.unsqueeze(-1)).squeeze(-1))
+        if self._delicate.numel():
+            x = self._sharpened(x, r)
         error = self._project(r - (self._S @ x.unsqueeze(-1)).squeeze(-1)).norm(dim=-1)
         size = r.norm(dim=-1)
         residual = error / torch.where(size > 0.0, size, torch.ones_like(size))
         return x[..., : self._n], x[..., self._n :], residual
+
+    def _sharpened(self, x: Tensor, r: Tensor) -> Tensor:
+        """x (..., B, N), that of the delicate instances refined with residuals in extended precision."""
+        rows, (lead, order) = self._delicate, (x.shape[:-2], x.shape[-1])
+        at, right = (t[..., rows, :].reshape(-1, len(rows), order).permute(1, 2, 0) for t in (x, r))
+        S, EV = self._S[rows], self._EV[rows]
+        inverse = self._inverse[rows].unsqueeze(-1)
+        last = torch.full_like(at[:, :1], torch.inf)
+        for _ in range(_REFINEMENTS):
+            step = EV @ (inverse * (EV.mT @ extended_residual(S, at, right)))
+            size = step.norm(dim=1, keepdim=True)
+            falls = size < 0.5 * last
+            at, last = torch.where(falls, at + step, at), torch.where(falls, size, last)
+            if not bool((falls & (size > _ACCURATE * at.norm(dim=1, keepdim=True))).any()):
+                break
+        return x.index_copy(-2, rows, at.permute(2, 0, 1).reshape(*lead, len(rows), order))
+
+
+def _units(S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """E (B, N), eigenvalues (B, N) and vectors (B, N, N) of E S E, of the header."""
+    size = S.abs().amax(-1)
+    E = torch.where(size > 0.0, size, torch.ones_like(size)).rsqrt()
+    values, V = torch.linalg.eigh(E.unsqueeze(-1) * S * E.unsqueeze(-2))
+    doubtful = torch.nonzero(values.abs().amin(-1) <= _DOUBTFUL * values.abs().amax(-1)).squeeze(-1)
+    if doubtful.numel():
+        other, new_values, new_V = balanced(S[doubtful], E[doubtful])
+        # units in which S is still singular tell no more than those of the rows
+        better = torch.nonzero(new_values.abs().amin(-1) > RANK_TOLERANCE * new_values.abs().amax(-1)).squeeze(-1)
+        at = doubtful[better]
+        E, values, V = (
+            t.index_copy(0, at, part[better]) for t, part in ((E, other), (values, new_values), (V, new_V))
+        )
+    return E, values, V

@@ -120,7 +120,8 @@ def _sharpen(point: Point, rows: Tensor) -> Point:
         dx, dv, _ = kkt.tangent(f[:, : structure.n], f[:, structure.n :])
         size = magnitude(dx) / (1.0 + magnitude(x))
         shrinks = (size < 0.5 * last) & (size < 1e-3)
-        keeps = shrinks & ((v > 0.0) == (v + dv > 0.0)).all(-1)
+        # multipliers of equalities have no sign
+        keeps = shrinks & ((v > 0.0) == (v + dv > 0.0))[:, structure.cone.zeros :].all(-1)
         x = torch.where(keeps.unsqueeze(-1), x + dx, x)
         v = torch.where(keeps.unsqueeze(-1), v + dv, v)
         last = size
