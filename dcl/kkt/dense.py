@@ -60,9 +60,13 @@ class DenseFactor(AbstractFactor):
 
     regular: S is known to be nonsingular, so that its rank is not asked for; where it is so in exact numbers only, solutions
     may be wrong, and the residual that `solve` returns tells.
+    best_units: as in `dcl.kkt.eigen`.
     """
 
-    def __init__(self, H: Tensor, B: Tensor, T: Tensor, *, regular: bool = False) -> None:
+    def __init__(
+        self, H: Tensor, B: Tensor, T: Tensor, *, regular: bool = False, best_units: bool = False
+    ) -> None:
+        self._best_units = best_units
         self._H, self._B, self._T = H, B, T.unsqueeze(-1)
         self._n = H.shape[-1]
         scale = _safe(H.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True))
@@ -100,7 +104,9 @@ class DenseFactor(AbstractFactor):
             self._B[self._hard],
             self._T[self._hard].squeeze(-1),
         )
-        return EigenFactor(H, B, T) if self._n + T.shape[-1] <= EIGEN_LIMIT else of_dense(H, B, T)
+        if self._n + T.shape[-1] <= EIGEN_LIMIT:
+            return EigenFactor(H, B, T, best_units=self._best_units)
+        return of_dense(H, B, T)
 
     @property
     def conditioning(self) -> Conditioning:
@@ -113,12 +119,14 @@ class DenseFactor(AbstractFactor):
         null_a, null_y = torch.zeros_like(condition), torch.zeros_like(condition)
         spread = condition.new_zeros((condition.shape[0], self._n))
         dependence = condition.new_zeros((condition.shape[0], self._B.shape[1]))
+        scaled = torch.zeros_like(condition, dtype=torch.bool)
         if self._hard.numel():
             exact = self._exact.conditioning
             condition[self._hard], spread[self._hard] = exact.condition, exact.spread
             dependence[self._hard] = exact.dependence
+            scaled[self._hard] = exact.scaled
             null_a[self._hard], null_y[self._hard] = exact.null_a, exact.null_y
-        return Conditioning(condition, null_a, null_y, spread, dependence)
+        return Conditioning(condition, null_a, null_y, spread, dependence, scaled)
 
     def flat_directions(self, i: int, toward: Tensor) -> Tensor:
         place = torch.nonzero(self._hard == i).flatten().tolist()

@@ -3,8 +3,9 @@
 E S E = V diag(l) V'        null(S) = E null(E S E) =: N
 minimum-norm least squares:   x = P E V diag(1/l) V' E P r,  P = I - N (N'N)^-1 N'   the projector onto range(S)
 
-E makes the largest entry of each row one; where eigenvalues are then nearly zero the units of `dcl.kkt.balance` decide whether
-that is because of S, or of units.  Solutions of a regular S have all their digits, by residuals in extended precision.
+E makes the largest entry of each row one.  Where eigenvalues are then nearly zero, and S is data and nothing else (T is 0 or 1),
+the units of `dcl.kkt.balance` decide whether that is because of S, or of units.  Solutions of a regular S have all their digits,
+by residuals in extended precision.
 """
 
 from __future__ import annotations
@@ -38,14 +39,18 @@ def _cholesky(gram: Tensor) -> Tensor:
 
 
 class EigenFactor(AbstractFactor):
-    """S for dense H (B, n, n), B (B, k, n), T (B, k); costs some ten times a Cholesky factorization."""
+    """S for dense H (B, n, n), B (B, k, n), T (B, k); costs some ten times a Cholesky factorization.
 
-    def __init__(self, H: Tensor, B: Tensor, T: Tensor) -> None:
+    best_units: are the units of `dcl.kkt.balance` looked for?
+    """
+
+    def __init__(self, H: Tensor, B: Tensor, T: Tensor, *, best_units: bool = False) -> None:
         n = H.shape[-1]
         self._n = n
         S = saddle(H, B, T)
         self._S = S
-        E, values, V = _units(S)
+        is_data = ((T == 0.0) | (T == 1.0)).all(-1) & best_units
+        E, values, V, scaled = _units(S, is_data)
         size = values.abs()
         null = size <= RANK_TOLERANCE * size.amax(-1, keepdim=True)
         self._EV = E.unsqueeze(-1) * V
@@ -58,11 +63,13 @@ class EigenFactor(AbstractFactor):
         share = (V**2 * null.unsqueeze(-2)).sum(-1)
         spread, dependence = share[:, :n], share[:, n:]
         null_a = spread.sum(-1).round()
-        smallest = torch.where(null, torch.inf, size).amin(-1)
-        largest = size.amax(-1)
-        condition = torch.where(largest > 0.0, largest, 1.0) / torch.where(torch.isfinite(smallest), smallest, 1.0)
+        # |S| |S^+| in the 2-norm of S itself: the `dimension` smallest eigenvalues belong to the null space
+        raw = torch.linalg.eigvalsh(S).abs().sort(-1).values
+        smallest = raw.gather(-1, dimension.long().clamp(max=raw.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+        condition = _over(raw[..., -1], smallest)
+        condition = torch.where(scaled, _over(size.amax(-1), size.amin(-1)), condition)
         self._delicate = torch.nonzero((dimension == 0) & (condition > _DELICATE)).squeeze(-1)
-        self._conditioning = Conditioning(condition, null_a, dimension - null_a, spread, dependence)
+        self._conditioning = Conditioning(condition, null_a, dimension - null_a, spread, dependence, scaled)
 
     @property
     def conditioning(self) -> Conditioning:
@@ -113,12 +120,18 @@ class EigenFactor(AbstractFactor):
         return x.index_copy(-2, rows, at.permute(2, 0, 1).reshape(*lead, len(rows), order))
 
 
-def _units(S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """E (B, N), eigenvalues (B, N) and vectors (B, N, N) of E S E, of the header."""
+def _over(largest: Tensor, smallest: Tensor) -> Tensor:
+    return largest / smallest.clamp(min=torch.finfo(largest.dtype).tiny)
+
+
+def _units(S: Tensor, is_data: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """E (B, N), eigenvalues (B, N) and vectors (B, N, N) of E S E, of the header; and which are in the best units, (B,)."""
     size = S.abs().amax(-1)
     E = torch.where(size > 0.0, size, torch.ones_like(size)).rsqrt()
     values, V = torch.linalg.eigh(E.unsqueeze(-1) * S * E.unsqueeze(-2))
-    doubtful = torch.nonzero(values.abs().amin(-1) <= _DOUBTFUL * values.abs().amax(-1)).squeeze(-1)
+    scaled = values.abs().amin(-1) <= _DOUBTFUL * values.abs().amax(-1)
+    doubtful = torch.nonzero(scaled & is_data).squeeze(-1)
+    scaled = torch.zeros_like(scaled)
     if doubtful.numel():
         other, new_values, new_V = balanced(S[doubtful], E[doubtful])
         # units in which S is still singular tell no more than those of the rows
@@ -127,4 +140,5 @@ def _units(S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         E, values, V = (
             t.index_copy(0, at, part[better]) for t, part in ((E, other), (values, new_values), (V, new_V))
         )
-    return E, values, V
+        scaled[at] = True
+    return E, values, V, scaled

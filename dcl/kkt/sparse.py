@@ -216,7 +216,7 @@ class SparseFactor(AbstractFactor):
             condition[i], null_a[i], null_y[i] = exact.condition, exact.null_a, exact.null_y
             spread[i, :n] = exact.spread[0].numpy()
             spread[i, n:][live] = exact.dependence[0].numpy()
-        parts = condition, null_a, null_y, spread[:, :n], spread[:, n:]
+        parts = condition, null_a, null_y, spread[:, :n], spread[:, n:], np.zeros(len(condition), dtype=bool)
         return Conditioning(*(torch.from_numpy(t).to(self._device) for t in parts))
 
     def flat_directions(self, i: int, toward: Tensor) -> Tensor:
