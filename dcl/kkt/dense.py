@@ -106,7 +106,7 @@ class DenseFactor(AbstractFactor):
         )
         if self._n + T.shape[-1] <= EIGEN_LIMIT:
             return EigenFactor(H, B, T, best_units=self._best_units)
-        return of_dense(H, B, T)
+        return of_dense(H, B, T, best_units=self._best_units)
 
     @property
     def conditioning(self) -> Conditioning:

@@ -63,11 +63,13 @@ class EigenFactor(AbstractFactor):
         share = (V**2 * null.unsqueeze(-2)).sum(-1)
         spread, dependence = share[:, :n], share[:, n:]
         null_a = spread.sum(-1).round()
-        # |S| |S^+| in the 2-norm of S itself: the `dimension` smallest eigenvalues belong to the null space
-        raw = torch.linalg.eigvalsh(S).abs().sort(-1).values
-        smallest = raw.gather(-1, dimension.long().clamp(max=raw.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
-        condition = _over(raw[..., -1], smallest)
-        condition = torch.where(scaled, _over(size.amax(-1), size.amin(-1)), condition)
+        condition = _over(size.amax(-1), size.amin(-1))
+        own = torch.nonzero(~scaled).squeeze(-1)
+        if own.numel():
+            # |S| |S^+| in the 2-norm of S itself: the `dimension` smallest eigenvalues belong to the null space
+            raw = torch.linalg.eigvalsh(S[own]).abs().sort(-1).values
+            first = dimension[own].long().clamp(max=raw.shape[-1] - 1).unsqueeze(-1)
+            condition[own] = _over(raw[..., -1], raw.gather(-1, first).squeeze(-1))
         self._delicate = torch.nonzero((dimension == 0) & (condition > _DELICATE)).squeeze(-1)
         self._conditioning = Conditioning(condition, null_a, dimension - null_a, spread, dependence, scaled)
 
