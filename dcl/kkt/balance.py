@@ -32,7 +32,9 @@ def balanced(S: Tensor, E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     values, V = _spectrum(S, E)
     for _ in range(_ROUNDS):
         size = values.abs()
-        inverse = V @ ((1.0 / size.clamp(min=_FLOOR * size.amax(-1, keepdim=True)) * values.sign()).unsqueeze(-1) * V.mT)
+        inverse = V @ (
+            (1.0 / size.clamp(min=_FLOOR * size.amax(-1, keepdim=True)) * values.sign()).unsqueeze(-1) * V.mT
+        )
         better = E * _even(E.unsqueeze(-1) * S * E.unsqueeze(-2), inverse)
         new_values, new_V = _spectrum(S, better)
         gain = _smallest(new_values) / _smallest(values)

@@ -62,5 +62,6 @@ class AbstractFactor(ABC):
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A (..., B, n), y (..., B, k) and the relative residual reached (..., B), for r1 (..., B, n), r2 (..., B, k).
 
+        With residuals in extended precision it is the last step beside the solution: the distance from S^-1 (r1, r2).
         Law: S (a, y) = (r1, r2) up to the residual returned; of a singular S, the minimum-norm least squares solution.
         """

@@ -63,9 +63,7 @@ class DenseFactor(AbstractFactor):
     best_units: as in `dcl.kkt.eigen`.
     """
 
-    def __init__(
-        self, H: Tensor, B: Tensor, T: Tensor, *, regular: bool = False, best_units: bool = False
-    ) -> None:
+    def __init__(self, H: Tensor, B: Tensor, T: Tensor, *, regular: bool = False, best_units: bool = False) -> None:
         self._best_units = best_units
         self._H, self._B, self._T = H, B, T.unsqueeze(-1)
         self._n = H.shape[-1]
@@ -169,17 +167,21 @@ class DenseFactor(AbstractFactor):
             delicate = delicate | (self._refinable & small & (y > 0.0) & (a > _NOISE * amplified))
         return delicate
 
-    def _extended(self, x: Tensor, r: Tensor, rows: Tensor) -> Tensor:
-        """The instances `rows` of x (B, n + k, c), refined with residuals in extended precision."""
+    def _extended(self, x: Tensor, r: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The instances `rows` of x (B, n + k, c), refined with residuals in extended precision, and their last steps.
+
+        The steps (., c) are relative: the distance from S^-1 r, where an ordinary residual is rounding of |S| |x|.
+        """
         H = self._H.expand(x.shape[0], -1, -1)[rows]
         S = saddle(H, self._B[rows], self._T[rows].squeeze(-1))
         out, target = x[rows], r[rows]
         for _ in range(_REFINEMENTS):
             step = self._once(extended_residual(S, out, target), rows)
             out = out + step
-            if bool((_norms(step) <= _ACCURATE * _norms(out)).all()):
+            moved = _norms(step) / _safe(_norms(out))
+            if bool((moved <= _ACCURATE).all()):
                 break
-        return out
+        return out, moved
 
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lead, size = r1.shape[:-1], r1.shape[-1] + r2.shape[-1]
@@ -201,7 +203,9 @@ class DenseFactor(AbstractFactor):
             accuracy = torch.minimum(accuracy, accuracy_new)
         delicate = torch.nonzero(self._is_delicate(x)).squeeze(-1)
         if delicate.numel():
-            x = x.index_copy(0, delicate, self._extended(x, r, delicate))
+            sharp, moved = self._extended(x, r, delicate)
+            x = x.index_copy(0, delicate, sharp)
+            accuracy = accuracy.index_copy(0, delicate, torch.minimum(accuracy[delicate], moved))
         x = x.permute(2, 0, 1).reshape(*lead, size)
         a, y, accuracy = x[..., : self._n], x[..., self._n :], accuracy.mT.reshape(lead)
         if self._hard.numel():

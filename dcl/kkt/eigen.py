@@ -70,7 +70,7 @@ class EigenFactor(AbstractFactor):
             raw = torch.linalg.eigvalsh(S[own]).abs().sort(-1).values
             first = dimension[own].long().clamp(max=raw.shape[-1] - 1).unsqueeze(-1)
             condition[own] = _over(raw[..., -1], raw.gather(-1, first).squeeze(-1))
-        self._delicate = torch.nonzero((dimension == 0) & (condition > _DELICATE)).squeeze(-1)
+        self._delicate = torch.nonzero((dimension == 0) & (scaled | (condition > _DELICATE))).squeeze(-1)
         self._conditioning = Conditioning(condition, null_a, dimension - null_a, spread, dependence, scaled)
 
     @property
@@ -98,15 +98,19 @@ class EigenFactor(AbstractFactor):
         x = self._apply(r)
         for _ in range(2):
             x = x + self._apply(r - (self._S @ x.unsqueeze(-1)).squeeze(-1))
-        if self._delicate.numel():
-            x = self._sharpened(x, r)
         error = self._project(r - (self._S @ x.unsqueeze(-1)).squeeze(-1)).norm(dim=-1)
         size = r.norm(dim=-1)
         residual = error / torch.where(size > 0.0, size, torch.ones_like(size))
+        if self._delicate.numel():
+            x, moved = self._sharpened(x, r)
+            residual = residual.index_copy(-1, self._delicate, moved)
         return x[..., : self._n], x[..., self._n :], residual
 
-    def _sharpened(self, x: Tensor, r: Tensor) -> Tensor:
-        """x (..., B, N), that of the delicate instances refined with residuals in extended precision."""
+    def _sharpened(self, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """x (..., B, N), that of the delicate instances refined with residuals in extended precision, and their last steps.
+
+        A step relative to the solution says how far it is from S^-1 r; ordinary residuals are rounding of |S| |x| here.
+        """
         rows, (lead, order) = self._delicate, (x.shape[:-2], x.shape[-1])
         at, right = (t[..., rows, :].reshape(-1, len(rows), order).permute(1, 2, 0) for t in (x, r))
         S, EV = self._S[rows], self._EV[rows]
@@ -119,7 +123,10 @@ class EigenFactor(AbstractFactor):
             at, last = torch.where(falls, at + step, at), torch.where(falls, size, last)
             if not bool((falls & (size > _ACCURATE * at.norm(dim=1, keepdim=True))).any()):
                 break
-        return x.index_copy(-2, rows, at.permute(2, 0, 1).reshape(*lead, len(rows), order))
+        length = at.norm(dim=1, keepdim=True)
+        moved = (last / torch.where(length > 0.0, length, 1.0)).nan_to_num(nan=torch.inf)
+        x = x.index_copy(-2, rows, at.permute(2, 0, 1).reshape(*lead, len(rows), order))
+        return x, moved[:, 0].mT.reshape(*lead, len(rows))
 
 
 def _over(largest: Tensor, smallest: Tensor) -> Tensor:
@@ -139,8 +146,6 @@ def _units(S: Tensor, is_data: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # units in which S is still singular tell no more than those of the rows
         better = torch.nonzero(new_values.abs().amin(-1) > RANK_TOLERANCE * new_values.abs().amax(-1)).squeeze(-1)
         at = doubtful[better]
-        E, values, V = (
-            t.index_copy(0, at, part[better]) for t, part in ((E, other), (values, new_values), (V, new_V))
-        )
+        E, values, V = (t.index_copy(0, at, part[better]) for t, part in ((E, other), (values, new_values), (V, new_V)))
         scaled[at] = True
     return E, values, V, scaled

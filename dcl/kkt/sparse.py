@@ -293,7 +293,9 @@ def of_dense(H: Tensor, B: Tensor, T: Tensor, *, best_units: bool = False) -> Sp
     at_H, at_B = _places(Hs), _places(Bs)
     saddle = Saddle(Hs.shape[-1], Bs.shape[-2], at_H, at_B)
     live = (Bs != 0.0).any(-1) | (Ts < 1.0)
-    return SparseFactor(saddle, Hs[:, at_H[0], at_H[1]], Bs[:, at_B[0], at_B[1]], Ts, live, T.device, best_units=best_units)
+    return SparseFactor(
+        saddle, Hs[:, at_H[0], at_H[1]], Bs[:, at_B[0], at_B[1]], Ts, live, T.device, best_units=best_units
+    )
 
 
 def _places(M: Array) -> Places:

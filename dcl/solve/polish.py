@@ -105,13 +105,14 @@ def _imbalance(point: Point) -> Tensor:
 def _sharpen(point: Point, rows: Tensor) -> Point:
     """Newton steps with F in extended precision, on the instances where `rows` (B,) is true, as long as steps shrink."""
     program, kkt = point.program, point.kkt
-    zeros, index = program.structure.cone.zeros, torch.nonzero(rows).squeeze(-1)
+    zeros, index, scaled = program.structure.cone.zeros, torch.nonzero(rows).squeeze(-1), kkt.conditioning.scaled
     last = torch.full_like(point.x[:, 0], torch.inf)
-    for _ in range(3):
+    for _ in range(4):
         x, v = point.x, point.v
         dx, dv = sharp_step(point, index)
         size = magnitude(dx) / (1.0 + magnitude(x))
-        shrinks = (size < 0.5 * last) & (size < 1e-3)
+        # where S is regular in its best units only, ordinary residuals may have left x without any digit
+        shrinks = (size < 0.5 * last) & ((size < 1e-3) | scaled)
         # multipliers of equalities have no sign
         keeps = shrinks & ((v > 0.0) == (v + dv > 0.0))[:, zeros:].all(-1)
         x = torch.where(keeps.unsqueeze(-1), x + dx, x)
