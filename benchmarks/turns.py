@@ -107,9 +107,7 @@ class Run:
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             warnings.filterwarnings("ignore", message="solver='auto' resolved to ACTIVE_SET")
-            warnings.filterwarnings(
-                "ignore", message="the gradient with respect to .* is zero: the solution of a linear"
-            )
+            warnings.filterwarnings("ignore", message="the gradient with respect to .* is zero: the solution of a linear")
             yield
         self.warned |= {warning.category.__name__ for warning in heard}
 

@@ -1,6 +1,6 @@
 """Units of rows and columns in which a symmetric S is as well-conditioned as units can make it.
 
-    minimize over E = diag(e^t)    log |E S E|_F^2 + log |E^-1 S^-1 E^-1|_F^2        convex in t (logarithms of sums of exponentials)
+    minimize over E = diag(e^t)    log |E S E|_F^2 + log |E^-1 S^-1 E^-1|_F^2      convex in t: logarithms of sums of exponentials
 
 At the minimum row i has the same share of |E S E|_F^2 and of |(E S E)^-1|_F^2; that is what is iterated.  No unit of a row, of a
 column or of the objective changes E S E, so its condition belongs to the program.  Up to a factor of the order it is one over

@@ -16,8 +16,8 @@
                A tie whose row depends on those of positive multipliers (a row stated twice) is dependent, no kink of x: it
                stays active as long as they do.  It shows by K (0, dv) = (A_i, e_i) for some dv.
     condition  of S above 1e10, or so large that with the residual reached x may be off by 1e-6 -> ILL_CONDITIONED
-               Where only the best units make S regular (`dcl.kkt.balance`), the condition is that one, up to 1e9: beyond, extended
-               precision leaves less than eight digits.  Newton's step tells the error of x and z: above 1e-9 -> ILL_CONDITIONED
+               Where only the best units make S regular (`dcl.kkt.balance`), the condition is the one in these, up to 1e9:
+               beyond, extended precision leaves less than eight digits.  Newton's step is the error of x and z, up to 1e-9.
 
 The tolerances are stated in `dcl.point.ties`, `dcl.kkt.RANK_TOLERANCE` and CONDITION_LIMIT.
 """

@@ -227,7 +227,9 @@ class ParametricProgram:
         """`ProgramSolution.sensitivity`; at: as in `jacobian`."""
         return self._at(at).sensitivity()
 
-    def active_range(self, direction: Mapping[Any, Any] | None = None, at: At = None, **named: Any) -> tuple[Any, Any]:
+    def active_range(
+        self, direction: Mapping[Any, Any] | None = None, at: At = None, **named: Any
+    ) -> tuple[Any, Any]:
         """`ProgramSolution.active_range`; at: as in `jacobian`."""
         return self._at(at).active_range(direction, **named)
 

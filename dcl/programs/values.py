@@ -50,9 +50,7 @@ def given(value: object, entry: Entry) -> Given:
 def _read(value: object, name: str) -> tuple[Array, tuple[Labels | None, ...]]:
     labels: tuple[Labels | None, ...] | None = None
     if value is None:
-        raise InputError(
-            f"{name} is None: give a value, or leave it out to use its .value if it has one", argument=name
-        )
+        raise InputError(f"{name} is None: give a value, or leave it out to use its .value if it has one", argument=name)
     if isinstance(value, Tensor):
         if value.requires_grad:
             raise InputError(

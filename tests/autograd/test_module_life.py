@@ -505,19 +505,7 @@ def test_a_solution_survives(name, recorded):
 
 
 def is_the_same(twin, solution):
-    for field in (
-        "canonical_x",
-        "z",
-        "s",
-        "_v",
-        "value",
-        "status",
-        "gap",
-        "iterations",
-        "gradient_kind",
-        "margin",
-        "condition",
-    ):
+    for field in ("canonical_x", "z", "s", "_v", "value", "status", "gap", "iterations", "gradient_kind", "margin", "condition"):
         assert torch.equal(getattr(twin, field), getattr(solution, field)), field
     assert repr(twin) == repr(solution)
     assert twin.solvers == solution.solvers

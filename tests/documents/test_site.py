@@ -38,13 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site without the output of its gallery, whose examples have tests of their own. A warning is an error."""
     out = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "sphinx",
-            *["-W", "--keep-going", "-n", "-q", "-b", "html", "-D", "plot_gallery=0", "docs"],
-            out,
-        ],
+        [sys.executable, "-m", "sphinx", *["-W", "--keep-going", "-n", "-q", "-b", "html", "-D", "plot_gallery=0", "docs"], out],
         cwd=ROOT,
         capture_output=True,
         text=True,

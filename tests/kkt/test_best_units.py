@@ -6,10 +6,10 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from oracles.least_squares import KINDS, draw, solution, with_condition
 
 import dcl
 from dcl.kkt.balance import balanced
-from oracles.least_squares import KINDS, draw, solution, with_condition
 
 EXACT = int(dcl.GradientKind.EXACT)
 

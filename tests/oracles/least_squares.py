@@ -2,8 +2,12 @@
 
     minimize |A x - b|^2 + r(x),    r = 0;  rho |x|^2;  lam |x|_1;  x on a simplex
 
-On the support S, signs s:   2 A_S'(A_S x - b) + (0; 2 rho x; lam s; nu 1) = 0, in the last case with 1'x = 1.  With u = -H^-1 c on S,
-H the Hessian there and 1'u = 0 on the simplex, the gradients of c'x are  b~ = -2 A u,  A~ = 2 (A x - b) u' + 2 A u x'.
+On the support S with signs s
+
+    2 A_S'(A_S x - b) + r' = 0,    r' = 0;  2 rho x;  lam s;  nu 1 with 1'x = 1
+
+With u = -H^-1 c on S, H the Hessian there (1'u = 0 on the simplex), the gradients of c'x are  b~ = -2 A u,
+A~ = 2 (A x - b) u' + 2 A u x'.
 
 Columns of A outside of S keep away from the boundary by construction: solutions are strictly complementary, and A_S alone has
 the condition.  (Else the small singular values are seldom in S.)  Data are the float64 numbers they are.

@@ -233,11 +233,7 @@ def test_what_is_wrong_is_one_line(
         ("a.json", "[1]", "must be a JSON object with some of the names P, q"),
         ("a.json", '{"q": [1], "R": [2]}', "has R; a quadratic program has P, q"),
         ("a.json", '{"q": [1], "R": [2]}', "lb, ub, names"),
-        (
-            "a.json",
-            '{"q": [1, 1], "lb": [0, 0], "names": ["a"]}',
-            "names has 1 entries, but x has 2: give one name for each",
-        ),
+        ("a.json", '{"q": [1, 1], "lb": [0, 0], "names": ["a"]}', "names has 1 entries, but x has 2: give one name for each"),
         ("a.json", '{"q": [1], "names": "a"}', "names must be a list of strings"),
         ("a.json", '{"q": [1, 1], "names": ["a", "a"]}', "two entries of names are equal"),
         ("a.json", '{"q": ["x"]}', "q is not an array of numbers"),

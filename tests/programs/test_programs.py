@@ -546,9 +546,7 @@ def test_a_program_without_parameters() -> None:
 def test_settings_are_not_values() -> None:
     program = made(lp())
     for name in ("on_failure", "solver", "mu"):
-        with pytest.raises(
-            dcl.InputError, match=rf"{name} is not a parameter.* ParametricProgram\(problem, {name}=...\)"
-        ):
+        with pytest.raises(dcl.InputError, match=rf"{name} is not a parameter.* ParametricProgram\(problem, {name}=...\)"):
             program.solve(lp().values, **{name: "nan"})
     assert made(qp()).solve(**qp().values).ok  # there mu is a parameter
 
