@@ -6,6 +6,8 @@ threads the tests of the core and of KKT systems take twice the processor time o
 `@pytest.mark.sample(k)`: of the cases of this test every k-th, the first one included, is in the quick part; the others are slow.
 So each law stays in the quick part, and all of its cases in the whole suite. k has no factor in common with the lengths of the
 lists whose product the cases are, so that the sample meets every entry of each.
+
+Tests with a timeout of their own, the longest, come first.
 """
 
 import os
@@ -32,3 +34,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if seen[test] % sample.args[0]:
             item.add_marker(pytest.mark.slow)
         seen[test] += 1
+    # so that no worker starts one of minutes when the others have nothing left to do
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
