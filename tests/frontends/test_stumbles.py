@@ -141,6 +141,7 @@ def test_an_argmin_layer_has_a_repr() -> None:
     assert "Linear(in_features=2" in module
 
 
+@pytest.mark.slow
 def test_dir_shows_the_public_names() -> None:
     """In a new process: importing modules of dcl sets their names on the package."""
     code = """

@@ -413,6 +413,7 @@ assert not slow, slow
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGPIPE")
 def test_a_reader_that_has_enough_is_no_error(portfolio: str) -> None:
     with run("sweep", portfolio, "--over", "gamma=0.1:1:3000", "--json") as process:
