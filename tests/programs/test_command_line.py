@@ -425,6 +425,7 @@ def test_a_reader_that_has_enough_is_no_error(portfolio: str) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_control_c_is_quiet_and_a_sweep_goes_on(tmp_path: Path) -> None:
     slow = tmp_path / "slow.py"
