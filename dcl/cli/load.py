@@ -73,10 +73,15 @@ def _quadratic(
     return Loaded(problem, labels)
 
 
-def _python(path: Path) -> Any:
+def run_file(path: Path) -> dict[str, Any]:
+    """What a Python file defines. Raises InputError with the line of its error."""
     sys.path.insert(0, str(path.resolve().parent))  # its own modules, as `python FILE` finds them
     with UserCode(path):
-        defined = runpy.run_path(str(path))
+        return runpy.run_path(str(path))
+
+
+def _python(path: Path) -> Any:
+    defined = run_file(path)
     if "problem" not in defined:
         raise InputError(f"{path} does not define `problem`, a cvxpy.Problem", argument="file")
     return defined["problem"]

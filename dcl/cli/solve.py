@@ -49,12 +49,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"\nwritten: {args.out}")
     status = exit_status(solution.known.status.reshape(-1).tolist())
     if status and not args.json and not solution.batch:
-        print(f"dcl solve: {solution.failure}{_conflict(solution)}", file=sys.stderr)
+        print(f"dcl solve: {solution.failure}", file=sys.stderr)
     return status
-
-
-def _conflict(solution: ProgramSolution) -> str:
-    return f"; the conflict lies among: {', '.join(solution.conflict)}" if solution.conflict else ""
 
 
 def as_dict(solution: ProgramSolution) -> dict[str, Any]:

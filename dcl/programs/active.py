@@ -16,18 +16,20 @@ is rounding, some 1e-13 of the largest entry of (dx, dv), counts as zero.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dcl.errors import DegenerateError, UnsupportedError
-from dcl.outcome.messages import AbstractCallContext, conflict
+from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
 from dcl.point import Point
 from dcl.point.degeneracy import classify
 from dcl.program import magnitude
 from dcl.program.scaling import scaled
+from dcl.programs.conflict import SECONDS, Conflict, conflict_of
 from dcl.programs.derivatives import forward, point_of
 from dcl.programs.model import Model
 from dcl.programs.values import Axes
@@ -84,14 +86,21 @@ def _order(name: str) -> tuple[float, str]:
     return (float(number), "") if word == "constraint" else (math.inf, name)
 
 
-def conflicts(model: Model, tensors: Sequence[Tensor], solution: Solution) -> list[tuple[str, ...]]:
-    """For each instance the constraints among which the conflict lies, perhaps more than needed; () where there is a solution."""
+def conflicts(model: Model, tensors: Sequence[Tensor], solution: Solution) -> list[Conflict]:
+    """For each instance the constraints that contradict each other; none where there is a solution."""
     count = solution.status.numel()
     if solution.certificate is None:
-        return [()] * count
-    context: AbstractCallContext = model.stated(tensors)[0].context
+        return [Conflict()] * count
+    stated = model.stated(tensors)[0]
+    program, context = stated.program.detach(), stated.context
     weights = solution.certificate.reshape(count, -1)[:, model.form.structure.n :]
-    return [tuple(conflict(context, row)) for row in weights]
+    end = time.monotonic() + SECONDS
+    return [
+        conflict_of(program.rows(torch.tensor([i])).expanded(1), context, row, end)
+        if bool(torch.isfinite(row).any())
+        else Conflict()
+        for i, row in enumerate(weights)
+    ]
 
 
 def active_range(

@@ -18,6 +18,7 @@ from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Requested
 from dcl.programs import derivatives
 from dcl.programs.active import active_range, binding, conflicts
+from dcl.programs.conflict import Conflict
 from dcl.programs.digits import Certain, certain
 from dcl.programs.instances import instance
 from dcl.programs.model import Model
@@ -117,18 +118,24 @@ class ProgramSolution:
 
     @property
     def failure(self) -> str:
-        """Of one instance: why there is no solution, as in "PRIMAL_INFEASIBLE: no point ..."; "" where there is one."""
-        status = self.status
-        return "" if self.ok else f"{status.name}: {status.message_of(self.model.form.maximize)}"
+        """Of one instance: why there is no solution, as in "PRIMAL_INFEASIBLE: no point ...", with the conflict; else ""."""
+        status, conflict = self.status, str(self._conflicts[0])
+        if self.ok:
+            return ""
+        return f"{status.name}: {status.message_of(self.model.form.maximize)}{f'; {conflict}' if conflict else ''}"
 
     @cached_property
     def conflict(self) -> Any:
-        """The constraints among which the conflict lies where the program is infeasible: as `binding`.
+        """The constraints that contradict each other where the program is infeasible: as `binding`.
 
-        They contradict each other, by the solver's certificate. It may contain constraints that are not needed for that.
+        Of small programs each is needed for that, which is checked; `failure` says so. Of others there may be more than needed.
         """
-        found = conflicts(self.model, self._tensors, self.known)
-        return found if self.batch else found[0]
+        names = [one.names for one in self._conflicts]
+        return names if self.batch else names[0]
+
+    @cached_property
+    def _conflicts(self) -> list[Conflict]:
+        return conflicts(self.model, self._tensors, self.known)
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -351,8 +358,8 @@ class ProgramSolution:
             return f"ProgramSolution: {shown}{residual}\n{names}"
         status = Status(int(known.status))
         if status != Status.OPTIMAL:
-            names = f"\nthe conflict lies among: {', '.join(self.conflict)}" if self.conflict else ""
-            return f"ProgramSolution: {status.name}\n{status.message_of(self.model.form.maximize)}{names}"
+            why = status.message_of(self.model.form.maximize)
+            return "\n".join(filter(None, [f"ProgramSolution: {status.name}", why, str(self._conflicts[0])]))
         solver = known.solvers[int(known.solver)] if known.solvers else ""
         outputs, value, _ = self.certain
         head = (
