@@ -545,7 +545,7 @@ def test_command_takes_a_file_with_only_a_problem(tmp_path, capsys):
 
 
 def test_command_without_matplotlib(monkeypatch, tmp_path, capsys):
-    from dcl.cli import compare as command
+    from dcl.cli import arguments as command
 
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["compare", "--plot", str(tmp_path / "a.png")]) == 2

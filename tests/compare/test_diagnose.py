@@ -93,13 +93,13 @@ def test_conflicts_and_active_constraints_have_the_names_that_the_user_gave():
     layer, mean = portfolio(), number([0.9, 0.2, -0.4])
     apart = dcl.diagnose(layer, mean, number(-0.5))[0]
     assert apart.status == Status.PRIMAL_INFEASIBLE
-    assert {"constraint 2 (cap: w[0] <= limit)", "constraint 1 (0.0 <= w)"} <= set(apart.conflict)
+    assert {"constraint 2 (cap: w[0] <= limit)", "constraint 1 (w >= 0)"} <= set(apart.conflict)
     assert "cannot hold together" in apart.advice
     point = dcl.diagnose(layer, mean, number(0.6))[0]
     # w = (0.6, 0.4, 0): cap and w >= 0 are active, with multipliers 0.6 + nu and so on
     assert [name for name in point.active if "epigraph" not in name] == [
-        "constraint 0 (budget: sum(w) == 1.0)",
-        "constraint 1 (0.0 <= w)",
+        "constraint 0 (budget: sum(w) == 1)",
+        "constraint 1 (w >= 0)",
         "constraint 2 (cap: w[0] <= limit)",
     ]
     assert point.healthy
@@ -203,7 +203,7 @@ def test_at_mu_nothing_is_weakly_active():
     assert "x(mu) is inside of all of them" in str(point)
     assert (point.unique_x, point.unique_z, point.rows, point.margin) == (True, True, 0, float("inf"))
     on_path = dcl.diagnose(portfolio(), number([0.9, 0.2, -0.4]), number(0.6), mu=1e-2)[0]
-    assert [name for name in on_path.active if "epigraph" not in name] == ["constraint 0 (budget: sum(w) == 1.0)"]
+    assert [name for name in on_path.active if "epigraph" not in name] == ["constraint 0 (budget: sum(w) == 1)"]
     assert on_path.licq
     assert point.value == pytest.approx(0.5e-4, rel=1e-9)  # x = sqrt(mu)
 

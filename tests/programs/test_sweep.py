@@ -61,7 +61,7 @@ def test_failures_are_rows_with_their_status() -> None:
     frame = sweep.to_pandas()
     assert list(frame["status"]) == [dcl.Status(s).name for s in sweep.status]
     np.testing.assert_array_equal(frame["w[3]"].to_numpy(), sweep["w"][:, 3])
-    assert {"target", "value", "residual", "dual[2]", "gradient of mu[0]"} <= set(frame.columns)
+    assert {"target", "value", "residual", "dual of mu @ w >= target", "gradient of mu[0]"} <= set(frame.columns)
 
 
 @pytest.mark.parametrize("gradient", ["value", "weights"])
