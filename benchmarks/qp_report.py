@@ -41,7 +41,8 @@ def speedups(done: Sequence[tuple[Work, list[Line]]]) -> str:
 def growth(done: Sequence[tuple[Work, list[Line]]]) -> str:
     """The exponent a of time ~ n^a for each layer and family of growing size, right answers only; columns are batches.
 
-    The shortest repetition is taken, which other work on the machine disturbs least.  A range of n needs three sizes: a line through two points says nothing about its fit.
+    The shortest repetition is taken, which other work on the machine disturbs least.  A range of n needs three sizes: a line
+    through two points says nothing about its fit.
     """
     times: dict[tuple[str, str, int], dict[int, float]] = {}
     for work, lines in done:
