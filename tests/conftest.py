@@ -20,7 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from dcl import core
+
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors; of the one that the core was not built, once is enough: tests/core/test_without_core.py."""
+    if not core.available:
+        config.addinivalue_line("filterwarnings", "ignore:dcl runs without its compiled core")
 
 
 @pytest.hookimpl(tryfirst=True)
