@@ -2,13 +2,15 @@
 
 Certified is OPTIMAL, EXACT, and agrees. A solver that is named is the one that runs, in the careful lane; where it fails
 (NUMERICAL_ERROR) there is nothing to compare with. For a list of seeds the points and gradients are held to Newton's method with
-90 digits (tests/oracles/exponential.py); so they are where the careful lane's own point makes it say ILL_CONDITIONED.
+90 digits (tests/oracles/exponential.py). That is the only judge of seed 727, where the careful lane's own point is not accurate
+enough for EXACT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import random_terms
@@ -87,16 +89,10 @@ def differences(seed: int) -> tuple[list[str], int]:
     if not bool(compared.any()):
         return [], 0
     wrong = (solution.status != Status.OPTIMAL) | (solution.gradient_kind != GradientKind.EXACT)
+    bad = [f"{seed}: instance {i} is not exact" for i in torch.nonzero(compared & wrong).flatten().tolist()]
     cotangents = [torch.randn(t.shape, generator=torch.Generator().manual_seed(seed), **F64) for t in outputs]
     kinds = [True] * len(leaves)
     mine = way.pull(kept, cotangents, kinds, 1)
-    bad = []
-    for i in torch.nonzero(compared & wrong).flatten().tolist():
-        is_conditioned = (
-            int(solution.status[i]) == Status.OPTIMAL and solution.gradient_kind[i] == GradientKind.ILL_CONDITIONED
-        )
-        if not (is_conditioned and in_digits(layer, tensors, kept.point(), cotangents, mine, i)):
-            bad.append(f"{seed}: instance {i} is not exact")
     loss = sum((torch.nan_to_num(t) * c).sum() for t, c in zip(outputs, cotangents, strict=True))
     theirs = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
     x, z = kept.point()
@@ -155,3 +151,31 @@ def test_what_is_certified_has_its_digits(seed):
     cotangents = [torch.randn(shape, generator=torch.Generator().manual_seed(seed), **F64) for shape in shapes]
     gradients = way.pull(kept, cotangents, [True] * len(tensors), 1)
     assert [i for i in certified if not in_digits(layer, tensors, kept.point(), cotangents, gradients, i)] == []
+
+
+def test_logistic_regressions_of_nearly_separated_classes_are_certified():
+    """Some slacks are tiny beside their multipliers, and rounding times the condition is between 1e-7 and 1e-6."""
+    size, n = 50, 10
+    labels, rng = np.where(np.arange(size) % 2 == 0, 1.0, -1.0), np.random.default_rng(0)
+    beta, X = cp.Variable(n), cp.Parameter((size, n))
+    cost = cp.sum(cp.logistic(-cp.multiply(labels, X @ beta))) + 0.1 * cp.sum_squares(beta)
+    layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cost)), [X], [beta])
+    data = torch.from_numpy(rng.standard_normal((16, size, n)) + 0.3 * labels[:, None])
+    way, kept = asked(layer, [data])
+    assert kept.status.tolist() == [0] * 16
+    c = [torch.ones(16, n, **F64)]
+    gradients = way.pull(kept, c, [True], 1)
+    x, found = kept.point()[0], gradients[0]
+    (place,) = layer._form.extract(x, kept.point()[1])
+    for i in range(16):
+        expected = _logistic_gradient(data[i].numpy(), labels, place[i].numpy())
+        assert np.abs(found[i].numpy() - expected).max() <= GRADIENT * np.abs(expected).max()
+
+
+def _logistic_gradient(X: np.ndarray, labels: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """Of the sum of beta: implicit differentiation of the stationarity in closed form."""
+    margin = -labels * (X @ beta)
+    p = 1.0 / (1.0 + np.exp(-margin))
+    w = p * (1.0 - p)
+    u = np.linalg.solve(X.T @ (w[:, None] * X) + 0.2 * np.eye(len(beta)), np.ones(len(beta)))
+    return np.outer(labels * p, u) - np.outer(w * (X @ u), beta)
