@@ -394,6 +394,21 @@ def test_sweep(portfolio: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert found["changes"] == known.changes.tolist()
 
 
+def test_the_table_of_a_sweep_fits_the_terminal(
+    portfolio: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", portfolio, "--over", "gamma=0.1,1,5", "--gradient"]
+    whole = printed(capsys, *words)
+    assert "gradient of mu[0]" in whole
+    assert "dual" not in whole
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = printed(capsys, *words)
+    assert "w[2]" in out
+    assert "more columns, and multipliers: --out FILE has all" in out
+    assert max(map(len, out.partition("more columns")[0].splitlines())) <= 80
+
+
 def test_sweep_over_a_grid_and_from_a_folder(wyndor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "sweep",
