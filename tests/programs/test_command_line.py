@@ -400,7 +400,7 @@ def test_the_table_of_a_sweep_fits_the_terminal(
     words = ["sweep", portfolio, "--over", "gamma=0.1,1,5", "--gradient"]
     whole = printed(capsys, *words)
     assert "gradient of mu[0]" in whole
-    assert "dual" not in whole
+    assert "dual of" not in whole
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     out = printed(capsys, *words)
