@@ -552,6 +552,7 @@ def test_command_without_matplotlib(monkeypatch, tmp_path, capsys):
     assert 'pip install "dcl-layers[compare]"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_on_another_device():
     """Everything stays there or is fetched: a simulated device refuses to mix."""
     with SimulatedDevice():

@@ -61,6 +61,7 @@ def active(data: dict[str, Any]) -> Any:
     return {block: tuple(rows.tolist()) for block, rows in program.bases[0].active.items()}
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("seed", range(COUNT))
 def test_against_exact_rationals(seed: int) -> None:
     """Just inside of the range the active set is that of t = 0, just outside it is another one, or there is none."""

@@ -524,6 +524,7 @@ assert not slow, slow
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGPIPE")
 def test_a_reader_that_has_enough_is_no_error(portfolio: str) -> None:
     with run("sweep", portfolio, "--over", "gamma=0.1:1:3000", "--json") as process:
@@ -535,6 +536,7 @@ def test_a_reader_that_has_enough_is_no_error(portfolio: str) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_control_c_is_quiet_and_a_sweep_goes_on(tmp_path: Path) -> None:
     slow = tmp_path / "slow.py"

@@ -295,6 +295,7 @@ frontier().sweep({"target": TARGETS}, progress=False, path=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_process_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dcl.programs.chunk import Work
