@@ -206,7 +206,7 @@ def test_exit_status_of_programs_without_a_solution(
         (["--set", "mu=[1,2]", "--set", "gamma=1"], "parameter mu must have shape (3,)"),
         ([], "parameter gamma has no value: --set gamma=..."),
         (["--set", "gamma=1", "--solver", "nope"], "unknown solver 'nope'"),
-        (["--set", "gamma=1", "--solver", "nope"], "CLARABEL, SCS, HIGHS; without --solver dcl chooses"),
+        (["--set", "gamma=1", "--solver", "nope"], "CLARABEL, SCS, HIGHS, SCHUR; without --solver dcl chooses"),
         (["--set", 'gamma="1"'], "gamma must be real numbers, got text: '1'"),
         (["--set", "gamma=1", "--set", "gamma=2"], "--set gamma is given twice"),
     ],
