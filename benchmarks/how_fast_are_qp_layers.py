@@ -19,7 +19,7 @@ from command_line import effort, finish, parser, read
 from lines import Line
 from machine import cores, machine
 from processes import timed
-from qp_report import ratios, speedups
+from qp_report import growth, ratios, speedups
 from qp_works import BATCHES, PARTS, SIZES, Work, works
 
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = options(arguments)
     todo = [work for work in works(given.parts, given.sizes, given.batches) if work.threads <= len(cores())]
     print(machine(), flush=True)
-    return finish(given, timed("qp_timing", todo, given.peers, effort(given)), (ratios, speedups), _draw)
+    return finish(given, timed("qp_timing", todo, given.peers, effort(given)), (ratios, speedups, growth), _draw)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long does a step of a controller take in closed loop, beside CVXPY's warm solve of the same program?
 
-The crane of docs/gallery/plot_mpc.py: 4 states, one force, horizon 25, limits on force and speed.  In each step every
+The crane of docs/gallery_source/plot_mpc.py: 4 states, one force, horizon 25, limits on force and speed.  In each step every
 way solves the program for the same state, in random order, so that a busy machine slows all alike (times are of the
 processor); the trolley then moves by the reference's force.  The ways:
 

@@ -4,7 +4,6 @@ A constrained argmin inside a torch model. You write it in CVXPY or as matrices.
 instance, and the gradient comes from the KKT conditions.
 """
 
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +109,8 @@ def _look_up(name: str) -> Any:
     """The public name, from its module. Raises AttributeError."""
     if name == "solvers":
         return import_module("dcl.solvers")
-    if name == "RunsOffError":  # names that were replaced: each stays for one minor version
-        warnings.warn("dcl.RunsOffError was renamed: use dcl.DivergedError", DeprecationWarning, stacklevel=2)
+    if name == "RunsOffError":  # CONTRIBUTING.md says how long a replaced name stays
+        import_module("dcl.errors").warn_deprecated("dcl.RunsOffError", "dcl.DivergedError")
         name = "DivergedError"
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

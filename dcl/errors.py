@@ -6,6 +6,7 @@ An outcome of a solve is a value (`dcl.Status`); it becomes one of these only in
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -285,3 +286,13 @@ def level_of_caller() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("dcl", "torch"):
         level, frame = level + 1, frame.f_back
     return level
+
+
+def warn_deprecated(old: str, instead: str) -> None:
+    """Warn that `old` goes, at the caller's line: every deprecation of dcl is this call, with the same words.
+
+    old: the name as the caller writes it, such as "Solution.v".  instead: what to write in its place.
+    CONTRIBUTING.md says how long a deprecated name stays.
+    """
+    message = f"{old} is deprecated: use {instead}"
+    warnings.warn(message, DeprecationWarning, stacklevel=level_of_caller())

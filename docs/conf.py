@@ -34,7 +34,7 @@ extensions = [
     "mathml",
     "outside",
 ]
-exclude_patterns = ["_*", "examples", "gallery"]
+exclude_patterns = ["_*", "examples", "gallery_source"]
 templates_path: list[str] = []
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline"]
@@ -84,10 +84,10 @@ html_theme_options = {
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-GALLERY = HERE / "gallery"
+GALLERY = HERE / "gallery_source"
 sphinx_gallery_conf = {
-    "examples_dirs": ["gallery"],
-    "gallery_dirs": ["gallery_built"],
+    "examples_dirs": ["gallery_source"],
+    "gallery_dirs": ["gallery"],
     "filename_pattern": r"[\\/]plot_",
     "abort_on_example_error": True,
     "download_all_examples": True,
@@ -109,4 +109,4 @@ if not any(GALLERY.glob("plot_*.py")):
 
 
 # sphinx-gallery builds every example in this process: one that warns is one to mend
-warnings.filterwarnings("error", category=DeprecationWarning, module=r"gallery\..*")
+warnings.filterwarnings("error", category=DeprecationWarning, module=r"gallery_source\..*")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from dcl.cones.base import Barrier
-from dcl.errors import InputError, UnsupportedError, level_of_caller
+from dcl.errors import InputError, UnsupportedError, warn_deprecated
 from dcl.point import Point, worst
 from dcl.point.degeneracy import Degeneracy, Moving, Requested, classify, resolved
 from dcl.program import ConeProgram
@@ -96,8 +95,8 @@ class Solution:
     def x(self) -> Tensor:
         """(*batch, n), x of the matrices or y of the function. For a CVXPY problem it is the older name of `canonical_x`."""
         if not self.is_own_x:
-            _older(
-                "x",
+            warn_deprecated(
+                "Solution.x",
                 'solution["name"] for a variable, or solution.canonical_x for the variables of the canonical program',
             )
         return self.canonical_x
@@ -105,19 +104,19 @@ class Solution:
     @property
     def program(self) -> ConeProgram:
         """Older name; in the units of `dcl.program.scaling`."""
-        _older("program", "your own data (this attribute is in dcl's units)")
+        warn_deprecated("Solution.program", "your own data (this attribute is in dcl's units)")
         return self._program
 
     @property
     def v(self) -> Tensor:
         """Older name; z - s in the units of `dcl.program.scaling`."""
-        _older("v", "solution.z - solution.s (this attribute is in dcl's units)")
+        warn_deprecated("Solution.v", "solution.z - solution.s (this attribute is in dcl's units)")
         return self._v
 
     @property
     def mu(self) -> Barrier:
         """Older name; in the units of `dcl.program.scaling`."""
-        _older("mu", "the mu that you passed (this attribute is in dcl's units)")
+        warn_deprecated("Solution.mu", "the mu that you passed (this attribute is in dcl's units)")
         return self._mu
 
     @property
@@ -203,10 +202,6 @@ def _line(name: str, t: Tensor) -> str:
     array = t.detach().cpu().numpy()
     values = np.array2string(array, precision=6, threshold=16, edgeitems=2, separator=", ", suppress_small=True)
     return f"  {name}{shape} = " + " ".join(values.split())
-
-
-def _older(name: str, instead: str) -> None:
-    warnings.warn(f"Solution.{name} is deprecated: use {instead}", DeprecationWarning, stacklevel=level_of_caller())
 
 
 _PLAIN = (

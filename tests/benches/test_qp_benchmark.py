@@ -28,7 +28,7 @@ from processes import confined  # noqa: E402
 from qp_families import random_programs, standard_form  # noqa: E402
 from qp_figure import draw  # noqa: E402
 from qp_reference import Answer, central, exact  # noqa: E402
-from qp_report import ratios, speedups  # noqa: E402
+from qp_report import growth, ratios, speedups  # noqa: E402
 from qp_works import DATA, DENSE, MEGABYTES, PARTS, SIZES, Shape, Work, shape_of_size, works  # noqa: E402
 
 from dcl import core  # noqa: E402
@@ -157,6 +157,19 @@ def test_speedup_is_time_with_one_thread_over_time_with_two() -> None:
     done = [(one, [line(one, "dcl.QPLayer", 3.0)]), (two, [line(two, "dcl.QPLayer", 2.0)])]
     assert speedups(done).splitlines()[-1].split()[-1] == "1.50"
     assert speedups(done[:1]) == ""
+
+
+def test_growth_is_the_slope_of_the_line() -> None:
+    """Times that are 3e-6 n^2.5, one of them wrong, which is left out; other shapes and small sizes are none of that range."""
+    todo = [Work("qp", shape_of_size("qp", n), 16) for n in (50, 100, 200, 500)]
+    done = [(work, [line(work, "dcl.QPLayer", 3e-6 * work.shape.n**2.5)]) for work in todo]
+    wrong = Work("qp", shape_of_size("qp", 80), 16)
+    other = Work("qp", Shape(60, 10, 5), 16)
+    extra = [(wrong, [line(wrong, "dcl.QPLayer", 9.0, 1e-2)]), (other, [line(other, "dcl.QPLayer", 9.0)])]
+    last = growth([*done, *extra]).splitlines()[-1]
+    assert "n from 50 to 500" in last
+    assert last.split()[-1] == "2.50"
+    assert growth(done[:2]) == ""  # two points are no fit
 
 
 def test_a_fault_of_dcl_is_an_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from scipy.optimize import linprog
 from sklearn.datasets import load_iris
 from sklearn.linear_model import ElasticNet
 
-GALLERY = sorted((Path(__file__).parents[2] / "docs" / "gallery").glob("plot_*.py"))
+GALLERY = sorted((Path(__file__).parents[2] / "docs" / "gallery_source").glob("plot_*.py"))
 NAMES = [path.stem.removeprefix("plot_") for path in GALLERY]
 
 pytest.importorskip("skfolio", reason='the gallery needs pip install "dcl-layers[examples]"')

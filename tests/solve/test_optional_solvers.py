@@ -93,6 +93,7 @@ def test_info_says_what_is_not_installed(without, kind):
     assert f"{kind.package} " in repr(dcl.info())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", DISPENSABLE, ids=lambda kind: kind.name)
 def test_the_rule_does_without(without, kind, monkeypatch):
     """Without the compiled core: a projection, a linear program, one without a solution, a ball; what they are is known."""
