@@ -20,7 +20,14 @@ class UserCode:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or error is None or not issubclass(kind, Exception) or issubclass(kind, DclError):
+        if kind is None or error is None or issubclass(kind, DclError):
+            return
+        if issubclass(kind, SystemExit):
+            raise InputError(
+                f"{self._path} ends the program (sys.exit) before it is read: put that under if __name__ == '__main__'",
+                argument="file",
+            ) from None
+        if not issubclass(kind, Exception):
             return
         lines = [entry.lineno for entry in traceback.extract_tb(trace) if Path(entry.filename) == self._path]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None

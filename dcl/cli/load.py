@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 
 from dcl.errors import InputError
-from dcl.frontends.cvxpy.quadratic import problem_of
+from dcl.frontends.cvxpy.labels import written
+from dcl.frontends.cvxpy.quadratic import finite, problem_of
 from dcl.user_code import UserCode
 
 _BLOCKS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
-_JSON = (*_BLOCKS, "names")
+# names of the entries of x, of the rows of A, and of those of G
+_NAMES = {"names": ("x", "q"), "A_names": ("b", "b"), "G_names": ("h", "h")}
+_FIELDS = (*_BLOCKS, *_NAMES)
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """The problem, and names of the entries of its variable x where the file has some."""
+    """The problem; labels: of the entries of its parameters, variables and multipliers, by name, where the file has some."""
 
     problem: Any
-    names: list[str] = field(default_factory=list)
+    labels: dict[str, list[str]] = field(default_factory=dict)
 
 
 def load(path: Path) -> Loaded:
@@ -33,35 +36,58 @@ def load(path: Path) -> Loaded:
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "py":
         return Loaded(_python(path))
-    if kind == "json":
-        blocks, names = _json(path)
-        problem = problem_of(blocks)
-        if names and len(names) != len(blocks["q"]):
-            raise InputError(
-                f"{path}: names has {len(names)} entries, but x has {len(blocks['q'])}: give one name for each",
-                argument="names",
-            )
-        return Loaded(problem, names)
-    if kind == "npz":
-        return Loaded(problem_of(_npz(path)))
-    if kind in ("mps", "lp"):
-        from dcl.cli import mps
+    try:
+        if kind in ("json", "npz"):
+            blocks, names = _json(path) if kind == "json" else _npz(path)
+            return _quadratic(blocks, names)
+        if kind in ("mps", "lp"):
+            from dcl.cli import mps
 
-        model = mps.read(path)
-        return Loaded(problem_of(model.blocks, model.d, maximize=model.maximize), model.names)
+            with path.open("rb"):
+                pass  # HiGHS does not say why it cannot open a file
+            model = mps.read(path)
+            return _quadratic(model.blocks, model.names, model.d, maximize=model.maximize)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}", argument="file") from None
     raise InputError(f"{path}: unknown kind of file; use .py, .json, .npz, .mps or .lp", argument="file")
 
 
-def _python(path: Path) -> Any:
+def _quadratic(
+    blocks: dict[str, Any], names: dict[str, list[str]], d: float = 0.0, *, maximize: bool = False
+) -> Loaded:
+    """The problem of the blocks, and labels for what is made of them.
+
+    names: of the entries of x and of the sides b, h and low.
+    """
+    problem = problem_of(blocks, d, maximize=maximize)
+    whole = names | (dict.fromkeys(("q", "lb", "ub"), names["x"]) if "x" in names else {})
+    kept = finite(blocks)
+    labels = {"x": names["x"]} if "x" in names else {}
+    for parameter in problem.parameters():
+        if (name := parameter.name()) in whole:
+            labels[name] = [whole[name][k] for k in kept[name]] if name in kept else whole[name]
+    for constraint in problem.constraints:
+        (parameter,) = constraint.parameters()
+        if parameter.name() in labels:
+            labels[f"dual of {written(constraint)}"] = labels[parameter.name()]
+    return Loaded(problem, labels)
+
+
+def run_file(path: Path) -> dict[str, Any]:
+    """What a Python file defines. Raises InputError with the line of its error."""
     sys.path.insert(0, str(path.resolve().parent))  # its own modules, as `python FILE` finds them
     with UserCode(path):
-        defined = runpy.run_path(str(path))
+        return runpy.run_path(str(path))
+
+
+def _python(path: Path) -> Any:
+    defined = run_file(path)
     if "problem" not in defined:
         raise InputError(f"{path} does not define `problem`, a cvxpy.Problem", argument="file")
     return defined["problem"]
 
 
-def _json(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _json(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -69,14 +95,13 @@ def _json(path: Path) -> tuple[dict[str, Any], list[str]]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file in UTF-8", argument="file") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path} must be a JSON object with some of the names {', '.join(_JSON)}", argument="file")
-    names = found.pop("names", None) or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: names must be a list of strings, one for each entry of x", argument="names")
-    if len(set(names)) != len(names):
-        raise InputError(f"{path}: two entries of names are equal", argument="names")
-    blocks = {name: _array(path, name, value) for name, value in found.items() if value is not None}
-    return _known(path, blocks, _JSON), names
+        raise InputError(f"{path} must be a JSON object with some of the names {', '.join(_FIELDS)}", argument="file")
+    blocks = {
+        name: value if name in _NAMES else _array(path, name, value)
+        for name, value in found.items()
+        if value is not None
+    }
+    return _known(path, blocks)
 
 
 def _array(path: Path, name: str, value: Any) -> Any:
@@ -90,20 +115,39 @@ def _array(path: Path, name: str, value: Any) -> Any:
         raise InputError(f"{path}: {name} is not an array of numbers", argument=name) from None
 
 
-def _npz(path: Path) -> dict[str, Any]:
+def _npz(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
     try:
         with path.open("rb") as opened, np.load(opened) as arrays:
-            return _known(path, {name: arrays[name] for name in arrays})
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+            blocks = {name: arrays[name].tolist() if name in _NAMES else arrays[name] for name in arrays}
+    except (ValueError, EOFError, zipfile.BadZipFile):
         raise InputError(f"{path} is not a file of NumPy arrays (np.savez)", argument="file") from None
+    return _known(path, blocks)
 
 
-def _known(path: Path, blocks: dict[str, Any], valid: tuple[str, ...] = _BLOCKS) -> dict[str, Any]:
-    unknown = [name for name in blocks if name not in _BLOCKS]
+def _known(path: Path, blocks: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The blocks, and the names apart, each list by what it names."""
+    unknown = [name for name in blocks if name not in _FIELDS]
     if unknown:
         raise InputError(
-            f"{path} has {', '.join(unknown)}; a quadratic program has {', '.join(valid)}", argument="file"
+            f"{path} has {', '.join(unknown)}; a quadratic program has {', '.join(_FIELDS)}", argument="file"
         )
-    return blocks
+    names = {}
+    for field_, (target, block) in _NAMES.items():
+        found = blocks.pop(field_, None)
+        if not found:
+            continue
+        what = "x" if target == "x" else block
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise InputError(
+                f"{path}: {field_} must be a list of strings, one for each entry of {what}", argument=field_
+            )
+        if len(set(found)) != len(found):
+            raise InputError(f"{path}: two entries of {field_} are equal", argument=field_)
+        if len(found) != np.size(blocks.get(block, ())):
+            raise InputError(
+                f"{path}: {field_} has {len(found)} entries, but {what} has {np.size(blocks.get(block, ()))}: give one name "
+                "for each",
+                argument=field_,
+            )
+        names[target] = found
+    return blocks, names

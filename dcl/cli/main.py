@@ -15,12 +15,20 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import dcl
-from dcl.errors import DclError, DegenerateWarning
+from dcl.errors import DclError, DegenerateWarning, SolveError
 
 WRONG, INTERRUPTED, UNREAD = 2, 130, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with an error on one line that says where help is, instead of ten lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and end with status 2."""
+        self.exit(WRONG, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(given, chosen)
         sys.stdout.flush()
     except DclError as error:
-        return complain(chosen, str(error))
+        complain(chosen, str(error))
+        return _status_of(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # what is still buffered would fail again when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return complain(chosen, f"{name}{error.strerror or error}")
     return status
 
 
+def _status_of(error: DclError) -> int:
+    """Of an instance without a solution that of its outcome."""
+    if not isinstance(error, SolveError):
+        return WRONG
+    from dcl.cli.program import exit_status
+
+    return exit_status(error.statuses) or WRONG
+
+
 def _run(given: Sequence[str], chosen: str | None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="dcl", description="Differentiable convex optimization: solve, sweep, explain."
-    )
+    parser = Parser(prog="dcl", description="Differentiable convex optimization: solve, sweep, explain.")
     parser.add_argument("--version", action="version", version=f"dcl {dcl.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     module: Any = None

@@ -1,6 +1,6 @@
 """Linear and quadratic programs in MPS and LP files, read by HiGHS.
 
-HiGHS has rows  lower <= Ax <= upper:  equal sides are equalities, others one or two inequalities.
+HiGHS has rows  lower <= Ax <= upper:  equal sides are equalities Ax = b, others one or two of Gx <= h and Lx >= low.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from dcl.errors import InputError, UnsupportedError
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """blocks: as in `dcl.frontends.cvxpy.quadratic`.  d: constant of the cost.  names: of the variables."""
+    """blocks: as in `dcl.frontends.cvxpy.quadratic`.  d: constant of the cost.
+
+    names: of the entries of x, and of the rows by their side b, h or low, where the file has some.
+    """
 
     blocks: dict[str, Any]
     d: float
     maximize: bool
-    names: list[str]
+    names: dict[str, list[str]]
 
 
 def read(path: Path) -> Model:
@@ -47,12 +50,18 @@ def read(path: Path) -> Model:
     )
     low, high = np.array(lp.row_lower_), np.array(lp.row_upper_)
     equal = low == high
-    if equal.any():
-        blocks |= {"A": A[np.flatnonzero(equal)], "b": low[equal]}
-    above, below = (~equal) & np.isfinite(high), (~equal) & np.isfinite(low)
-    if above.any() or below.any():
-        blocks["G"] = sp.vstack([A[np.flatnonzero(above)], -A[np.flatnonzero(below)]], format="csr")
-        blocks["h"] = np.concatenate([high[above], -low[below]])
+    sides = {
+        "b": ("A", equal, low),
+        "h": ("G", ~equal & np.isfinite(high), high),
+        "low": ("L", ~equal & np.isfinite(low), low),
+    }
+    names = {"x": list(lp.col_names_)} if len(lp.col_names_) == n else {}
+    for side, (name, mask, values) in sides.items():
+        rows = np.flatnonzero(mask)
+        if len(rows):
+            blocks |= {name: A[rows], side: values[rows]}
+            if len(lp.row_names_) == lp.num_row_:
+                names[side] = [lp.row_names_[row] for row in rows]
     hessian = model.getModel().hessian_
     if hessian.dim_:
         lower = sp.csc_array(
@@ -60,5 +69,4 @@ def read(path: Path) -> Model:
         )
         triangular = hessian.format_ == highspy.HessianFormat.kTriangular
         blocks["P"] = lower + sp.tril(lower, -1).T if triangular else lower
-    names = list(lp.col_names_) if len(lp.col_names_) == n else []
     return Model(blocks, float(lp.offset_), lp.sense_ == highspy.ObjSense.kMaximize, names)

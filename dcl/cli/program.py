@@ -46,11 +46,10 @@ def asked(args: argparse.Namespace) -> Asked:
             argument="solver",
         )
     program = ParametricProgram(loaded.problem, mu=args.mu, solver=args.solver, on_failure="nan")
+    program = program.with_labels(loaded.labels)
     leaves = zip(program.parameters, loaded.problem.parameters(), strict=True)
     base = {name: leaf.value for name, leaf in leaves if leaf.value is not None}
-    places = Places(program.parameters, base, loaded.names)
-    places = replace(places, base={name: places.with_labels(name, value) for name, value in base.items()})
-    places = set_values(assigned(args.set), places)
+    places = set_values(assigned(args.set), Places(program.parameters, base, loaded.labels))
     table = read_table(args.data) if vars(args).get("data") is not None else None
     rows = {} if table is None else instances(table, places)
     missing = [name for name in places.shapes if name not in places.base and name not in rows]
@@ -68,7 +67,7 @@ def set_values(given: dict[str, Any], places: Places) -> Places:
             if not isinstance(value, int | float):
                 raise InputError(f"--set {name}=...: one entry takes a number", argument=whole)
             array[place] = value
-            value = places.with_labels(whole, array)
+            value = array
         places = replace(places, base={**places.base, whole: value})
     return places
 

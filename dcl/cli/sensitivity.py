@@ -74,14 +74,11 @@ def table_of_ranges(solution: Any) -> dict[str, tuple[float, float]]:
     import numpy as np
 
     from dcl.errors import DegenerateError, UnsupportedError
-    from dcl.programs.sensitivity import names_of
 
     found = {}
     for parameter in solution.model.parameters:
         value = solution.parameters[parameter.name]
-        for label, place in zip(
-            names_of(parameter.name, parameter.shape, solution), np.ndindex(*parameter.shape), strict=True
-        ):
+        for label, place in zip(solution.axes.names(parameter), np.ndindex(*parameter.shape), strict=True):
             step = np.zeros(parameter.shape)
             step[place] = 1.0
             try:

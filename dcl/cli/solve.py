@@ -49,12 +49,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"\nwritten: {args.out}")
     status = exit_status(solution.known.status.reshape(-1).tolist())
     if status and not args.json and not solution.batch:
-        print(f"dcl solve: {solution.failure}{_conflict(solution)}", file=sys.stderr)
+        print(f"dcl solve: {solution.failure}", file=sys.stderr)
     return status
-
-
-def _conflict(solution: ProgramSolution) -> str:
-    return f"; the conflict lies among: {', '.join(solution.conflict)}" if solution.conflict else ""
 
 
 def as_dict(solution: ProgramSolution) -> dict[str, Any]:
@@ -72,7 +68,7 @@ def as_dict(solution: ProgramSolution) -> dict[str, Any]:
             entry.name: t.numpy()
             for entry, t in zip(model.duals, known.outputs[len(model.variables) :], strict=False)
         },
-        "constraints": [one.text for one in model.constraints],
+        "constraints": [one.label or one.text for one in model.constraints],
         "binding": solution.binding,
         "residuals": {
             "primal": solution.primal_residual, "dual": solution.dual_residual, "gap": solution.gap,
@@ -84,7 +80,12 @@ def as_dict(solution: ProgramSolution) -> dict[str, Any]:
 def as_table(solution: ProgramSolution, labels: list[str] | None) -> tuple[list[str], list[list[Any]]]:
     """For CSV: a row for each entry; of a batch, a row for each instance."""
     if not solution.batch:
-        rows = [[name, entry, value] for name, entry, value in _entries(solution, with_duals=True)]
+        entries = zip((*solution.model.variables, *solution.model.duals), solution.known.outputs, strict=False)
+        rows = [
+            [entry.name, place, value]
+            for entry, t in entries
+            for place, value in zip(solution.axes.places(entry), t.reshape(-1).tolist(), strict=True)
+        ]
         return ["name", "entry", "value"], rows
     from dcl.programs.frames import columns_of
     from dcl.status import Status
@@ -94,45 +95,36 @@ def as_table(solution: ProgramSolution, labels: list[str] | None) -> tuple[list[
     columns["value"] = solution.value.tolist()
     outputs = zip((*solution.model.variables, *solution.model.duals), solution.known.outputs, strict=False)
     for entry, t in outputs:
-        columns |= {name: column.tolist() for name, column in columns_of(entry.name, t.numpy(), solution.axes).items()}
+        columns |= {name: column.tolist() for name, column in columns_of(entry, t.numpy(), solution.axes).items()}
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
-def _entries(solution: ProgramSolution, *, with_duals: bool) -> list[tuple[str, str, float]]:
-    import numpy as np
-
-    model, found = solution.model, []
-    entries = (*model.variables, *(model.duals if with_duals else ()))
-    for entry, t in zip(entries, solution.known.outputs, strict=False):
-        axes = solution.axes.of(entry.shape)
-        for place in np.ndindex(*entry.shape):
-            label = ", ".join(str(axis[i]) for axis, i in zip(axes, place, strict=True))
-            found.append((entry.name, label, float(t[place])))
-    return found
-
-
 def _one(solution: ProgramSolution) -> str:
-    from dcl.programs.text import array, entries, number, table
+    from dcl.programs.text import entries, number, table
 
-    known = solution.known
+    known, model = solution.known, solution.model
     solver = known.solvers[int(known.solver)] if known.solvers else ""
     if not solution.ok:
         return str(solution.status.name)
-    head = f"{solution.status.name}  value {number(solution.value, 8)}"
+    outputs, value, _ = solution.certain
+    head = f"{solution.status.name}  value {number(value, 8)}"
     worst = max(solution.primal_residual, solution.dual_residual, solution.gap)
     head += f"  (worst residual {worst:.0e}, {float(known.seconds) * 1e3:.1f} ms, {solver})"
-    found = _entries(solution, with_duals=False)
-    shown = entries([value for _, _, value in found], 6)
-    rows = [[f"{name}[{label}]" if label else name, cell] for (name, label, _), cell in zip(found, shown, strict=True)]
+    rows = [
+        [name, cell]
+        for entry, array in zip(model.variables, outputs, strict=False)
+        for name, cell in zip(solution.axes.names(entry), entries(array, 6), strict=True)
+    ]
     lines = [head, "", table(["variable", "value"], rows[:_ENTRIES])]
     if len(rows) > _ENTRIES:
         lines.append(f"... and {len(rows) - _ENTRIES} more entries: --out FILE has all")
     multipliers = []
-    for place, one in enumerate(solution.model.constraints):
+    duals = list(zip(model.duals, outputs[len(model.variables) :], strict=True))
+    for place, one in enumerate(model.constraints):
         if one.duals:
-            values = solution.dual(place)
-            parts = values if isinstance(values, tuple) else (values,)
-            multipliers.append([f"{place}", _short(one.text), ", ".join(array(part, 4) for part in parts)])
+            parts = [solution.on_a_line(*duals[k], digits=4) for k in one.duals]
+            text = f"{one.label}: {one.text}" if one.label else one.text
+            multipliers.append([f"{place}", _short(text), "; ".join(parts)])
     if multipliers:
         lines += ["", table(["constraint", "", "multiplier"], multipliers[:_ENTRIES], left=3)]
         if len(multipliers) > _ENTRIES:
@@ -143,8 +135,7 @@ def _one(solution: ProgramSolution) -> str:
 
 
 def _short(text: str, most: int = 48) -> str:
-    line = " ".join(text.replace(", None, False)", ")").replace("Sum(", "sum(").split())
-    return line if len(line) <= most else line[: most - 3] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _many(solution: ProgramSolution, labels: list[str] | None) -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcl.cli.arguments import add_program, output, points, positive, writable
+from dcl.cli.arguments import add_program, check_drawing, output, picture, points, positive
 
 if TYPE_CHECKING:
     from dcl.programs import Sweep
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=positive, metavar="N", help="number of workers of the backend (default: all cores)"
     )
     parser.add_argument("--out", type=output, metavar="OUT", help="write all rows to a .csv, .json or .npz file")
-    parser.add_argument("--plot", type=writable, metavar="OUT", help="draw the solution paths (.png, .pdf, .svg)")
+    parser.add_argument("--plot", type=picture, metavar="OUT", help="draw the solution paths (.png, .pdf, .svg)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     if bool(args.over) == (args.data is not None):
         raise InputError("give either --over NAME=POINTS or --data FILE.csv", argument="over")
+    check_drawing(args.plot, "programs")
     work = asked(args)
     rows = grid(args.over, work.places) if args.over else work.rows
     try:

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,12 @@ def _of_table(table: Table) -> Any:
 class Places:
     """The parameters of a program, and values for entries that are not given.
 
-    shapes: of each.  base: values by name, where there are some.  labels: of the entries of vectors of that length, if any.
+    shapes: of each.  base: values by name, where there are some.  labels: of the entries of vectors, by name, if any.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     base: Mapping[str, Any]
-    labels: Sequence[str] = ()
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def of(self, text: str) -> tuple[str, tuple[int, ...]]:
         """("mu", (2,)) for "mu[2]" or "mu[AAPL]", ("gamma", ()) for "gamma". Raises InputError."""
@@ -115,14 +115,16 @@ class Places:
             known = ", ".join(self.shapes) or "none"
             raise InputError(f"{name!r} is not a parameter of the program; parameters: {known}", argument=name)
         shape = self.shapes[name]
-        if shape == (len(self.labels),) and rest in self.labels:
-            return name, (list(self.labels).index(rest),)
+        labels = list(self.labels.get(name, ()))
+        if rest in labels:
+            return name, (labels.index(rest),)
         try:
             place = tuple(int(part) for part in rest.split(",")) if bracket else ()
         except ValueError:
             place = (-1,) * max(1, len(shape))
         if len(place) != len(shape) or any(not 0 <= i < size for i, size in zip(place, shape, strict=True)):
-            wanted = f"one of its entries, such as {name}[{', '.join('0' for _ in shape)}]" if shape else "a number"
+            first = labels[0] if labels else ", ".join("0" for _ in shape)
+            wanted = f"one of its entries, such as {name}[{first}]" if shape else "a number"
             raise InputError(f"{text}: {name} has shape {shape}: give {wanted}", argument=name)
         return name, place
 
@@ -145,16 +147,7 @@ class Places:
             if np.isnan(array).any():
                 row, *entry = (int(i) for i in np.argwhere(np.isnan(array))[0])
                 raise InputError(f"{name}{entry or ''} has no value in row {row}: --set {name}=...", argument=name)
-        return {name: self.with_labels(name, array) for name, array in found.items()}
-
-    def with_labels(self, name: str, value: Any) -> Any:
-        """A vector, or rows of vectors, with its labels, where there are some and pandas is there to carry them."""
-        if not self.labels or self.shapes[name] != (len(self.labels),) or find_spec("pandas") is None:
-            return value
-        import pandas as pd
-
-        value = np.asarray(value)
-        return pd.Series(value, index=self.labels) if value.ndim == 1 else pd.DataFrame(value, columns=self.labels)
+        return found
 
 
 def instances(table: Table, places: Places) -> dict[str, Any]:

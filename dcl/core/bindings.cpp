@@ -16,6 +16,7 @@ namespace nb = nanobind;
 
 void bind_affine(nb::module_& module);
 void bind_conic(nb::module_& module);
+void bind_smooth(nb::module_& module);
 
 namespace {
 
@@ -201,4 +202,5 @@ NB_MODULE(CORE_MODULE, module) {
     module.def("row_sizes", &row_sizes);
     bind_affine(module);
     bind_conic(module);
+    bind_smooth(module);
 }

@@ -121,7 +121,10 @@ inline bool keeps_signs(const Program& program, const Point& point, const Step& 
 
 inline bool is_far(const Program& program, const Point& point) {
     double data = 1.0;
-    for (const Index row : point.strong) data = std::max(data, std::abs(program.side(row)));
+    for (const Index row : point.strong) {
+        // on the path rows may be strong that are not active
+        if (point.s(row) <= std::max(point.z(row), 0.0)) data = std::max(data, std::abs(program.side(row)));
+    }
     return !(std::max(magnitude(point.x), magnitude(point.z)) <= far_beyond * data);
 }
 

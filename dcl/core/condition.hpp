@@ -11,7 +11,8 @@
 // and the middle factor of Y has orthonormal rows:  |S^-1| <= |L1^-1|^2 + |L2^-1|^2 + max G.
 //
 // On the central path, with T > 0 on strong rows, the same is a bound of K^-1 there with max G / (1 - G T) in place of max G, and
-// S^-1 has 1 / R^2 = 1 + T <= 2 of it.  Weak rows are eliminated from S by J = (I - D)^-1 R B_w,
+// S^-1 has 1 / R^2 = 1 + T <= 2 of it.  With G = 0 that middle factor times its transpose is L2^-1 (Q - T) L2^-T <= I, which
+// leaves  |S^-1| <= |L1^-1|^2 + |L2^-1 R^-1|^2  for any T: a row with a large one has a large entry in L2.  Weak rows are eliminated from S by J = (I - D)^-1 R B_w,
 //
 //     S^-1 = [[I, 0], [J, I]] diag(S_strong^-1, -(I - D)^-1) [[I, J'], [0, I]]:   |S^-1| <= (1 + |J|)^2 max(|S_strong^-1|, 2)
 #pragma once
@@ -50,7 +51,12 @@ struct Condition {
             J += W * (1.0 + W) * row;
             entries += 2.0 * W * rest * row + rest * rest;
         }
-        const double strong = longest * (factor.K1.squaredNorm() + factor.K2.squaredNorm() + added);
+        double strong = factor.K1.squaredNorm();
+        if (factor.G.size() > 0) {
+            strong = longest * (strong + factor.K2.squaredNorm() + added);
+        } else {
+            for (Index i = 0; i < factor.strong.size(); ++i) strong += (1.0 + factor.T(i)) * factor.K2.col(i).squaredNorm();
+        }
         const double outer = 1.0 + std::sqrt(J);
         return outer * outer * std::max(strong, 2.0) * std::sqrt(entries);
     }

@@ -5,6 +5,7 @@
 // are the pair of factor.hpp with G = 0, rows at a lower bound with their sign: nothing is factored twice.
 #pragma once
 
+#include "dual.hpp"
 #include "pivoting.hpp"
 #include "record.hpp"
 #include "start.hpp"
@@ -13,7 +14,7 @@ namespace core {
 
 struct DefiniteSolver {
     Pivoting pivoting;
-    const Elimination* elimination = nullptr;  // the one in use, where one could be made
+    Dual dual;  // of the program; known: the elimination in use, nullptr where none could be made
 
     // L: of P.  known: the elimination if the batch shares it, else nullptr.  The point, L2 and the factor, which refers to
     // L and L2; false where no active set was found.
@@ -21,18 +22,17 @@ struct DefiniteSolver {
                Factor& factor) {
         const Index n = program.n, p = program.p;
         const bool bounds = program.lower + program.upper > 0;
-        elimination = nullptr;
+        dual.known = nullptr;
         pivoting.steps = 0;
         if (known == nullptr) {
             if (p > n || !own_.compute(L, program.C(), p, bounds)) return false;
             known = &own_;
         }
-        elimination = known;
         factor.set(program.P->data(), n, 1.0);
         factor.set_first(L.data(), true);
-        without_rows(program, factor, *known, bounds);
+        dual.compute(program, factor, *known);
         set_sides(program, start, known->N.rows());
-        if (!pivoting.solve(known->N, a_0_, n - p)) return false;
+        if (!pivoting.solve(known->N, dual.a_0, n - p)) return false;
         list_rows(program, point.strong);
         factor.at_active_set(program, point.strong);
         multipliers(*known, p, point.y);
@@ -47,23 +47,7 @@ struct DefiniteSolver {
 
 private:
     Elimination own_;
-    Vector x_0_, u_, a_0_, minus_;
-
-    // x_0, u and a_0 of elimination.hpp
-    void without_rows(const Program& program, const Factor& factor, const Elimination& known, bool bounds) {
-        const Index n = program.n, p = program.p, m = program.m;
-        x_0_ = -program.q;
-        factor.divide(x_0_);
-        a_0_.resize(known.N.rows());
-        a_0_.head(m).noalias() = program.C().rightCols(m).transpose() * x_0_;
-        if (bounds) a_0_.tail(n) = x_0_;
-        u_.resize(p);
-        if (p == 0) return;
-        u_.noalias() = program.C().leftCols(p).transpose() * x_0_;
-        u_ -= program.side.head(p);
-        solve_lower(known.L_A, u_);
-        a_0_.noalias() -= known.Y.transpose() * u_;
-    }
+    Vector minus_;
 
     // lo, hi and the state in which pivoting starts
     void set_sides(const Program& program, const Start& start, Index r) {
@@ -101,16 +85,16 @@ private:
         }
     }
 
-    void multipliers(const Elimination& known, Index p, Vector& y) {
+    void multipliers(const Elimination& known, Index p, Vector& y) const {
         const Index active = count(pivoting.active);
         y.resize(p + active);
+        y.head(p) = dual.u;
         for (Index j = 0; j < active; ++j) {
             const Index row = pivoting.active[j];
             y(p + j) = pivoting.state[row] * pivoting.w(j);
-            if (p > 0) u_ -= pivoting.w(j) * known.Y.col(row);
+            if (p > 0) y.head(p) -= pivoting.w(j) * known.Y.col(row);
         }
-        if (p > 0) solve_upper(known.L_A, u_);
-        y.head(p) = u_;
+        if (p > 0) solve_upper(known.L_A, y.head(p));
     }
 
     void assemble(const Elimination& known, Index p, Matrix& L2) const {

@@ -3,47 +3,61 @@
 //     F(x, v) = ( Px + q + A'z,  Ax - b + z - v ),     z = (v + sqrt(v^2 + 4 mu)) / 2,  s = z - v,  s z = mu
 //     D = dz/dv = z / (z + s),   W = D / (1 - D) = z / s
 //
-// Steps by condensed.hpp, or by dual_step.hpp where P > 0 and there are few rows, come near,
+// dual_path.hpp, where P > 0 and there are few rows, or else steps by condensed.hpp come near,
 //
 //     M dx + A_e'dv_e = -f_1 - A_i'W f_i,   A_e dx = -f_e,   dv_i = (A_i dx + f_i) / (1 - D_i)
 //
-// and the last steps are those of factor.hpp, with T = s / z: rows with z > s are strong there, the others weak.  They share
-// one factor, whose T and W are those of the point it was made at or of the last one: the difference is below rounding.
+// and the last steps are those of factor.hpp, with T = s / z.  They share one factor, whose T and W are those of the point it
+// was made at or of the last one: the difference is below rounding.  Where dual_path.hpp came near, all rows are strong there,
+// and with R, L_A, Y and N of elimination.hpp
+//
+//     L1 = L of P,    L2 = [[L_A, 0], [Y', L_T]]  with  L_T L_T' = N + T
+//
+// costs one more factorization of the size of R.  A large T harms no other row: Cholesky's errors do not change with the scale of a
+// row.  Elsewhere, and where this pair loses digits, rows with z > s are strong and the others weak.
 #pragma once
 
 #include "certify.hpp"
 #include "condensed.hpp"
-#include "dual_step.hpp"
+#include "dual_path.hpp"
 
 namespace core {
 
 struct Path {
     Vector v, z, s;
     int steps = 0;
+    bool in_multipliers = false;  // did dual_path.hpp come near?
 
     // From the point (x, z, s) to that of the path at mu (in the program's units).  False where Newton's method stalls.
-    // P, known: the factor of P, and its elimination where that was made, else nullptr.
-    bool follow(const Program& program, Point& point, double mu, const Factor& P, const Elimination* known) {
+    // P: with the factor of P, and dual: of the program; where there is no such factor or no elimination, nullptr.
+    bool follow(const Program& program, Point& point, double mu, const Factor& P, const Dual* dual) {
         v = point.z - point.s;
         for (Index i = 0; i < program.p; ++i) v(i) = point.z(i);
         x_ = point.x;
         steps = 0;
         const double goal = near * (1.0 + magnitude(program.q) + magnitude(program.side));
-        double size = evaluate(program, x_, v, mu);
         // with more rows than that the condensed system is the smaller one
-        bool in_multipliers = known != nullptr && known->N.rows() <= program.n + program.n / 3;
+        in_multipliers = dual != nullptr && dual->a_0.size() <= program.n + program.n / 3;
+        if (in_multipliers) {
+            in_multipliers = dual_.follow(program, *dual, mu, v, goal, most_steps);
+            steps = dual_.steps;
+            if (in_multipliers) {
+                v = dual_.v;
+                dual->recover(program, P, dual_.w, x_, dy_);
+                v.head(program.p) = dy_;
+            }
+        }
+        double size = evaluate(program, x_, v, mu);
+        // where P is nearly singular its multipliers lose digits that the condensed system keeps
+        in_multipliers = in_multipliers && size <= goal;
         for (; steps < most_steps && size > goal && std::isfinite(size); ++steps) {
             const double before = size;
             weigh_rows(program);
-            bool moves = in_multipliers && dual_.solve(program, P, *known, W_, f1_, f2_, dx_, dy_);
-            if (!moves && !condensed(program)) return false;
+            if (!condensed(program)) return false;
             spread(program);
             if (!all_finite(dx_) || !all_finite(dv_)) return false;
             size = damped(program, mu, size);
-            if (size < before) continue;
-            // where P is nearly singular its multipliers lose digits that the condensed system keeps
-            if (!in_multipliers) break;
-            in_multipliers = false;
+            if (!(size < before)) break;
         }
         point.x = x_;
         point.z = z;
@@ -62,6 +76,37 @@ struct Path {
         factor.strong.gather(program, point.strong);
         factor.weak.gather(program, weak);
         weigh(program, point, factor, weak);
+    }
+
+    // All rows strong at the point, and their pair in the factor, which has that of P already, by its elimination.  False where N + T
+    // is not definite; no variable has two bounds.
+    static bool join(const Program& program, Point& point, const Elimination& known, Matrix& L2, Factor& factor) {
+        const Index p = program.p;
+        point.strong.clear();
+        for (Index i = 0; i < program.rows(); ++i) {
+            if (program.binds(i)) point.strong.push_back(i);
+        }
+        factor.strong.gather(program, point.strong);
+        factor.weak.reset(program.n, 0);
+        factor.G.resize(0);
+        weigh(program, point, factor, {});
+        if (!all_finite(factor.T)) return false;
+        const Index k = factor.strong.size();
+        L2.resize(k, k);
+        L2.topLeftCorner(p, p) = known.L_A;
+        for (Index j = p; j < k; ++j) {
+            const Index row = row_of_N(program, point.strong[j]);
+            const double sign = side_of(program, point.strong[j]);
+            const double* const column = known.N.data() + row * known.N.rows();
+            L2.row(j).head(p) = sign * known.Y.col(row).transpose();
+            for (Index i = j; i < k; ++i) {
+                L2(i, j) = sign * side_of(program, point.strong[i]) * column[row_of_N(program, point.strong[i])];
+            }
+            L2(j, j) += factor.T(j);
+        }
+        if (!cholesky(L2.bottomRightCorner(k - p, k - p))) return false;
+        factor.set_second(L2.data());
+        return true;
     }
 
     // T and W at the point, of rows that are strong and weak already.
@@ -85,17 +130,20 @@ struct Path {
         for (Index i = 0; i < k; ++i) buffer.r2(i) = -f2_(strong[i]);
         for (Index i = 0; i < w; ++i) buffer.r2(k + i) = -f2_(weak[i]);
         factor.once(buffer.r1, buffer.r2, buffer.a, buffer.y);
-        for (Index i = 0; i < k; ++i) {
-            const Index row = strong[i];
-            v(row) += buffer.y(i) * (row < program.p ? 1.0 : (z(row) + s(row)) / z(row));  // dz = D dv
-        }
-        // on weak rows dv = (A dx + f) / (1 - D), which is dz - ds
         Ax_.resize(program.rows());
         program.times(buffer.a, Ax_);
-        for (Index i = 0; i < w; ++i) {
-            const Index row = weak[i];
-            v(row) += (Ax_(row) + f2_(row)) * (z(row) + s(row)) / s(row);
-        }
+        // dv = dz - ds is dz / D and (A dx + f) / (1 - D): by what is not small
+        const auto move = [&](Index row, double dz) {
+            if (row < program.p) {
+                v(row) += dz;
+            } else if (z(row) > s(row)) {
+                v(row) += dz * (z(row) + s(row)) / z(row);
+            } else {
+                v(row) += (Ax_(row) + f2_(row)) * (z(row) + s(row)) / s(row);
+            }
+        };
+        for (Index i = 0; i < k; ++i) move(strong[i], buffer.y(i));
+        for (Index i = 0; i < w; ++i) move(weak[i], buffer.y(k + i));
         x_ += buffer.a;
         evaluate(program, x_, v, mu);
         point.x = x_;
@@ -109,27 +157,19 @@ private:
     // |F| from which two accurate steps with one factor reach rounding
     static constexpr double near = 1e-7;
     Condensed system_;
-    DualStep dual_;
+    DualPath dual_;
     Vector x_, f1_, f2_, W_, Ax_, dx_, dy_, dv_, x_new_, v_new_;
+
+    // Where an inequality of the stacked rows is among R of elimination.hpp, and with which sign.
+    static Index row_of_N(const Program& program, Index row) {
+        return row < program.first_lower() ? row - program.p : program.m + program.variable(row);
+    }
+    static double side_of(const Program& program, Index row) { return program.is_lower(row) ? -1.0 : 1.0; }
 
     // F, z and s at (x, v); returns |F|
     double evaluate(const Program& program, const Vector& x, const Vector& v_at, double mu) {
-        const Index rows = program.rows(), p = program.p;
-        z.resize(rows);
-        s.resize(rows);
-        z.head(p) = v_at.head(p);
-        s.head(p).setZero();
-        for (Index i = p; i < rows; ++i) {
-            if (!program.binds(i)) {
-                z(i) = s(i) = 0.0;
-                continue;
-            }
-            const double root = std::sqrt(v_at(i) * v_at(i) + 4.0 * mu);
-            // the smaller of the two would cancel
-            const double large = 0.5 * (std::abs(v_at(i)) + root);
-            z(i) = v_at(i) > 0.0 ? large : mu / large;
-            s(i) = v_at(i) > 0.0 ? mu / large : large;
-        }
+        const Index rows = program.rows();
+        take_halves(program, v_at, mu, z, s);
         f1_ = program.q;
         if (!program.is_zero) f1_.noalias() += *program.P * x;
         program.add_transposed(z, f1_);

@@ -8,8 +8,11 @@ python=${1:-$root/.venv/bin/python}
 [[ $python == /* ]] || python=$PWD/$python
 shift || true
 tests=("$@")
-((${#tests[@]})) || tests=(tests/core/test_core.py tests/core/test_core_contract.py tests/cones/test_core_cones.py
-    tests/core/test_conic_contract.py tests/core/test_assembly.py -m "not slow")
+# every quick test that says something about the core itself, through it alone or through the layers
+((${#tests[@]})) || tests=(tests/core tests/cones tests/kkt/test_inertia.py tests/kkt/test_sparse_systems.py
+    tests/program/test_soft_rows.py tests/program/test_random_terms.py tests/program/test_reduction_cones.py
+    tests/answers/test_mu.py tests/answers/test_tiny_boxes.py tests/frontends/test_cvxpy_blocks.py tests/solve/test_pool.py
+    -m "not slow")
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from dcl import core
 from dcl.core import dense
 
 _extension: Any = core.extension
+# Tails, a point, and noise: an address and a stride each.
+_ARGUMENTS = 2 * (3 + 5 + 3)
 
 
 class Kind(IntEnum):
@@ -30,6 +32,14 @@ class Kind(IntEnum):
     RELATIVE = 0
     EXP = 1
     LOG_SUM = 2
+
+
+class Tails(NamedTuple):
+    """C' (., k, n), d (., k), lambda (., terms) > 0, contiguous float64; . is the batch or 1."""
+
+    C: Tensor
+    d: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +56,16 @@ def newton(
     data: Mapping[str, Tensor],
     batch: int,
     terms: Sequence[tuple[int, int]],
-    tails: tuple[Tensor, Tensor, Tensor],
+    tails: Tails,
     *,
     start: Tensor | None = None,
     threads: int = 1,
 ) -> Model:
     """Newton's method from x = 0, or from `start` (batch or 1, n).
 
-    data: as `dcl.core.dense.solve` takes them, float64.  terms: kind and size of each, in the order of u.  tails: C' (., k, n),
-    d (., k), lambda (., terms) > 0; . is `batch` or 1.  Raises ValueError where a tensor is not contiguous or has another batch.
+    data: as `dcl.core.dense.solve` takes them, float64.  terms: kind and size of each, in the order of u.
+
+    Raises ValueError where a tensor is not contiguous or has another batch.
     """
     frame = dense.frame(data, (batch,))
     n = data["q"].shape[-1]
@@ -75,6 +86,70 @@ def newton(
         threads,
     )
     return Model(P, q, converged != 0, steps)
+
+
+class Errors(NamedTuple):
+    """Bounds (B,), of first order (dcl/core/smooth_error.hpp); infinity where K has no inverse.
+
+    point: of x and multipliers, relative to 1 + the largest.  derivative: relative to the largest entry for one right-hand side.
+    curvature: the relative change of a psi''.  inverse: of |S^-1| of the program as given (dcl/core/smooth_inverse.hpp); infinity
+    unless units are given, and where a term is a log sum.
+    """
+
+    point: Tensor
+    derivative: Tensor
+    curvature: Tensor
+    inverse: Tensor
+
+
+class Units(NamedTuple):
+    """alpha (terms,): entries of t in its row.  cones (., terms): units of the rows of their cones.  objective (., 1): its unit.
+
+    Units are those of `dcl.program.scaling`; . is the batch or 1.
+    """
+
+    alpha: Tensor
+    cones: Tensor
+    objective: Tensor
+
+
+def errors(
+    data: Mapping[str, Tensor],
+    terms: Sequence[tuple[int, int]],
+    tails: Tails,
+    point: Sequence[Tensor],
+    noise: Sequence[Tensor] | None,
+    units: Units | None,
+    *,
+    refined: float,
+    threads: int = 1,
+) -> Errors:
+    """Bounds of the errors of solutions of such programs.
+
+    point: x (B, n), and multipliers as in `dcl.core.dense.Answer`.  noise: what to add to the residuals of x (., n), of the rows
+    of A and G (., p + m), and of u (., k); None: nothing.  units: those of all terms, of two tails each; None: `inverse` is not
+    asked for.  refined: the residual of derivatives, relative to its terms.
+    Raises ValueError where a tensor is not contiguous or has another batch.
+    """
+    batch = point[0].shape[0]
+    frame = dense.frame(data, (batch,))
+    out = torch.empty(batch, 4, dtype=torch.float64, device="cpu")
+    given = [t.contiguous() for t in (*tails, *point, *(() if noise is None else noise))]
+    pairs = [number for t in given for number in _pair(t, batch)]
+    pairs += [0] * (_ARGUMENTS - len(pairs))
+    scales = () if units is None else (units.cones.contiguous(), units.objective.contiguous())
+    _extension.smooth_errors(
+        frame.sizes,
+        terms,
+        frame.addresses(data),
+        pairs,
+        refined,
+        0 if units is None else units.alpha.data_ptr(),
+        [number for t in scales for number in _pair(t, batch)] or [0] * 4,
+        out.data_ptr(),
+        threads,
+    )
+    return Errors(*out.unbind(-1))
 
 
 def _pair(t: Tensor, batch: int) -> tuple[int, int]:

@@ -180,16 +180,32 @@ private:
             factor_.set(program.P->data(), program.n, 1.0);
             factor_.set_first(L_in_use_->data(), true);
         }
-        const bool came_near = path_.follow(program, point, mu, factor_, has_L ? definite_.elimination : nullptr);
+        const Dual* const dual = has_L && definite_.dual.known != nullptr ? &definite_.dual : nullptr;
+        const bool came_near = path_.follow(program, point, mu, factor_, dual);
         iterations += path_.steps;
         if (!came_near) return out;
+        if (path_.in_multipliers && (program.lower == 0 || program.upper == 0)) {
+            weak_.clear();
+            record.shares_L1 = L_in_use_ != &record.L1;
+            out = settle(mu, [&] { return Path::join(program, point, *dual->known, record.L2, factor_); });
+            if (out.status == Status::certified) return out;
+        }
+        return settle(mu, [&] {
+            Path::split(program, point, factor_, weak_);
+            return factor_in(record);
+        });
+    }
+
+    // The last steps of the path, and the verdict.  make_factor: at the point.
+    template <class MakeFactor>
+    Certificate settle(double mu, MakeFactor&& make_factor) {
+        Certificate out;
         double moved = infinity;
         bool is_there = false;
         for (int round = 0; round < 6 && !is_there; ++round) {
             if (round % 2 == 0) {  // a factor serves for two steps
-                path_.split(program, point, factor_, weak_);
                 out.status = Status::dependent;
-                if (!factor_in(record)) return out;
+                if (!make_factor()) return out;
             }
             moved = path_.sharpen(program, factor_, weak_, point, mu, certifier_.step);
             if (!(moved <= 0.1 * settled)) continue;  // one more step in any case

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -55,6 +56,20 @@ def grid(arguments: Mapping[str, Tensor], cores: Mapping[str, int]) -> tuple[str
     return None
 
 
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of both, by NumPy's rules. Raises ValueError. torch's own function first imports sympy, most of a second."""
+    if not a or a == b:
+        return b
+    if not b:
+        return a
+    found = []
+    for i, j in zip_longest(reversed(a), reversed(b), fillvalue=1):
+        if i != j and i != 1 and j != 1:
+            raise ValueError
+        found.append(j if i == 1 else i)
+    return tuple(reversed(found))
+
+
 def batching(arguments: Iterable[tuple[str, Tensor, int]]) -> Batching:
     """Batch shape, dtype and device of the arguments: name, tensor, number of core dimensions. Names may repeat.
 
@@ -79,8 +94,8 @@ def batching(arguments: Iterable[tuple[str, Tensor, int]]) -> Batching:
             raise InputError(f"{name} is on {t.device}, but the arguments before it are on {device}", argument=name)
         lead = tuple(t.shape[: t.ndim - core])
         try:
-            shape = tuple(torch.broadcast_shapes(shape, lead))
-        except RuntimeError:
+            shape = _broadcast(shape, lead)
+        except ValueError:
             raise InputError(
                 f"Inconsistent batch sizes: {name} has batch shape {lead}, which does not broadcast against {shape} of the "
                 "arguments before it",

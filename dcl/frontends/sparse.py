@@ -26,7 +26,7 @@ from dcl.errors import InputError, UnsupportedError
 from dcl.outcome.messages import AbstractCallContext, where
 from dcl.program.affine import take
 from dcl.program.pattern import SparsePattern
-from dcl.torch_modes import is_readable, is_wrapped, outside_of_transforms
+from dcl.torch_modes import is_plain, is_readable, is_wrapped, outside_of_transforms
 
 _LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
@@ -78,7 +78,49 @@ def entries(name: str, t: Tensor) -> Entries:
     if is_wrapped(t):
         return of(name, t)
     with outside_of_transforms():  # which take no compressed tensors, even where they do not change them
-        return of(name, t)
+        return _of_known(t) or _remembered(t, of(name, t))
+
+
+# The last few patterns of matrices without batch dimensions, by what is read at once; with the indices that they came from.
+_Key = tuple[torch.layout, torch.Size, int]
+_known: dict[_Key, list[tuple[tuple[Tensor, ...], SparsePattern]]] = {}
+_KEYS, _PATTERNS = 32, 4
+
+
+def _key(t: Tensor) -> _Key | None:
+    """None for what is not remembered; an index that is made in inference mode would be of no use later."""
+    if t.ndim > 2 or torch.is_inference_mode_enabled() or (t.layout == torch.sparse_coo and not t.is_coalesced()):
+        return None
+    return t.layout, t.shape, t._nnz()
+
+
+def _of_known(t: Tensor) -> Entries | None:
+    """The entries of t on a pattern that is known, if one has the same indices, number by number."""
+    key = _key(t)
+    if key is None or key not in _known:
+        return None
+    indices = _indices(t)
+    for given, pattern in _known[key]:
+        if all(
+            a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
+            for a, b in zip(given, indices, strict=True)
+        ):
+            return Entries(pattern, _values(t))
+    return None
+
+
+def _remembered(t: Tensor, found: Entries) -> Entries:
+    """The same entries on a pattern of its own memory, which is kept: the caller may change his indices in place."""
+    key = _key(t)
+    if key is None:
+        return found
+    rows, cols = (index.clone() for index in (found.pattern.rows, found.pattern.cols))
+    pattern = SparsePattern(found.pattern.shape, rows, cols)
+    indices = tuple(index.clone() for index in _indices(t))
+    _known[key] = [(indices, pattern), *_known.pop(key, [])[: _PATTERNS - 1]]
+    while len(_known) > _KEYS:
+        _known.pop(next(iter(_known)), None)
+    return Entries(pattern, found.values)
 
 
 def _of_coo(name: str, t: Tensor) -> Entries:
@@ -138,16 +180,14 @@ def _mixed(name: str) -> InputError:
 
 def check_places(name: str, pattern: SparsePattern) -> None:
     """Raise InputError for a place that is outside of the matrix, or there twice: torch does not look."""
-    (m, n), rows, cols = pattern.shape, pattern.rows, pattern.cols
-    if not rows.numel():
+    if pattern.is_sound:
         return
+    (m, n), rows, cols = pattern.shape, pattern.rows, pattern.cols
     if bool((rows < 0).any() | (cols < 0).any() | (rows >= m).any() | (cols >= n).any()):
         raise InputError(f"{name} has indices outside its shape ({m}, {n})", argument=name)
-    flat = (rows * n + cols).sort().values
-    twice = torch.nonzero(flat[1:] == flat[:-1]).flatten()
-    if twice.numel():
-        i, j = divmod(int(flat[twice[0]]), n)
-        raise InputError(f"{name} has the entry ({i}, {j}) more than once", argument=name)
+    flat = pattern.flat.sort().values
+    i, j = divmod(int(flat[torch.nonzero(flat[1:] == flat[:-1])[0]]), n)
+    raise InputError(f"{name} has the entry ({i}, {j}) more than once", argument=name)
 
 
 class _Values(Function):
@@ -165,7 +205,22 @@ class _Values(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        return _Packed.apply(g, ctx.layout, ctx.shape, *ctx.saved_tensors)  # type: ignore[no-any-return]
+        pack = _PackedAtOnce if is_plain() else _Packed
+        return pack.apply(g, ctx.layout, ctx.shape, *ctx.saved_tensors)  # type: ignore[no-any-return]
+
+
+class _ValuesAtOnce(Function):
+    """`_Values` outside of transforms of torch.func: `setup_context` would cost 40 us."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        values = _Values.forward(t)
+        _Values.setup_context(ctx, (t,), values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return _Values.backward(ctx, g)
 
 
 class _Packed(Function):
@@ -191,6 +246,18 @@ class _Packed(Function):
         )
 
 
+class _PackedAtOnce(Function):
+    """`_Packed` outside of transforms."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, layout: torch.layout, shape: torch.Size, *indices: Tensor) -> Tensor:
+        return _Packed.forward(values, layout, shape, *indices)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return _Packed.backward(ctx, g)
+
+
 def _indices(t: Tensor) -> tuple[Tensor, ...]:
     if t.layout == torch.sparse_coo:
         return (t._indices(),)
@@ -198,8 +265,10 @@ def _indices(t: Tensor) -> tuple[Tensor, ...]:
 
 
 def _values(t: Tensor) -> Tensor:
-    if t.requires_grad or is_wrapped(t):
+    if is_wrapped(t):
         return _Values.apply(t)  # type: ignore[no-any-return]
+    if t.requires_grad:
+        return _ValuesAtOnce.apply(t)  # type: ignore[no-any-return]
     return t._values() if t.layout == torch.sparse_coo else t.values()
 
 

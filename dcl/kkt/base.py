@@ -22,6 +22,9 @@ RANK_TOLERANCE = 1e-10
 class Conditioning:
     """Per instance: 2-norm condition of S (of its nonzero part), dimensions of the two null spaces, (B,) each.
 
+    scaled (B,): S is judged in its best units (`dcl.kkt.balance`), and so is its condition.  Residuals have other ones there, so
+    that no bound of an error is condition * residual: Newton's step tells (`dcl.point.sharp`).
+
     Of large sparse systems dimensions above two are not counted: they are two there.
     spread (B, n), dependence (B, k): how much of the first null space lies along each entry of a, and of the second along each
     of y; zero where that entry is determined.
@@ -32,6 +35,7 @@ class Conditioning:
     null_y: Tensor
     spread: Tensor
     dependence: Tensor
+    scaled: Tensor
 
 
 def saddle(H: Tensor, B: Tensor, T: Tensor) -> Tensor:
@@ -58,5 +62,6 @@ class AbstractFactor(ABC):
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A (..., B, n), y (..., B, k) and the relative residual reached (..., B), for r1 (..., B, n), r2 (..., B, k).
 
+        With residuals in extended precision it is the last step beside the solution: the distance from S^-1 (r1, r2).
         Law: S (a, y) = (r1, r2) up to the residual returned; of a singular S, the minimum-norm least squares solution.
         """

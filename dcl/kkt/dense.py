@@ -60,9 +60,11 @@ class DenseFactor(AbstractFactor):
 
     regular: S is known to be nonsingular, so that its rank is not asked for; where it is so in exact numbers only, solutions
     may be wrong, and the residual that `solve` returns tells.
+    best_units: as in `dcl.kkt.eigen`.
     """
 
-    def __init__(self, H: Tensor, B: Tensor, T: Tensor, *, regular: bool = False) -> None:
+    def __init__(self, H: Tensor, B: Tensor, T: Tensor, *, regular: bool = False, best_units: bool = False) -> None:
+        self._best_units = best_units
         self._H, self._B, self._T = H, B, T.unsqueeze(-1)
         self._n = H.shape[-1]
         scale = _safe(H.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True))
@@ -100,7 +102,9 @@ class DenseFactor(AbstractFactor):
             self._B[self._hard],
             self._T[self._hard].squeeze(-1),
         )
-        return EigenFactor(H, B, T) if self._n + T.shape[-1] <= EIGEN_LIMIT else of_dense(H, B, T)
+        if self._n + T.shape[-1] <= EIGEN_LIMIT:
+            return EigenFactor(H, B, T, best_units=self._best_units)
+        return of_dense(H, B, T, best_units=self._best_units)
 
     @property
     def conditioning(self) -> Conditioning:
@@ -113,12 +117,14 @@ class DenseFactor(AbstractFactor):
         null_a, null_y = torch.zeros_like(condition), torch.zeros_like(condition)
         spread = condition.new_zeros((condition.shape[0], self._n))
         dependence = condition.new_zeros((condition.shape[0], self._B.shape[1]))
+        scaled = torch.zeros_like(condition, dtype=torch.bool)
         if self._hard.numel():
             exact = self._exact.conditioning
             condition[self._hard], spread[self._hard] = exact.condition, exact.spread
             dependence[self._hard] = exact.dependence
+            scaled[self._hard] = exact.scaled
             null_a[self._hard], null_y[self._hard] = exact.null_a, exact.null_y
-        return Conditioning(condition, null_a, null_y, spread, dependence)
+        return Conditioning(condition, null_a, null_y, spread, dependence, scaled)
 
     def flat_directions(self, i: int, toward: Tensor) -> Tensor:
         place = torch.nonzero(self._hard == i).flatten().tolist()
@@ -161,17 +167,21 @@ class DenseFactor(AbstractFactor):
             delicate = delicate | (self._refinable & small & (y > 0.0) & (a > _NOISE * amplified))
         return delicate
 
-    def _extended(self, x: Tensor, r: Tensor, rows: Tensor) -> Tensor:
-        """The instances `rows` of x (B, n + k, c), refined with residuals in extended precision."""
+    def _extended(self, x: Tensor, r: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The instances `rows` of x (B, n + k, c), refined with residuals in extended precision, and their last steps.
+
+        The steps (., c) are relative: the distance from S^-1 r, where an ordinary residual is rounding of |S| |x|.
+        """
         H = self._H.expand(x.shape[0], -1, -1)[rows]
         S = saddle(H, self._B[rows], self._T[rows].squeeze(-1))
         out, target = x[rows], r[rows]
         for _ in range(_REFINEMENTS):
             step = self._once(extended_residual(S, out, target), rows)
             out = out + step
-            if bool((_norms(step) <= _ACCURATE * _norms(out)).all()):
+            moved = _norms(step) / _safe(_norms(out))
+            if bool((moved <= _ACCURATE).all()):
                 break
-        return out
+        return out, moved
 
     def solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lead, size = r1.shape[:-1], r1.shape[-1] + r2.shape[-1]
@@ -193,7 +203,9 @@ class DenseFactor(AbstractFactor):
             accuracy = torch.minimum(accuracy, accuracy_new)
         delicate = torch.nonzero(self._is_delicate(x)).squeeze(-1)
         if delicate.numel():
-            x = x.index_copy(0, delicate, self._extended(x, r, delicate))
+            sharp, moved = self._extended(x, r, delicate)
+            x = x.index_copy(0, delicate, sharp)
+            accuracy = accuracy.index_copy(0, delicate, torch.minimum(accuracy[delicate], moved))
         x = x.permute(2, 0, 1).reshape(*lead, size)
         a, y, accuracy = x[..., : self._n], x[..., self._n :], accuracy.mT.reshape(lead)
         if self._hard.numel():

@@ -32,6 +32,10 @@ from dcl.kkt.shifted import Shifted, norms
 Array = NDArray[np.float64]
 # Up to this order the eigenvalues decide where S is singular or nearly so: they take a millisecond.
 EIGEN_LIMIT = 100
+# Up to this order they also decide where S is nearly singular in the units of its rows, but not to the last digit: a null vector
+# leaves more than _EXACTLY of itself.  The best units may make S regular (`dcl.kkt.balance`); order 300 takes 0.2 s.
+UNITS_LIMIT = 900
+_EXACTLY = 4e-15
 # Above these estimates of the condition, the solves that they come from are refined, and S counts as nearly singular.
 _ROUGH, _SUSPICIOUS = 1e5, 1e9
 # A vector of size one is solved for if its residual is below this.
@@ -64,7 +68,7 @@ def _ranks(w: Array) -> Array:
 class SparseFactor(AbstractFactor):
     """S of the pattern `saddle` for H, B, T and shift as in `Saddle.values`; rows with `live` (B, k) False are zero.
 
-    regular: as in `dcl.kkt.DenseFactor`.  It lives on the host; device is where the right-hand sides are, and what is
+    regular, best_units: as in `dcl.kkt.DenseFactor`.  It lives on the host; device is where the right-hand sides are, and what is
     told of the conditioning.
     """
 
@@ -79,7 +83,9 @@ class SparseFactor(AbstractFactor):
         *,
         shift: Array | float = 0.0,
         regular: bool = False,
+        best_units: bool = False,
     ) -> None:
+        self._is_data = ((T == 0.0) | (T == 1.0)).all(-1) & best_units
         self._saddle, self._live, self._regular, self._device = saddle, live, regular, device
         values = saddle.values(H, B, T, shift)
         size = saddle.ldl.row_sizes(values)
@@ -106,7 +112,12 @@ class SparseFactor(AbstractFactor):
     def _probes(self, count: int) -> Array:
         """Normal vectors (B, N, count), zero in the rows that are not live."""
         g = np.random.default_rng(self._E.shape[1]).standard_normal((self._E.shape[1], count))
-        return np.where(self._held, g, 0.0)
+        return np.where(self._held & ~self._apart, g, 0.0)
+
+    @property
+    def _apart(self) -> NDArray[np.bool_]:
+        """The instances of `_eigen`, (B, 1, 1)."""
+        return np.isin(np.arange(len(self._E)), list(self._eigen))[:, None, None]
 
     # in the coordinates of S, (B, N, c)
 
@@ -179,12 +190,27 @@ class SparseFactor(AbstractFactor):
         """(B,), and the spectrum of the small instances that are singular, or nearly so."""
         if self._regular:
             return np.ones(len(self._E))
-        _, singular, unknown = self._null
+        w, singular, unknown = self._null
+        if EIGEN_LIMIT < self._E.shape[1] <= UNITS_LIMIT:
+            nearly = (norms(self._scaled.multiply(w)) > _EXACTLY * norms(w)).any((1, 2))
+            self._in_best_units((singular & nearly) | unknown)
         condition = np.where(unknown, np.inf, self._estimate())
+        doubtful = singular | ~(condition < _SUSPICIOUS)
         if self._E.shape[1] <= EIGEN_LIMIT:
-            for i in np.flatnonzero(singular | self._free.any(1) | ~(condition < _SUSPICIOUS)):
+            for i in np.flatnonzero(doubtful | self._free.any(1)):
                 self._eigen[int(i)] = self._spectrum(int(i))
+        elif self._E.shape[1] <= UNITS_LIMIT:
+            self._in_best_units(doubtful & ~singular)
         return condition
+
+    def _in_best_units(self, doubtful: NDArray[np.bool_]) -> None:
+        """The spectrum of those of the instances (B,) that their best units make regular; nothing else is done with them."""
+        for i in np.flatnonzero(doubtful & self._is_data & ~self._free.any(1)):
+            eigen = self._spectrum(int(i))
+            if bool(eigen.conditioning.scaled):
+                self._eigen[int(i)] = eigen
+                for t in self._null:
+                    t[i] = 0.0
 
     def _spectrum(self, i: int) -> EigenFactor:
         n, order = self._saddle.n, self._E.shape[1]
@@ -198,7 +224,8 @@ class SparseFactor(AbstractFactor):
         S[self._free[i], self._free[i]] = 0.0
         keep = np.flatnonzero(np.concatenate([np.ones(n, dtype=bool), self._live[i]]))
         t = torch.from_numpy((S + np.triu(S, 1).T)[np.ix_(keep, keep)]).unsqueeze(0)
-        return EigenFactor(t[:, :n, :n], t[:, n:, :n], -t[:, n:, n:].diagonal(dim1=-2, dim2=-1))
+        T = -t[:, n:, n:].diagonal(dim1=-2, dim2=-1)
+        return EigenFactor(t[:, :n, :n], t[:, n:, :n], T, best_units=bool(self._is_data[i]))
 
     @property
     def conditioning(self) -> Conditioning:
@@ -207,6 +234,7 @@ class SparseFactor(AbstractFactor):
     @cached_property
     def _conditioning(self) -> Conditioning:
         n, condition = self._saddle.n, self._condition.copy()
+        scaled = np.zeros(len(condition), dtype=bool)
         spread = np.where(self._free, 1.0, (self._null[0] ** 2).mean(-1))
         null_a, null_y = (
             _ranks(self._null[0][:, part]) + self._free[:, part].sum(1) for part in (slice(n), slice(n, None))
@@ -214,9 +242,10 @@ class SparseFactor(AbstractFactor):
         for i, eigen in self._eigen.items():
             exact, live = eigen.conditioning, self._live[i]
             condition[i], null_a[i], null_y[i] = exact.condition, exact.null_a, exact.null_y
+            scaled[i] = exact.scaled
             spread[i, :n] = exact.spread[0].numpy()
             spread[i, n:][live] = exact.dependence[0].numpy()
-        parts = condition, null_a, null_y, spread[:, :n], spread[:, n:]
+        parts = condition, null_a, null_y, spread[:, :n], spread[:, n:], scaled
         return Conditioning(*(torch.from_numpy(t).to(self._device) for t in parts))
 
     def flat_directions(self, i: int, toward: Tensor) -> Tensor:
@@ -244,9 +273,9 @@ class SparseFactor(AbstractFactor):
         count = math.prod(lead[:-1])
         r = torch.cat([r1, r2], -1).detach().cpu().numpy().reshape(count, lead[-1], self._E.shape[1]).transpose(1, 2, 0)
         full, r = r, np.where(self._held, r, 0.0)
-        if self._E.shape[1] <= EIGEN_LIMIT:
+        if self._E.shape[1] <= EIGEN_LIMIT or self._is_data.any():
             self._condition  # noqa: B018  # finds the instances of `_eigen`
-        x, rest = self._solve(r)
+        x, rest = self._solve(np.where(self._apart, 0.0, r))
         accuracy = (norms(rest) / _safe(norms(r)))[:, 0]
         for i, eigen in self._eigen.items():
             keep = np.concatenate([np.ones(n, dtype=bool), self._live[i]])
@@ -258,13 +287,15 @@ class SparseFactor(AbstractFactor):
         return out[..., :n], out[..., n:], torch.from_numpy(accuracy.T.copy()).to(r1.device).reshape(lead)
 
 
-def of_dense(H: Tensor, B: Tensor, T: Tensor) -> SparseFactor:
+def of_dense(H: Tensor, B: Tensor, T: Tensor, *, best_units: bool = False) -> SparseFactor:
     """The factor of dense H (B, n, n), B (B, k, n), T (B, k), on the places where any instance has a nonzero."""
     Hs, Bs, Ts = (t.detach().cpu().numpy() for t in (H, B, T))
     at_H, at_B = _places(Hs), _places(Bs)
     saddle = Saddle(Hs.shape[-1], Bs.shape[-2], at_H, at_B)
     live = (Bs != 0.0).any(-1) | (Ts < 1.0)
-    return SparseFactor(saddle, Hs[:, at_H[0], at_H[1]], Bs[:, at_B[0], at_B[1]], Ts, live, T.device)
+    return SparseFactor(
+        saddle, Hs[:, at_H[0], at_H[1]], Bs[:, at_B[0], at_B[1]], Ts, live, T.device, best_units=best_units
+    )
 
 
 def _places(M: Array) -> Places:

@@ -130,7 +130,9 @@ def assemble(program: ConeProgram, v: Tensor, D: AbstractDerivative, shift: Tens
     if shift is not None:
         T = T + shift * d
         P = P + torch.diag_embed(shift.expand(-1, program.structure.n))
-    return KKT(program, v.detach(), D, DenseFactor(P, B, T, regular=shift is not None), keep, shift)
+    # the rows of other cones are turned by Q, and T is no number of the data
+    factor = DenseFactor(P, B, T, regular=shift is not None, best_units=program.structure.cone.is_orthant)
+    return KKT(program, v.detach(), D, factor, keep, shift)
 
 
 def _sparse(program: ConeProgram, D: AbstractDerivative, shift: Tensor | None) -> SparseFactor:

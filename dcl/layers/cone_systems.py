@@ -82,11 +82,20 @@ def conic(
     )
 
 
+# The residual up to which derivatives are refined, beside the terms of a row.
+REFINED = 1e-14
+
+
 @dataclass(frozen=True, eq=False)
 class Smooth(AbstractSystem):
-    """The program with smooth terms. C (B or 1, k, |R|): A' of the tails; slack (B, k): s there."""
+    """The program with smooth terms. data: its blocks without them.  tails: as `dcl.core.smooth` takes them.
+
+    C (B or 1, k, |R|): A' of the tails; slack (B, k): s there.
+    """
 
     reduction: Reduction
+    data: dict[str, Tensor]
+    tails: smooth.Tails
     answer: dense.Answer
     state: State
     C: Tensor
@@ -108,6 +117,20 @@ class Smooth(AbstractSystem):
         u, parts = divided(self.reduction, self.answer, g - Full(self.C).transposed(inner), h, threads=self.threads)
         tails = inner + self.state.curvature(Full(self.C).times(u))
         return u, to_rows(self.reduction, *parts, like=g, curved=tails)
+
+    def errors(self, noise: tuple[Tensor, Tensor, Tensor] | None, cones: Tensor, objective: Tensor) -> smooth.Errors:
+        """Bounds for the point and its derivative; noise: what to add to the residuals.
+
+        cones (B or 1, cones), objective (B or 1, 1): the units of their rows and of the objective.
+        """
+        terms, answer = self.reduction.terms, self.answer
+        assert terms is not None
+        point = (answer.x, answer.y, answer.z, answer.z_lb, answer.z_ub)
+        alpha = terms.alpha
+        units = None if noise is not None or alpha is None else smooth.Units(alpha, cones, objective)
+        return smooth.errors(
+            self.data, terms.kinds, self.tails, point, noise, units, refined=REFINED, threads=self.threads
+        )
 
 
 def weights(terms: Terms, g: Tensor) -> list[Tensor]:
@@ -137,7 +160,7 @@ def smoothed(
     data = blocks(reduction, t, g, h, batch)
     taken, n = len(reduction.elimination.partition.J), g.shape[-1]
     begin = None if start is None else start[0][:, taken : taken + n].contiguous()
-    tails = (C, d, torch.cat(lam, -1).contiguous())
+    tails = smooth.Tails(C, d, torch.cat(lam, -1).contiguous())
     model = smooth.newton(data, batch, terms.kinds, tails, start=begin, threads=threads)
     answer = dense.solve(data | {"P": model.P, "q": model.q}, batch, threads=threads)
     u = d - Full(C).times(answer.x)
@@ -148,11 +171,11 @@ def smoothed(
             for group, w, part in zip(terms.groups, lam, parts, strict=True)
         )
     )
-    slack, multipliers = (tails.expand(batch, -1) for tails in state.tails())
+    slack, multipliers = (t.expand(batch, -1) for t in state.tails())
     w = to_rows(reduction, answer.y, answer.z, answer.z_lb, answer.z_ub, like=answer.x, curved=multipliers)
     none = torch.zeros(batch, 0, dtype=torch.bool, device="cpu")
     condition = answer.kept.condition
     status = torch.where(model.converged, answer.status.to(torch.int32), int(dense.Code.NOT_SOLVED))
     status = torch.where((status == 0) & ~state.is_tight, int(dense.Code.TIE), status).to(torch.int8)
     steps = model.steps + answer.iterations
-    return Smooth(reduction, answer, state, C, answer.x, w, none, condition, status, steps, slack, threads)
+    return Smooth(reduction, data, tails, answer, state, C, answer.x, w, none, condition, status, steps, slack, threads)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from dcl.core import dense
-from dcl.layers.cone_systems import Conic, Smooth, conic, smoothed
+from dcl.layers.cone_systems import REFINED, Conic, Smooth, conic, smoothed
 from dcl.layers.reduced_core import AbstractSystem, celled, dualized, primal
-from dcl.layers.smooth_condition import judged
+from dcl.layers.smooth_certify import is_accurate, rounding
+from dcl.layers.smooth_condition import is_conditioned, units_of
 from dcl.program.reduction.elimination import Eliminated
 from dcl.program.reduction.matrices import Full
 from dcl.program.reduction.measure import Measured, given
@@ -28,11 +29,9 @@ from dcl.program.reduction.plan import Reduction
 # Residuals above the first (`Measured.worst`) are refined, and then not certified; the condition as in dcl/core/certify.hpp
 # and conic_certify.hpp.
 _ACCURATE, _CONDITIONED, _CONDITIONED_CONES = 1e-12, 1e9, 5e6
-_ERROR = 1e-7  # the condition times the residual, where the condition is that of the program as given
 # Above this bound of the condition of the reduced system, what its matrices have lost is won back on the program as given.
 _CONDITION = 1e5
 _MOST_STEPS = 3
-_ROUNDED = 1e-13  # beside the terms of a row
 _SMALL_STEP = 1e-7
 # Multipliers of rows that define a variable are sums of others: below zero by rounding only.
 _NEGATIVE = 1e-11
@@ -91,7 +90,7 @@ class Factored:
             falls = now < 0.5 * size
             x, z, size = torch.where(falls, new_x, x), torch.where(falls, new_z, z), torch.where(falls, now, size)
             terms = torch.maximum(Px.abs().amax(-1, keepdim=True), ATz.abs().amax(-1, keepdim=True))
-            if not bool((falls & (now > _ROUNDED * terms.maximum(g.abs().amax(-1, keepdim=True)))).any()):
+            if not bool((falls & (now > REFINED * terms.maximum(g.abs().amax(-1, keepdim=True)))).any()):
                 break
             zero = torch.zeros_like(Ax)
             right, sides, e = self.t.right_side(r_x, zero)
@@ -240,11 +239,16 @@ def solve(
     if terms is not None and isinstance(system, Smooth):
         if bool((certified & good).any()):
             rows = reduction.order.rows[torch.from_numpy(terms.cones)]
-            assert reduction.cone is not None
-            holds = strong & (reduction.cone < 0)
-            seen = judged(partial(factored.roughly, system), system.state, rows, programs, holds)
-            good &= (seen.condition.maximum(system.condition) <= _CONDITIONED_CONES) & seen.is_clear
-            good &= seen.condition * found.residuals[:, :2].amax(-1).maximum(seen.noise) <= _ERROR
+            units = units_of(programs, rows)
+            (r_x, _), (r_z, _) = parts(reduction, found.r_x, found.r_z)
+            noise = rounding(system, t, (g_left, h_left), (r_x, r_z))
+            errors = system.errors(noise, units.E[:, rows[:, 0]], units.c)
+            good &= is_accurate(errors)
+            holds = strong if reduction.cone is None else strong & (reduction.cone < 0)
+            residual = found.residuals[:, :2].amax(-1)
+            good &= is_conditioned(
+                partial(factored.roughly, system), system.state, rows, programs, holds, units, residual, errors.inverse
+            )
     else:
         good &= system.condition <= (_CONDITIONED if slack is None else _CONDITIONED_CONES)
     if reduction.has_tight:

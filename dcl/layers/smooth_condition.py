@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,19 +24,21 @@ from torch import Tensor
 from dcl.layers.smooth_state import State
 from dcl.program.reduction.measure import Given
 
+Solve = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+# The condition itself, and times the residual: what is above is ILL_CONDITIONED in the careful lane (dcl/point/degeneracy.py).
+_CONDITIONED, _ERROR = 5e6, 1e-6
 # As in dcl/core/certify.hpp and conic_certify.hpp: the width of a tie and how far from it a cone must be.
 _TIE, _ROUNDING, _CLEAR = 1e-9, 1e-12, 100.0
 _POWER_STEPS, _SURELY = 2, 1e5
 _EPSILON, _FLOOR = 2.0**-52, 1e-5
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """condition (B,): of S, estimated.  noise (B,): what rounding leaves of a slack.  is_clear (B,): no cone is at a kink."""
+class Units(NamedTuple):
+    """Those of `dcl.program.scaling`: c (B or 1, 1) of the objective, E (B or 1, m) of rows."""
 
-    condition: Tensor
-    noise: Tensor
-    is_clear: Tensor
+    c: Tensor
+    E: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,20 +60,45 @@ class _Frame:
         return w.index_copy(1, self.rows.flatten(), part.flatten(1))
 
 
-def judged(
-    solve: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], state: State, rows: Tensor, programs: Given, holds: Tensor
-) -> Judged:
-    """At a state of a call.
+def is_conditioned(
+    solve: Solve,
+    state: State,
+    rows: Tensor,
+    programs: Given,
+    holds: Tensor,
+    units: Units,
+    residual: Tensor,
+    inverse: Tensor,
+) -> Tensor:
+    """Would the careful lane not call the derivative ILL_CONDITIONED, nor WEAKLY_ACTIVE, (B,)?
 
     solve: (u, w) of  P u + A'w = g,  w = D (w - h + A u)  for g (B, n), h (B, m).  rows (cones, 3): places of its cones' rows.
-    holds (B, m): rows of orthants that hold with equality.
+    holds (B, m): rows of orthants that hold with equality.  residual (B,): of the point.  inverse (B,): a bound of |S^-1|.
+
+    What rounding leaves of a slack is a residual too.  The condition is estimated only where the bound does not tell.
     """
-    c, E = _units(programs, rows)
+    c, E = units
     s, z = state.cones()
     unit = E[:, rows[:, 0]].unsqueeze(-1)
     s, z = s * unit, z * (c.unsqueeze(-1) / unit)
     frame = _frame(s, z, rows, holds)
-    n, m = programs.q.shape[-1], holds.shape[-1]
+    residual = residual.maximum(_noise(s, z, (programs.b * E)[:, rows]))
+    size = _size(programs, c, E, frame.root)
+    is_clear = _is_clear(s, z, programs, E)
+
+    def passes(condition: Tensor) -> Tensor:
+        return (condition <= _CONDITIONED) & (condition * residual <= _ERROR)
+
+    bounded = passes(inverse * size)
+    if bool(bounded.all()):
+        return bounded & is_clear
+    return (bounded | passes(_estimate(solve, frame, units, programs.q.shape[-1], size))) & is_clear
+
+
+def _estimate(solve: Solve, frame: _Frame, units: Units, n: int, size: Tensor) -> Tensor:
+    """|S^-1| size, from a random vector and power steps, (B,)."""
+    c, E = units
+    m = frame.root.shape[-1]
     inverse_root = torch.where(frame.root > 0.0, 1.0 / frame.root, 0.0)
 
     def once(y: Tensor) -> Tensor:
@@ -80,7 +108,6 @@ def judged(
 
     is_live = torch.nn.functional.pad(frame.root > 0.0, (n, 0), value=True)
     y, length = _probe(n + m) * is_live, torch.ones_like(frame.root[:, 0])
-    size = _size(programs, c, E, frame.root)
     for _ in range(_POWER_STEPS):
         y = once(y / y.norm(dim=-1, keepdim=True))
         length = y.norm(dim=-1)
@@ -88,8 +115,7 @@ def judged(
         if bool((length * size <= _SURELY / math.sqrt(n + m)).all()):
             length = length * math.sqrt(n + m)
             break
-    condition = (length * size).nan_to_num(nan=torch.inf)
-    return Judged(condition, _noise(s, z, (programs.b * E)[:, rows]), _is_clear(s, z, programs, E))
+    return (length * size).nan_to_num(nan=torch.inf)
 
 
 def _probe(size: int) -> Tensor:
@@ -101,13 +127,15 @@ def _power(size: Tensor) -> Tensor:
     return torch.exp2(-torch.round(torch.log2(torch.where(size > 0.0, size, 1.0))))
 
 
-def _units(programs: Given, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """c (B or 1, 1) and E (B or 1, m) of `dcl.program.scaling`."""
+def units_of(programs: Given, rows: Tensor) -> Units:
+    """The units. rows (cones, 3): those of a cone have the same."""
     entries = programs.A_values.abs()
     sizes = entries.new_zeros(entries.shape[0], programs.b.shape[-1])
     sizes = sizes.scatter_reduce(1, programs.A.rows.expand(entries.shape[0], -1), entries, "amax")
     largest = sizes[:, rows].amax(-1, keepdim=True).expand(-1, -1, 3)
-    return _power(programs.objective.unsqueeze(-1)), _power(sizes.index_copy(1, rows.flatten(), largest.flatten(1)))
+    return Units(
+        _power(programs.objective.unsqueeze(-1)), _power(sizes.index_copy(1, rows.flatten(), largest.flatten(1)))
+    )
 
 
 def _frame(s: Tensor, z: Tensor, rows: Tensor, holds: Tensor) -> _Frame:

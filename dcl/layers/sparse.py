@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from dcl.frontends.sparse import Entries, check_places, entries, is_sparse
@@ -71,7 +72,7 @@ class _DenseWay(AbstractWay):
     def pull(self, kept: AbstractKept, grads: Grads, needed: Sequence[bool], threads: int) -> Sequence[Tensor | None]:
         found = self.way.pull(kept, grads, needed, threads)
         return [
-            g if g is None or M is None else g.flatten(-2).index_select(-1, M.rows * M.shape[1] + M.cols)
+            g if g is None or M is None else g.flatten(-2).index_select(-1, M.flat)
             for g, M in zip(found, self.patterns, strict=True)
         ]
 
@@ -113,10 +114,13 @@ def _suits_core(n: int, m: int) -> bool:
 
 def _form_of(layer: AbstractMatrixLayer, patterns: Patterns, plan: Plan) -> Form:
     known = _forms.setdefault(layer, [])
-    with outside_of_transforms():  # indices are no part of them
+    # indices are no part of transforms, and a form that inference mode makes is kept for training too
+    with outside_of_transforms(), torch.inference_mode(False):
         form = next((form for form in known if form.has(patterns, plan.m)), None)
         if form is None:
-            form = layer._form(patterns, plan)
+            # in memory of its own: the caller may change his indices in place
+            own = {name: SparsePattern(M.shape, M.rows.clone(), M.cols.clone()) for name, M in patterns.items()}
+            form = layer._form(own, plan)
             known.insert(0, form)
             del known[_FORMS:]
     return form

@@ -16,6 +16,8 @@
                A tie whose row depends on those of positive multipliers (a row stated twice) is dependent, no kink of x: it
                stays active as long as they do.  It shows by K (0, dv) = (A_i, e_i) for some dv.
     condition  of S above 1e10, or so large that with the residual reached x may be off by 1e-6 -> ILL_CONDITIONED
+               Where only the best units make S regular (`dcl.kkt.balance`), the condition is the one in these, up to 1e9:
+               beyond, extended precision leaves less than eight digits.  Newton's step is the error of x and z, up to 1e-9.
 
 The tolerances are stated in `dcl.point.ties`, `dcl.kkt.RANK_TOLERANCE` and CONDITION_LIMIT.
 """
@@ -32,12 +34,15 @@ from torch import Tensor
 from dcl.cones.by_rows import exact_instances
 from dcl.point import Point
 from dcl.point.basis import kink_values
+from dcl.point.sharp import errors
 from dcl.point.ties import tie_width
 from dcl.program import ConeProgram, magnitude
 from dcl.status import GradientKind
 
 CONDITION_LIMIT = 1e10
 ERROR_LIMIT = 1e-6
+# Where S is in its best units.
+SCALED_LIMIT, STEP_LIMIT = 1e9, 1e-9
 # A change of the requested entries below this, relative to all entries, is none.
 _MOVES = 1e-9
 # Above so many ties they are looked at together, by so many random combinations of the requested entries.
@@ -152,10 +157,15 @@ def classify(
     if requested is not None and bool(flat.any()):
         asked = requested.x if moving is None else requested.x | moving.columns(kkt.D.d > 0.0)
         flat = ((conditioning.spread > _MOVES) & asked).any(-1)
+    ill = torch.where(
+        conditioning.scaled,
+        ~(condition <= SCALED_LIMIT) | ~(errors(point) <= STEP_LIMIT),
+        ~(condition <= CONDITION_LIMIT) | (condition * residual > ERROR_LIMIT),
+    )
     kind = torch.full((batch,), int(GradientKind.EXACT), dtype=torch.int64, device=v.device)
     # the later cause is the graver one
     for cause, holds in (
-        (GradientKind.ILL_CONDITIONED, ~(condition <= CONDITION_LIMIT) | (condition * residual > ERROR_LIMIT)),
+        (GradientKind.ILL_CONDITIONED, ill),
         (GradientKind.WEAKLY_ACTIVE, tied),
         (GradientKind.RANK_DEFICIENT, dependent),
         (GradientKind.NONUNIQUE, flat),

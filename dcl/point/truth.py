@@ -31,7 +31,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dcl.kkt import DenseFactor
 from dcl.point import FLOOR, OPTIMAL_TOLERANCE, Point, worst
+from dcl.point.sharp import errors
 from dcl.program import ConeProgram, largest, magnitude
 
 # x(mu) is reached by Newton's method on a smooth F; where there is no x(mu) (no interior) residuals can come near 1e-9.
@@ -49,24 +51,24 @@ _CLEAN, _CANCELS, _ROUNDING = 1e-9, 1e-6, 1e-12
 
 
 def relaxed_residuals(point: Point) -> Tensor:
-    """The residuals (B, 3) by which a point is judged: its own, but for two cases of the header.
+    """The residuals (B, 3) by which a point is judged: its own, but for three cases of the header.
 
     Points of degenerate programs on which polishing stalls are measured with a floor of 1 where that is below 1e-8 and the
     point is right all the same; a program whose objective has terms of size 1e-9 beside one of size 1 is not.  Points that
     polishing left above ROUNDED with a slope along a flat direction have that slope as their dual residual.
     """
-    residuals = point.residuals
+    residuals = _with_errors(point)
     if bool((worst(residuals) <= ROUNDED).all()):
         return residuals
     is_orthant = point.program.structure.cone.is_orthant
     if is_orthant:
-        residuals = _with_slopes(point)
+        residuals = _with_slopes(point, residuals)
     strict = worst(residuals)
     by_row, net = point.measures(floor=1.0)
     conditioning = point.kkt.conditioning
     unique = conditioning.null_a == 0
     wide = torch.where(unique.unsqueeze(-1) | (not is_orthant), torch.maximum(by_row, net), net)
-    good = (worst(wide) <= OPTIMAL_TOLERANCE) & (strict > OPTIMAL_TOLERANCE)
+    good = (worst(wide) <= OPTIMAL_TOLERANCE) & (strict > OPTIMAL_TOLERANCE) & ~conditioning.scaled
     if not bool(good.any()):
         return residuals
     size = magnitude(point.x).clamp(max=1.0)
@@ -80,9 +82,18 @@ def relaxed_residuals(point: Point) -> Tensor:
     return torch.where((good & unique).unsqueeze(-1), wide, residuals)
 
 
-def _with_slopes(point: Point) -> Tensor:
-    """The residuals with the drift along flat directions as dual residual, of the points above ROUNDED that have some."""
+def _with_errors(point: Point) -> Tensor:
+    """The point's residuals, with Newton's step as dual residual where S is regular in its best units only."""
     residuals = point.residuals
+    if not isinstance(point.kkt.factor, DenseFactor) or not bool(point.kkt.conditioning.scaled.any()):
+        return residuals
+    residuals = residuals.clone()
+    residuals[:, 1] = torch.maximum(residuals[:, 1], errors(point))
+    return residuals
+
+
+def _with_slopes(point: Point, residuals: Tensor) -> Tensor:
+    """The residuals with the drift along flat directions as dual residual, of the points above ROUNDED that have some."""
     doubtful = (worst(residuals) > ROUNDED) & (worst(residuals) <= OPTIMAL_TOLERANCE)
     for i in torch.nonzero(doubtful & (point.kkt.conditioning.null_a > 0)).flatten().tolist():
         residuals = residuals.clone()

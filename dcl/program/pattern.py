@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -149,8 +150,25 @@ class SparsePattern(AbstractPattern):
 
     def dense(self, values: Tensor) -> Tensor:
         out = values.new_zeros((values.shape[0], self.shape[0] * self.shape[1]))
-        flat = (self.rows * self.shape[1] + self.cols).to(values.device)
-        return out.index_copy(1, flat, values).reshape(values.shape[0], *self.shape)
+        return out.index_copy(1, self.flat.to(values.device), values).reshape(values.shape[0], *self.shape)
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """The places in a matrix of which the rows are one after the other, (nnz,)."""
+        # it stays: no tensor of a transform, nor one that was made under inference_mode
+        with outside_of_transforms(), torch.inference_mode(False):
+            return self.rows * self.shape[1] + self.cols
+
+    @cached_property
+    def is_sound(self) -> bool:
+        """Is every place inside of the matrix, and there only once?"""
+        if not self.rows.numel():
+            return True
+        (m, n), rows, cols = self.shape, self.rows, self.cols
+        if bool((rows < 0).any() | (cols < 0).any() | (rows >= m).any() | (cols >= n).any()):
+            return False
+        places = self.flat.sort().values
+        return not bool((places[1:] == places[:-1]).any())
 
     def coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         with outside_of_transforms():  # inside of them no tensor gives its memory to NumPy

@@ -16,27 +16,33 @@ is rounding, some 1e-13 of the largest entry of (dx, dv), counts as zero.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dcl.errors import DegenerateError, UnsupportedError
-from dcl.outcome.messages import AbstractCallContext, conflict
+from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
 from dcl.point import Point
 from dcl.point.degeneracy import classify
 from dcl.program import magnitude
 from dcl.program.scaling import scaled
+from dcl.programs.conflict import SECONDS, Conflict, conflict_of
 from dcl.programs.derivatives import forward, point_of
 from dcl.programs.model import Model
+from dcl.programs.values import Axes
 from dcl.status import GradientKind
 
 _ENDS = 4  # entries of a constraint that are named
 
 
-def binding(model: Model, tensors: Sequence[Tensor], solution: Solution) -> list[tuple[str, ...]]:
-    """For each instance the user's inequalities that hold with equality and a multiplier that is not zero."""
+def binding(model: Model, tensors: Sequence[Tensor], solution: Solution, axes: Axes) -> list[tuple[str, ...]]:
+    """For each instance the user's inequalities that hold with equality and a multiplier that is not zero.
+
+    axes: labels for their entries.
+    """
     stated, plan = model.stated(tensors)
     point = point_of(stated.program, solution, model.layer._engine.barrier(None, plan.batch.shape))
     if isinstance(point.mu, Tensor):
@@ -44,10 +50,10 @@ def binding(model: Model, tensors: Sequence[Tensor], solution: Solution) -> list
     strong = point.D.d > 0.5
     strong[:, : model.form.structure.cone.zeros] = False
     strong &= solution.ok.reshape(-1, 1)
-    return [_texts(model, torch.nonzero(row).flatten().tolist()) for row in strong]
+    return [_texts(model, torch.nonzero(row).flatten().tolist(), axes) for row in strong]
 
 
-def _texts(model: Model, rows: list[int]) -> tuple[str, ...]:
+def _texts(model: Model, rows: list[int], axes: Axes) -> tuple[str, ...]:
     """The names of constraints and attributes of variables, not of what CVXPY added, with the entries that bind."""
     entries: dict[str, list[str]] = {}
     for row in rows:
@@ -56,10 +62,22 @@ def _texts(model: Model, rows: list[int]) -> tuple[str, ...]:
             entries.setdefault(name, []).append(entry)
     found = []
     for name in sorted(entries, key=_order):
-        shown = [place for place in entries[name] if place]
+        labels = _labels(model, name, axes)
+        # the row of a vector with one entry has no number, but may have a label
+        named = [labels.get(place or "0", place) if place or labels.get("0") != "0" else "" for place in entries[name]]
+        shown = [label for label in named if label]
         more = f", ... ({len(shown)} entries)" if len(shown) > _ENDS else ""
         found.append(name + (f", entry {', '.join(shown[:_ENDS])}{more}" if shown else ""))
     return tuple(found)
+
+
+def _labels(model: Model, name: str, axes: Axes) -> dict[str, str]:
+    """Labels of the entries of a constraint that is one vector, {"2": "AAPL"}."""
+    word, number = name.split()[:2]
+    duals = model.constraints[int(number)].duals if word == "constraint" else ()
+    if len(duals) != 1 or len(model.duals[duals[0]].shape) != 1:
+        return {}
+    return {str(k): label for k, label in enumerate(axes.places(model.duals[duals[0]]))}
 
 
 def _order(name: str) -> tuple[float, str]:
@@ -68,14 +86,21 @@ def _order(name: str) -> tuple[float, str]:
     return (float(number), "") if word == "constraint" else (math.inf, name)
 
 
-def conflicts(model: Model, tensors: Sequence[Tensor], solution: Solution) -> list[tuple[str, ...]]:
-    """For each instance the constraints among which the conflict lies, perhaps more than needed; () where there is a solution."""
+def conflicts(model: Model, tensors: Sequence[Tensor], solution: Solution) -> list[Conflict]:
+    """For each instance the constraints that contradict each other; none where there is a solution."""
     count = solution.status.numel()
     if solution.certificate is None:
-        return [()] * count
-    context: AbstractCallContext = model.stated(tensors)[0].context
+        return [Conflict()] * count
+    stated = model.stated(tensors)[0]
+    program, context = stated.program.detach(), stated.context
     weights = solution.certificate.reshape(count, -1)[:, model.form.structure.n :]
-    return [tuple(conflict(context, row)) for row in weights]
+    end = time.monotonic() + SECONDS
+    return [
+        conflict_of(program.rows(torch.tensor([i])).expanded(1), context, row, end)
+        if bool(torch.isfinite(row).any())
+        else Conflict()
+        for i, row in enumerate(weights)
+    ]
 
 
 def active_range(

@@ -12,6 +12,7 @@ import numpy as np
 from dcl.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
+    from dcl.programs.names import Entry
     from dcl.programs.results import Sweep
     from dcl.programs.solution import ProgramSolution
 
@@ -50,12 +51,10 @@ def draw_solution(solution: ProgramSolution, path: str | Path | None) -> Any:
     for axes, entry, t in zip(panels, variables, solution.known.outputs, strict=False):
         values = t.reshape(-1, max(1, int(np.prod(entry.shape)))).numpy()
         if solution.batch:
-            _paths(axes, np.arange(len(values)), values, _labels(entry.name, entry.shape, solution.axes))
+            _paths(axes, np.arange(len(values)), values, solution.axes.names(entry))
             axes.set_xlabel("instance")
         else:
-            labels = [
-                label.removeprefix(entry.name).strip("[]") for label in _labels(entry.name, entry.shape, solution.axes)
-            ]
+            labels = solution.axes.places(entry)
             axes.bar(np.arange(values.size), values[0], color=_COLORS[0], width=0.7)
             axes.axhline(0.0, color="0.4", linewidth=0.8)
             if 1 < values.size <= 30:
@@ -64,19 +63,19 @@ def draw_solution(solution: ProgramSolution, path: str | Path | None) -> Any:
     return _finish(figure, path)
 
 
-def draw_sweep(sweep: Sweep, names: Sequence[str], path: str | Path | None) -> Any:
+def draw_sweep(sweep: Sweep, variables: Sequence[Entry], path: str | Path | None) -> Any:
     """A panel for each variable, and one for the value, against the first swept number."""
-    figure, panels = _figure(len(names) + 1)
+    figure, panels = _figure(len(variables) + 1)
     name, along = sweep.index
     order = np.argsort(along, kind="stable")
     is_path = bool((np.diff(along) > 0).all() or (np.diff(along) < 0).all())
     x = along if is_path else along[order]
     logarithmic = is_path and len(x) > 2 and bool((x > 0).all()) and float(x.max() / x.min()) > 50.0
-    for axes, one in zip(panels, names, strict=False):
-        array = sweep[one]
+    for axes, one in zip(panels, variables, strict=False):
+        array = sweep[one.name]
         values = array.reshape(len(array), -1)
-        _paths(axes, x, values if is_path else values[order], _labels(one, array.shape[1:], sweep.axes))
-        axes.set_ylabel(one)
+        _paths(axes, x, values if is_path else values[order], sweep.axes.names(one))
+        axes.set_ylabel(one.name)
     panels[-1].plot(x, sweep.value if is_path else sweep.value[order], color=_COLORS[0], linewidth=1.4)
     panels[-1].set_ylabel("optimal value")
     panels[-1].set_xlabel(name)
@@ -111,12 +110,3 @@ def _paths(axes: Any, x: Any, values: Any, labels: Sequence[str]) -> None:
         axes.plot(x, values[:, k], color=color, linewidth=1.3 if few else 0.7, alpha=1.0 if few else 0.6, label=label)
     if len(labels) > 1 and few:
         axes.legend(frameon=False, fontsize=8, ncols=2 if len(labels) > 4 else 1)
-
-
-def _labels(name: str, shape: tuple[int, ...], axes: Any) -> list[str]:
-    if not shape:
-        return [name]
-    labels = axes.of(shape)
-    return [
-        f"{name}[{', '.join(str(a[i]) for a, i in zip(labels, place, strict=True))}]" for place in np.ndindex(*shape)
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from dcl.programs.names import Entry
     from dcl.programs.results import Sweep
     from dcl.programs.solution import ProgramSolution
 
@@ -27,10 +29,7 @@ def frame(solution: ProgramSolution) -> pd.DataFrame:
     lead = [f"instance {k}" if len(solution.batch) > 1 else "instance" for k in range(len(solution.batch))]
     for index in np.ndindex(*solution.batch):
         for entry, t in zip(entries, solution.known.outputs, strict=False):
-            axes = solution.axes.of(entry.shape)
-            places = [
-                ", ".join(str(a[i]) for a, i in zip(axes, place, strict=True)) for place in np.ndindex(*entry.shape)
-            ]
+            places = solution.axes.places(entry)
             part: dict[str, Any] = {name: _label(solution, index, k) for k, name in enumerate(lead)}
             part |= {"name": entry.name, "entry": places, "value": t[index].numpy().ravel()}
             parts.append(pd.DataFrame(part))
@@ -43,16 +42,16 @@ def _label(solution: ProgramSolution, index: tuple[int, ...], k: int) -> Any:
 
 
 def dataset(solution: ProgramSolution) -> xr.Dataset:
-    """A data variable for each variable of the program, for the value and the status; dimensions carry labels."""
+    """A data variable for each variable and multiplier of the program, for the value and the status; dimensions carry labels."""
     found: dict[str, Any] = {}
     lead = [f"instance_{k}" if len(solution.batch) > 1 else "instance" for k in range(len(solution.batch))]
     coordinates: dict[str, Any] = {}
     if solution.axes.batch is not None and len(lead) == 1:
         coordinates["instance"] = list(solution.axes.batch)
-    for entry, t in zip(solution.model.variables, solution.known.outputs, strict=False):
+    for entry, t in zip((*solution.model.variables, *solution.model.duals), solution.known.outputs, strict=False):
         dims = [f"{entry.name}_{k}" for k in range(len(entry.shape))]
         found[entry.name] = ([*lead, *dims], t.numpy())
-        coordinates |= {dim: list(axis) for dim, axis in zip(dims, solution.axes.of(entry.shape), strict=True)}
+        coordinates |= {dim: list(axis) for dim, axis in zip(dims, solution.axes.of(entry), strict=True)}
     found["value"] = (lead, np.asarray(solution.value))
     found["status"] = (lead, np.asarray(solution.known.status))
     return xarray().Dataset(found, coords=coordinates)
@@ -67,29 +66,25 @@ def xarray() -> Any:
     return xarray
 
 
-def columns_of(name: str, array: Any, labels: Axes) -> dict[str, Any]:
+def columns_of(entry: Entry, array: Any, axes: Axes) -> dict[str, Any]:
     """A column for each entry of (rows, *shape), as "w[0]", or "w" for a number."""
-    shape = array.shape[1:]
-    if not shape:
-        return {name: array}
-    axes = labels.of(shape)
-    return {
-        f"{name}[{', '.join(str(a[i]) for a, i in zip(axes, place, strict=True))}]": array[(slice(None), *place)]
-        for place in np.ndindex(*shape)
-    }
+    flat = np.asarray(array).reshape(len(array), math.prod(entry.shape))
+    return dict(zip(axes.names(entry), flat.T + 0.0, strict=True))  # + 0.0: no -0
 
 
 def sweep_columns(sweep: Sweep) -> dict[str, Any]:
     """Swept entries, status, value, residual, every entry of every variable and multiplier, gradients: an array each."""
     columns: dict[str, Any] = {}
+    entries = {entry.name: entry for entry in sweep.model.parameters}
     for name in sweep.swept:
-        columns |= columns_of(name, sweep.parameters[name], sweep.axes)
+        columns |= columns_of(entries[name], sweep.parameters[name], sweep.axes)
     columns["status"] = [Status(code).name for code in sweep.status.tolist()]
     columns |= {"value": sweep.value, "residual": sweep.residual}
     for entry, array in zip((*sweep.model.variables, *sweep.model.duals), sweep.found.outputs, strict=False):
-        columns |= columns_of(entry.name, array, sweep.axes)
+        columns |= columns_of(entry, array, sweep.axes)
     for name, array in sweep.gradient.items():
-        columns |= columns_of(f"gradient of {name}", array, sweep.axes)
+        found = columns_of(entries[name], array, sweep.axes)
+        columns |= {f"gradient of {one}": column for one, column in found.items()}
     return columns
 
 
@@ -106,19 +101,20 @@ def sweep_dataset(sweep: Sweep) -> xr.Dataset:
     found["residual"] = ("row", sweep.residual)
     coordinates: dict[str, Any] = {} if sweep.axes.batch is None else {"row": list(sweep.axes.batch)}
 
-    def add(name: str, array: Any) -> None:
+    def add(entry: Entry, array: Any, name: str) -> None:
         dims = [f"{name}_{k}" for k in range(array.ndim - 1)]
-        coordinates.update({d: list(axis) for d, axis in zip(dims, sweep.axes.of(array.shape[1:]), strict=True)})
+        coordinates.update({d: list(axis) for d, axis in zip(dims, sweep.axes.of(entry), strict=True)})
         found[name] = (["row", *dims], array)
 
+    entries = {entry.name: entry for entry in sweep.model.parameters}
     for name in sweep.swept:
         array = sweep.parameters[name]
         if array.ndim == 1:
             coordinates[name] = ("row", array)
         else:
-            add(name, array)
-    for entry, array in zip(sweep.model.variables, sweep.found.outputs, strict=False):
-        add(entry.name, array)
+            add(entries[name], array, name)
+    for entry, array in zip((*sweep.model.variables, *sweep.model.duals), sweep.found.outputs, strict=False):
+        add(entry, array, entry.name)
     for name, array in sweep.gradient.items():
-        add(f"gradient of {name}", array)
+        add(entries[name], array, f"gradient of {name}")
     return xarray().Dataset(found, coords=coordinates)

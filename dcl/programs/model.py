@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,29 @@ class Model:
             raise InputError(f"constraint {place} has no dual variable in the cone program", argument="constraint")
         return self.constraints[place].duals
 
+    def with_labels(self, labels: Mapping[str, Sequence[str]]) -> Model:
+        """The same model with labels for the entries of parameters, variables and duals, by their names.
+
+        Raises InputError for an unknown name, and where there is not one label for each entry of a vector.
+        """
+        shapes = {entry.name: entry.shape for entry in (*self.parameters, *self.variables, *self.duals)}
+        for name, those in labels.items():
+            if name not in shapes:
+                raise InputError(f"labels: {name!r} is none of {', '.join(shapes)}", argument="labels")
+            if shapes[name] != (len(those),) or len(set(those)) != len(those):
+                raise InputError(
+                    f"labels: {name} has shape {shapes[name]}, so it needs one label for each entry of a vector, all different; "
+                    f"got {len(set(those))} different ones",
+                    argument="labels",
+                )
+
+        def named(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+            return tuple(replace(entry, labels=tuple(labels.get(entry.name, ()))) for entry in entries)
+
+        return replace(
+            self, parameters=named(self.parameters), variables=named(self.variables), duals=named(self.duals)
+        )
+
     def with_settings(self, **settings: Any) -> Model:
         """The same model with these settings of its layer, such as on_failure, over its own."""
         layer = copy.copy(self.layer)
@@ -106,6 +129,8 @@ def model_of(
     """The model of a problem; settings: mu, on_failure, on_degenerate. Raises as `CvxpyLayer` does."""
     if not isinstance(getattr(problem, "constraints", None), list):
         raise InputError(f"problem must be a cvxpy.Problem, got {type(problem).__name__}", argument="problem")
+    from dcl.frontends.cvxpy.labels import written  # imports CVXPY, which `import dcl` does not need
+
     parameters, variables = problem.parameters(), problem.variables()
 
     def layer(duals: Sequence[Any]) -> CvxpyLayer:
@@ -123,11 +148,13 @@ def model_of(
     constraints = []
     for place, constraint in enumerate(problem.constraints):
         own = constraint.dual_variables if place in owners else []
-        names = [f"dual[{place}]" if len(own) == 1 else f"dual[{place}][{k}]" for k in range(len(own))]
         places = tuple(range(len(duals), len(duals) + len(own)))
-        constraints.append(Constraint(constraint.id, constraint.label or "", str(constraint), places))
-        duals += [Entry(dual.id, name, dual.shape) for dual, name in zip(own, names, strict=True)]
-    return Model(made, _entries(parameters), _entries(variables), tuple(duals), tuple(constraints))
+        constraints.append(Constraint(constraint.id, constraint.label or "", written(constraint), places))
+        owner = f" of {constraint.label or written(constraint)}"
+        # of a cone with several parts they are dual 0, dual 1, ...
+        parts = ["dual"] if len(own) == 1 else [f"dual {k}" for k in range(len(own))]
+        duals += [Entry(dual.id, part + owner, dual.shape, owner=owner) for dual, part in zip(own, parts, strict=True)]
+    return Model(made, _entries(parameters), _entries(variables), distinct(duals), tuple(constraints))
 
 
 def _has_dual(layer: Callable[[Sequence[Any]], CvxpyLayer], constraint: Any) -> bool:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcl.errors import InputError
+from dcl.programs.text import labelled, sizes, table
+
+if TYPE_CHECKING:
+    from dcl.programs.values import Axes
 
 Array = NDArray[np.float64]
+_SHOWN = 12  # entries of `Values`
+_ROUNDING = 1e-15
 
 
 class HasId(Protocol):
@@ -29,13 +35,21 @@ Key = str | HasId
 class Entry:
     """One parameter, variable or dual variable: CVXPY's id, a name that no other has, shape.
 
-    shared: what the user calls it, and others too, where its name is "k (1)", "k (2)", ...; else "".
+    shared: what the user calls it, and others too, where its name is "k (1)", "k (2)", ...; else "".  owner: the end of the
+    name behind which no bracket can stand, as in "dual of x >= 0".  labels: of its only dimension, where the program itself
+    has some, as the rows of an MPS file do.
     """
 
     id: int
     name: str
     shape: tuple[int, ...]
     shared: str = ""
+    owner: str = ""
+    labels: tuple[str, ...] = ()
+
+    def of(self, label: str) -> str:
+        """The name of an entry, as in "w[2]", "w[AAPL]", "dual[2] of x >= 0"; the name itself for the label ""."""
+        return f"{self.name.removesuffix(self.owner)}[{label}]{self.owner}" if label else self.name
 
 
 def distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -48,7 +62,8 @@ def distinct(entries: Sequence[Entry]) -> tuple[Entry, ...]:
             continue
         name = next(name for k in count(1) if (name := f"{entry.name} ({k})") not in taken)
         taken.add(name)
-        found.append(replace(entry, name=name, shared=entry.name))
+        owner = entry.owner and entry.owner + name.removeprefix(entry.name)
+        found.append(replace(entry, name=name, shared=entry.name, owner=owner))
     return tuple(found)
 
 
@@ -92,12 +107,24 @@ def named_values(
 
 
 class Values(Mapping[str, Array]):
-    """Arrays by name, or by CVXPY object: `values["w"]` and `values[w]` are the same. Iterates over names."""
+    """Arrays by name, or by CVXPY object: `values["w"]` and `values[w]` are the same. Iterates over names.
 
-    def __init__(self, what: str, entries: Sequence[Entry], arrays: Sequence[Array]) -> None:
+    axes: the labels of the call, which `print` shows.  floor: says what `print` shows as 0, because it is rounding.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        entries: Sequence[Entry],
+        arrays: Sequence[Array],
+        axes: Axes | None = None,
+        floor: Callable[[], float] = float,
+    ) -> None:
         self._what = what
         self._entries = tuple(entries)
         self._arrays = tuple(arrays)
+        self._axes = axes
+        self._floor = floor
 
     def __getitem__(self, key: Any) -> Array:
         try:
@@ -112,7 +139,17 @@ class Values(Mapping[str, Array]):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{entry.name} {array.shape}" for entry, array in zip(self._entries, self._arrays, strict=True)
-        )
-        return f"Values({shown})"
+        if not self._entries:
+            return f"no {self._what}s"
+        # what rounding leaves of zero beside the others
+        largest = max(float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) for a in map(np.asarray, self._arrays))
+        floor = max(self._floor(), _ROUNDING * largest)
+        rows = []
+        for entry, array in zip(self._entries, self._arrays, strict=True):
+            is_one = self._axes is not None and np.shape(array) == entry.shape and len(entry.shape) == 1
+            labels = self._axes.of(entry)[0] if self._axes is not None and is_one else ()
+            rows.append([entry.name, sizes(np.shape(array)), labelled(array, labels, floor=floor)])
+        lines = [table([self._what, "shape", "value"], rows[:_SHOWN], left=3)]
+        if len(rows) > _SHOWN:
+            lines.append(f"... and {len(rows) - _SHOWN} more {self._what}s")
+        return "\n".join(lines)

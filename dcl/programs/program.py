@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
@@ -86,6 +87,17 @@ class ParametricProgram:
         )
         self._leaves: list[Any] = problem.parameters()
 
+    def with_labels(self, labels: Mapping[str, Sequence[str]]) -> ParametricProgram:
+        """The same program with labels for the entries of vectors, shown in tables; labels of values must be these.
+
+        labels: by the name of a parameter or variable, or "dual of ..." of a multiplier, one for each entry.
+
+        Raises InputError for an unknown name, and where there is not one label for each entry of a vector.
+        """
+        program = copy.copy(self)
+        program._model = self._model.with_labels(labels)
+        return program
+
     @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each parameter; parameters with one name are "k (1)", "k (2)"."""
@@ -115,7 +127,8 @@ class ParametricProgram:
         tensors = [torch.from_numpy(one.array) for one in found]
         layer = self._model.with_settings(on_degenerate="ignore").layer
         known = layer.solve(*tensors, warm_start=None if start is None else start.known)
-        return ProgramSolution(self._model, Values("parameter", entries, [one.array for one in found]), labels, known)
+        parameters = Values("parameter", entries, [one.array for one in found], labels)
+        return ProgramSolution(self._model, parameters, labels, known)
 
     def sweep(
         self,
@@ -159,11 +172,11 @@ class ParametricProgram:
         sweeping.report(chunk, model)
         return Sweep(
             model,
-            Values("parameter", entries, [one.array for one in found]),
+            Values("parameter", entries, [one.array for one in found], labels),
             tuple(entry.name for entry, swept in zip(entries, job.work.swept, strict=True) if swept),
             labels,
             chunk,
-            Values("parameter", [entries[p] for p in job.work.wanted], chunk.gradients),
+            Values("parameter", [entries[p] for p in job.work.wanted], chunk.gradients, labels),
         )
 
     def _given(self, values: object, named: Mapping[str, Any], call: str = "solve") -> list[Given]:
@@ -227,9 +240,7 @@ class ParametricProgram:
         """`ProgramSolution.sensitivity`; at: as in `jacobian`."""
         return self._at(at).sensitivity()
 
-    def active_range(
-        self, direction: Mapping[Any, Any] | None = None, at: At = None, **named: Any
-    ) -> tuple[Any, Any]:
+    def active_range(self, direction: Mapping[Any, Any] | None = None, at: At = None, **named: Any) -> tuple[Any, Any]:
         """`ProgramSolution.active_range`; at: as in `jacobian`."""
         return self._at(at).active_range(direction, **named)
 

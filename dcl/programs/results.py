@@ -130,7 +130,7 @@ class Sweep:
 
         entries = self.model.variables
         chosen = entries if variables is None else [entries[find(entries, key, "variable")] for key in variables]
-        return draw_sweep(self, [entry.name for entry in chosen], path)
+        return draw_sweep(self, chosen, path)
 
     def __repr__(self) -> str:
         counts: Mapping[str, int] = {one.name: int((self.status == one).sum()) for one in Status}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -49,7 +49,8 @@ class Effect:
 class Sensitivity:
     """Effects, those that move the solution most first (then the value), and the constraints that bind; `print` it.
 
-    failed: why there is no solution, whose effects are NaN; "" where there is one.
+    failed: why there is no solution, whose effects are NaN; "" where there is one.  floor: derivatives of the value up to
+    this are rounding, and printed as 0.
 
     Example:
         >>> import cvxpy as cp, dcl
@@ -63,6 +64,7 @@ class Sensitivity:
     effects: tuple[Effect, ...]
     binding: tuple[str, ...]
     failed: str = ""
+    floor: float = 0.0
 
     def __iter__(self) -> Iterator[Effect]:
         return iter(self.effects)
@@ -80,17 +82,19 @@ class Sensitivity:
         head = ["parameter", "value", "d value", "value, +1 %", "|d x|", "|x|, +1 %", "moves most"]
         # what rounding leaves of a derivative that is zero
         noise = _ROUNDING * max((effect.solution for effect in self.effects), default=0.0)
+        still = _ROUNDING * max((abs(effect.value_percent) for effect in self.effects), default=0.0)
+        moves = [abs(effect.value_percent) > still and abs(effect.value) > self.floor for effect in self.effects]
         rows = [
             [
                 effect.name,
                 number(effect.size, 4),
-                number(effect.value, 4),
-                f"{effect.value_percent + 0.0:+.2g}",
+                number(effect.value, 4) if value_moves else "0",
+                f"{effect.value_percent:+.2g}" if value_moves else "0",
                 number(effect.solution, 4) if effect.solution > noise else "0",
                 number(effect.solution_percent, 2) if effect.solution > noise else "0",
                 f"{effect.most} {effect.most_moved:+.3g}" if effect.solution > noise else "",
             ]
-            for effect in self.effects[:most]
+            for effect, value_moves in zip(self.effects[:most], moves, strict=False)
         ]
         lines = [table(head, rows)]
         if most is not None and len(self.effects) > most:
@@ -109,14 +113,14 @@ def table_of(solution: ProgramSolution) -> Sensitivity:
     """The table of a solution without batch dimensions."""
     model = solution.model
     slopes = solution.value_gradient()
-    names = [name for variable in model.variables for name in names_of(variable.name, variable.shape, solution)]
+    names = [name for variable in model.variables for name in solution.axes.names(variable)]
     effects: list[Effect] = []
     for p, parameter in enumerate(model.parameters):
         blocks = [solution.jacobian_by_place(k, p) for k in range(len(model.variables))]
         moved = np.concatenate([block.reshape(-1, max(1, int(np.prod(parameter.shape)))) for block in blocks])
         entries = np.ravel(list(solution.parameters.values())[p])
         size = _PERCENT * (float(np.sqrt(np.mean(entries**2))) if entries.size and np.any(entries) else 1.0)
-        labels = names_of(parameter.name, parameter.shape, solution)
+        labels = solution.axes.names(parameter)
         for j, (entry, slope) in enumerate(zip(entries, np.ravel(list(slopes.values())[p]), strict=True)):
             column = moved[:, j]
             most = int(np.abs(column).argmax())
@@ -135,15 +139,5 @@ def table_of(solution: ProgramSolution) -> Sensitivity:
             )
     effects.sort(key=lambda effect: (-effect.solution_percent, -abs(effect.value_percent)))
     failed = "" if solution.ok else f"no sensitivities, because there is no solution: {solution.failure}"
-    return Sensitivity(tuple(effects), solution.binding, failed)
-
-
-def names_of(name: str, shape: tuple[int, ...], solution: ProgramSolution) -> list[str]:
-    """As in "w[2]", "w[AAPL]", "Sigma[0, 1]", row by row; the name alone for a number."""
-    if not shape:
-        return [name]
-    axes: Any = solution.axes.of(shape)
-    return [
-        f"{name}[{', '.join(str(axis[i]) for axis, i in zip(axes, place, strict=True))}]"
-        for place in np.ndindex(*shape)
-    ]
+    floor = solution.certain.slope if solution.ok else 0.0
+    return Sensitivity(tuple(effects), solution.binding, failed, floor)

@@ -18,11 +18,13 @@ from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Requested
 from dcl.programs import derivatives
 from dcl.programs.active import active_range, binding, conflicts
+from dcl.programs.conflict import Conflict
+from dcl.programs.digits import Certain, certain
 from dcl.programs.instances import instance
 from dcl.programs.model import Model
 from dcl.programs.names import Array, Entry, Key, Values, find, find_all, named_values
 from dcl.programs.sensitivity import Sensitivity, table_of
-from dcl.programs.text import array, entries, number, table
+from dcl.programs.text import labelled, number, sizes, table
 from dcl.programs.values import Axes, Given, axes, given
 from dcl.status import GradientKind, Status
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 12  # variables
 _SILENCE = 'dcl.ParametricProgram(problem, on_degenerate="ignore") silences it'
-_NAMED = 8  # entries that are shown with their labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,23 +113,29 @@ class ProgramSolution:
     @cached_property
     def binding(self) -> Any:
         """The inequalities that bind, with the entries that do: a tuple of strings; for a batch, a list of tuples."""
-        found = binding(self.model, self._tensors, self.known)
+        found = binding(self.model, self._tensors, self.known, self.axes)
         return found if self.batch else found[0]
 
     @property
     def failure(self) -> str:
-        """Of one instance: why there is no solution, as in "PRIMAL_INFEASIBLE: no point ..."; "" where there is one."""
-        status = self.status
-        return "" if self.ok else f"{status.name}: {status.message_of(self.model.form.maximize)}"
+        """Of one instance: why there is no solution, as in "PRIMAL_INFEASIBLE: no point ...", with the conflict; else ""."""
+        status, conflict = self.status, str(self._conflicts[0])
+        if self.ok:
+            return ""
+        return f"{status.name}: {status.message_of(self.model.form.maximize)}{f'; {conflict}' if conflict else ''}"
 
     @cached_property
     def conflict(self) -> Any:
-        """The constraints among which the conflict lies where the program is infeasible: as `binding`.
+        """The constraints that contradict each other where the program is infeasible: as `binding`.
 
-        They contradict each other, by the solver's certificate. It may contain constraints that are not needed for that.
+        Of small programs each is needed for that, which is checked; `failure` says so. Of others there may be more than needed.
         """
-        found = conflicts(self.model, self._tensors, self.known)
-        return found if self.batch else found[0]
+        names = [one.names for one in self._conflicts]
+        return names if self.batch else names[0]
+
+    @cached_property
+    def _conflicts(self) -> list[Conflict]:
+        return conflicts(self.model, self._tensors, self.known)
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -153,7 +160,7 @@ class ProgramSolution:
             lead = value.shape[: value.ndim - len(entry.shape)]
             shared = index[len(index) - len(lead) :]
             arrays.append(value[tuple(0 if size == 1 else i for i, size in zip(shared, lead, strict=True))])
-        return Values("parameter", self.model.parameters, arrays)
+        return Values("parameter", self.model.parameters, arrays, self.axes)
 
     # Derivatives
 
@@ -181,7 +188,7 @@ class ProgramSolution:
         self._doubt(self.model.requested(range(len(self.model.variables))))
         moved = derivatives.pushed(self.model, self._tensors, self.known, self._direction(direction, named))
         variables = self.model.variables
-        return Values("variable", variables, [self._solved(t) for t in moved[: len(variables)]])
+        return Values("variable", variables, [self._solved(t) for t in moved[: len(variables)]], self.axes)
 
     def adjoint(self, cotangents: Mapping[Any, Any], wrt: Key | Sequence[Key] | None = None) -> Values:
         """{variable: weights} -> {parameter: gradient} of sum <weights, variable>, one gradient for each instance.
@@ -196,7 +203,7 @@ class ProgramSolution:
         self._doubt(model.requested(list(seeds)))
         wanted = self._wanted(wrt)
         found = derivatives.pulled(model, self._tensors, self.known, seeds, wanted)
-        return Values("parameter", [model.parameters[p] for p in wanted], [self._solved(t) for t in found])
+        return Values("parameter", [model.parameters[p] for p in wanted], [self._solved(t) for t in found], self.axes)
 
     def value_gradient(self, wrt: Key | Sequence[Key] | None = None) -> Values:
         """{parameter: gradient} of the optimal value, one for each instance; wrt: a parameter, or a list of them; None for all.
@@ -213,7 +220,12 @@ class ProgramSolution:
         else:
             found = derivatives.value_gradient(model, self._tensors, self.known, wanted)
             self._report(*derivatives.value_degeneracy_of(model, self._tensors, self.known))
-        return Values("parameter", [model.parameters[p] for p in wanted], [self._solved(t) for t in found])
+        slopes = [self._solved(t) for t in found]
+        return Values("parameter", [model.parameters[p] for p in wanted], slopes, self.axes, self._slope_floor)
+
+    def _slope_floor(self) -> float:
+        """What is rounding in a gradient of the value; of a batch nothing is called so."""
+        return 0.0 if self.batch else self.certain.slope
 
     def active_range(self, direction: Mapping[Any, Any] | None = None, **named: Any) -> tuple[Any, Any]:
         """(low, high): the parameters may move by t times the direction, low <= t <= high, with the same active constraints.
@@ -346,28 +358,29 @@ class ProgramSolution:
             return f"ProgramSolution: {shown}{residual}\n{names}"
         status = Status(int(known.status))
         if status != Status.OPTIMAL:
-            names = f"\nthe conflict lies among: {', '.join(self.conflict)}" if self.conflict else ""
-            return f"ProgramSolution: {status.name}\n{status.message_of(self.model.form.maximize)}{names}"
+            why = status.message_of(self.model.form.maximize)
+            return "\n".join(filter(None, [f"ProgramSolution: {status.name}", why, str(self._conflicts[0])]))
         solver = known.solvers[int(known.solver)] if known.solvers else ""
-        head = f"ProgramSolution: {status.name}, value {number(self.value)}; worst residual {float(worst.max()):.0e}, {solver}"
-        pairs = list(zip(self.model.variables, known.outputs, strict=False))
-        rows = [[entry.name, _shape(entry.shape), self._shown(entry, t.numpy())] for entry, t in pairs]
+        outputs, value, _ = self.certain
+        head = (
+            f"ProgramSolution: {status.name}, value {number(value)}; worst residual {float(worst.max()):.0e}, {solver}"
+        )
+        pairs = list(zip(self.model.variables, outputs, strict=False))
+        rows = [[entry.name, sizes(entry.shape), self.on_a_line(entry, array)] for entry, array in pairs]
         lines = [head, table(["variable", "shape", "value"], rows[:_SHOWN], left=3)]
         if len(rows) > _SHOWN:
             lines.append(f"... and {len(rows) - _SHOWN} more variables")
         lines.append("binding: " + ("; ".join(self.binding) or "nothing"))
         return "\n".join(lines)
 
-    def _shown(self, entry: Entry, value: Array) -> str:
-        """The value on one line, with its labels where a pandas object gave some to a short vector."""
-        (labels,) = self.axes.of(entry.shape) if len(entry.shape) == 1 else ((),)
-        if not labels or len(labels) > _NAMED or labels == tuple(range(len(labels))):
-            return array(value)
-        return ", ".join(f"{label} {one}" for label, one in zip(labels, entries(value), strict=True))
+    @cached_property
+    def certain(self) -> Certain:
+        """Of one instance, for tables: variables, multipliers and value, with 0 for what is only rounding."""
+        return certain(self.model, self._tensors, self.known)
 
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "number"
+    def on_a_line(self, entry: Entry, array: Array, digits: int = 5) -> str:
+        """An array of this variable or multiplier, with labels where a pandas object gave some to a short vector."""
+        return labelled(array, self.axes.of(entry)[0] if len(entry.shape) == 1 else (), digits)
 
 
 def _numpy(t: Tensor) -> Array:

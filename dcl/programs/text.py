@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 _LONGEST = 8  # entries on one line
+_NAMED = 8  # entries that are shown with their labels
 _ROUNDING = 1e-12
 
 
@@ -17,16 +18,17 @@ def number(value: float, digits: int = 5) -> str:
     return "nan" if math.isnan(value) else f"{value + 0.0:.{digits}g}"
 
 
-def entries(value: Any, digits: int = 5) -> list[str]:
-    """The entries of an array, flat; what is rounding beside the largest one is shown as 0."""
+def entries(value: Any, digits: int = 5, floor: float = 0.0) -> list[str]:
+    """The entries of an array, flat; what is rounding beside the largest one, or at most `floor`, is shown as 0."""
     flat = np.ravel(np.asarray(value, dtype=np.float64))
     largest = float(np.abs(flat[np.isfinite(flat)]).max(initial=0.0))
-    return [number(0.0 if abs(one) <= _ROUNDING * largest else one, digits) for one in flat.tolist()]
+    floor = max(floor, _ROUNDING * largest)
+    return [number(0.0 if abs(one) <= floor else one, digits) for one in flat.tolist()]
 
 
-def array(value: Any, digits: int = 5) -> str:
-    """An array on one line, row by row, with its ends where it is long; a number without brackets."""
-    shape, shown = np.shape(value), entries(value, digits)
+def array(value: Any, digits: int = 5, floor: float = 0.0) -> str:
+    """An array on one line, row by row, with its ends where it is long; a number without brackets. floor: as in `entries`."""
+    shape, shown = np.shape(value), entries(value, digits, floor)
     if not shape:
         return shown[0]
     if len(shown) > _LONGEST:
@@ -35,6 +37,19 @@ def array(value: Any, digits: int = 5) -> str:
         rows = [" ".join(shown[k : k + shape[1]]) for k in range(0, len(shown), max(1, shape[1]))]
         return "[" + "; ".join(rows) + "]"
     return f"[{' '.join(shown)}]"
+
+
+def labelled(value: Any, labels: Sequence[Any], digits: int = 5, floor: float = 0.0) -> str:
+    """A short vector with the labels of its entries, as in "tea 0.2, wheat 0.3"; `array` where labels are only places."""
+    if not labels or len(labels) > _NAMED or tuple(labels) == tuple(range(len(labels))):
+        return array(value, digits, floor)
+    shown = entries(value, digits, floor)
+    return ", ".join(f"{label} {one}" for label, one in zip(labels, shown, strict=True))
+
+
+def sizes(shape: Sequence[int]) -> str:
+    """As in "3 x 2", "number"."""
+    return " x ".join(map(str, shape)) or "number"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -50,7 +50,9 @@ def given(value: object, entry: Entry) -> Given:
 def _read(value: object, name: str) -> tuple[Array, tuple[Labels | None, ...]]:
     labels: tuple[Labels | None, ...] | None = None
     if value is None:
-        raise InputError(f"{name} is None: give a value, or leave it out to use its .value if it has one", argument=name)
+        raise InputError(
+            f"{name} is None: give a value, or leave it out to use its .value if it has one", argument=name
+        )
     if isinstance(value, Tensor):
         if value.requires_grad:
             raise InputError(
@@ -131,13 +133,26 @@ class Axes:
     known: tuple[Labels, ...] = ()
     owners: tuple[str, ...] = ()
 
-    def of(self, shape: Sequence[int]) -> tuple[Labels, ...]:
-        """Labels of each dimension of a variable: those of the only labelled dimension of this size, else 0, 1, ..."""
+    def of(self, entry: Entry) -> tuple[Labels, ...]:
+        """Labels of each dimension: its own, or those of the only labelled dimension of this size, else 0, 1, ..."""
+        if entry.labels:
+            return (entry.labels,)
         found = []
-        for size in shape:
+        for size in entry.shape:
             fitting = [labels for labels in self.known if len(labels) == size]
             found.append(fitting[0] if len(fitting) == 1 else tuple(range(size)))
         return tuple(found)
+
+    def places(self, entry: Entry) -> list[str]:
+        """The label of each entry, row by row, as in "AAPL" or "0, 1"; [""] for a number."""
+        axes = self.of(entry)
+        return [
+            ", ".join(str(axis[i]) for axis, i in zip(axes, place, strict=True)) for place in np.ndindex(*entry.shape)
+        ]
+
+    def names(self, entry: Entry) -> list[str]:
+        """The name of each entry, row by row, as in "w[AAPL]", "dual[0, 1] of X <= 2"; the name alone for a number."""
+        return [entry.of(place) for place in self.places(entry)]
 
 
 def axes(entries: Sequence[Entry], values: Sequence[Given], before: Axes | None = None) -> Axes:
@@ -163,6 +178,12 @@ def axes(entries: Sequence[Entry], values: Sequence[Given], before: Axes | None 
                     )
                 batch = labels
                 continue
+            if entry.labels and labels != entry.labels:
+                raise InputError(
+                    f"{entry.name} has the labels {_short(labels)}, those of the program are {_short(entry.labels)}: give them "
+                    "the same labels in the same order",
+                    argument=entry.name,
+                )
             _check_order(entry.name, labels, known)
             known.setdefault(labels, entry.name)
     _check_overlap(known, _apart(entries, values) | {frozenset(pair) for pair in combinations(before.known, 2)})

@@ -94,5 +94,5 @@ def judged(point: Point, time_limit: float | None, seen: Seen = None) -> Tensor:
             one = point.program.rows(torch.tensor([i], device=off.device)).detach()
             off[i] = descends(one, centering(None, time_limit))
     if not point.program.structure.cone.is_orthant:
-        off = off | runs_off(point, Backend(centering(LOOSE, time_limit)), seen)
+        off = off | runs_off(point, Backend(centering(LOOSE, time_limit, point.program.structure)), seen)
     return torch.where((good & off).unsqueeze(-1), torch.inf, residuals)

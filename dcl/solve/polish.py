@@ -21,8 +21,8 @@ from torch import Tensor
 
 from dcl.cones.base import TIE_TOLERANCE
 from dcl.kkt import DenseFactor, factorize
-from dcl.kkt.extended import residual as extended_residual
 from dcl.point import OPTIMAL_TOLERANCE, Point, worst
+from dcl.point.sharp import sharp_step
 from dcl.program import magnitude, norm
 
 # Below this relative residual a point is as good as the solver can be asked to make it.
@@ -104,24 +104,18 @@ def _imbalance(point: Point) -> Tensor:
 
 def _sharpen(point: Point, rows: Tensor) -> Point:
     """Newton steps with F in extended precision, on the instances where `rows` (B,) is true, as long as steps shrink."""
-    program, kkt, x, v = point.program, point.kkt, point.x, point.v
-    structure = program.structure
-    P, A = structure.P.dense(program.P), structure.A.dense(program.A)
-    index = torch.nonzero(rows).squeeze(-1)
-    P, A = (M.expand(x.shape[0], -1, -1)[index] for M in (P, A))
-    M = torch.cat([torch.cat([P, A.mT], -1), torch.cat([A, A.new_zeros(len(index), structure.m, structure.m)], -1)], -2)
-    last = torch.full_like(x[:, 0], torch.inf)
-    for _ in range(3):
-        z = structure.cone.project(v, 0.0)
-        right = torch.cat([-program.q.expand_as(x), program.b + (v - z)], -1)[index]  # v - z is exact: -s or 0
-        f = torch.zeros(*x.shape[:1], structure.n + structure.m, dtype=x.dtype, device=x.device)
-        at = torch.cat([x, z], -1)[index].unsqueeze(-1)
-        f = f.index_copy(0, index, extended_residual(M, at, right.unsqueeze(-1)).squeeze(-1))
-        dx, dv, _ = kkt.tangent(f[:, : structure.n], f[:, structure.n :])
+    program, kkt = point.program, point.kkt
+    zeros, index, scaled = program.structure.cone.zeros, torch.nonzero(rows).squeeze(-1), kkt.conditioning.scaled
+    last = torch.full_like(point.x[:, 0], torch.inf)
+    for _ in range(4):
+        x, v = point.x, point.v
+        dx, dv = sharp_step(point, index)
         size = magnitude(dx) / (1.0 + magnitude(x))
-        shrinks = (size < 0.5 * last) & (size < 1e-3)
-        keeps = shrinks & ((v > 0.0) == (v + dv > 0.0)).all(-1)
+        # where S is regular in its best units only, ordinary residuals may have left x without any digit
+        shrinks = (size < 0.5 * last) & ((size < 1e-3) | scaled)
+        # multipliers of equalities have no sign
+        keeps = shrinks & ((v > 0.0) == (v + dv > 0.0))[:, zeros:].all(-1)
         x = torch.where(keeps.unsqueeze(-1), x + dx, x)
         v = torch.where(keeps.unsqueeze(-1), v + dv, v)
-        last = size
-    return Point(program, x, v, near=kkt)
+        point, last = Point(program, x, v, near=kkt), size
+    return point

@@ -6,6 +6,19 @@ from dcl.solvers.daqp import Daqp
 from dcl.solvers.highs import Highs
 from dcl.solvers.osqp import Osqp
 from dcl.solvers.piqp import Piqp
+from dcl.solvers.schur import Schur
 from dcl.solvers.scs import Scs
 
-__all__ = ["AbstractSolver", "Claim", "Clarabel", "Daqp", "Highs", "HostProgram", "Iterates", "Osqp", "Piqp", "Scs"]
+__all__ = [
+    "AbstractSolver",
+    "Claim",
+    "Clarabel",
+    "Daqp",
+    "Highs",
+    "HostProgram",
+    "Iterates",
+    "Osqp",
+    "Piqp",
+    "Schur",
+    "Scs",
+]

@@ -15,7 +15,8 @@ tolerances; "sparse": a few nonzeros a row):
     dense and larger:                                          PIQP, Clarabel, DAQP, OSQP
     sparse and larger, QP:                                     PIQP, Clarabel, OSQP
     sparse and larger, LP:                                     HiGHS, Clarabel, PIQP, OSQP
-    a cone that is no orthant:                                 Clarabel, SCS
+    large semidefinite cones, and no others but orthants:      Schur, Clarabel, SCS         (`dcl.solvers.schur.is_for`)
+    another cone that is no orthant:                           Clarabel, SCS
 
 Above, on a chain (MPC) with 900 / 30,000 / 100,000 variables, PIQP takes 1.8 / 76 / 265 ms and Clarabel 5.9 / 261 / 968.
 On random sparse LPs (n = m = 500 / 3,000, 5 nonzeros a row) HiGHS takes 23 / 720 ms, PIQP 57 / 27,300, Clarabel 80 / 29,200:
@@ -48,11 +49,14 @@ from dcl.solvers.highs import Highs
 from dcl.solvers.osqp import Osqp
 from dcl.solvers.peers import translate
 from dcl.solvers.piqp import Piqp
+from dcl.solvers.schur import Schur, is_for
 from dcl.solvers.scs import Scs
 
 _QP_DENSE, _QP_SPARSE, _LP = 1000, 700, 200  # largest n + m for DAQP
 
-_SOLVERS: dict[str, type[AbstractSolver]] = {solver.name: solver for solver in (Daqp, Piqp, Osqp, Clarabel, Scs, Highs)}
+_SOLVERS: dict[str, type[AbstractSolver]] = {
+    solver.name: solver for solver in (Daqp, Piqp, Osqp, Clarabel, Scs, Highs, Schur)
+}
 
 # Names that cvxpylayers takes for its back ends; they say little of the method, so the rule chooses.
 _AUTOMATIC = ("AUTO", "DIFFCP", "MOREAU", "MPAX", "ECOS")
@@ -113,10 +117,19 @@ def _fallback(kind: type[AbstractSolver], time_limit: float | None, verbose: boo
     return kind(time_limit=time_limit, verbose=verbose)
 
 
-def centering(eps: float | None, time_limit: float | None) -> AbstractSolver:
-    """The solver for programs that dcl makes itself, of any cones, and for points in the middle of all solutions."""
+def centering(eps: float | None, time_limit: float | None, structure: Structure | None = None) -> AbstractSolver:
+    """The solver for programs that dcl makes itself, of any cones, and for points in the middle of all solutions.
+
+    structure: of the program, None for any.
+    """
+    if structure is not None and _is_for_schur(structure):
+        return Schur(eps=eps, time_limit=time_limit)
     kind = next(kind for kind in _SOLVERS.values() if kind.finds_center)
     return kind(eps=eps, time_limit=time_limit)
+
+
+def _is_for_schur(structure: Structure) -> bool:
+    return is_for(structure.n, structure.cone.zeros, structure.cone.blocks)
 
 
 def vertex_solvers(time_limit: float | None) -> tuple[AbstractSolver, ...]:
@@ -261,7 +274,7 @@ def _rule(structure: Structure, P_is_zero: bool) -> tuple[type[AbstractSolver], 
 
 def _rule_of_all(structure: Structure, P_is_zero: bool) -> tuple[type[AbstractSolver], ...]:
     if not structure.cone.is_orthant:
-        return Clarabel, Scs
+        return (Schur, Clarabel, Scs) if _is_for_schur(structure) else (Clarabel, Scs)
     dense = isinstance(structure.A, DensePattern) and isinstance(structure.P, DensePattern)
     small = _LP if P_is_zero else _QP_DENSE if dense else _QP_SPARSE
     if structure.n + structure.m <= small:

@@ -13,6 +13,9 @@ Its tolerances are absolute for small data, and with |b| of 1e-6 and cones other
 be polished.  So such programs go in with b and the objective of size one:  x = length x',  z = cost / length z'.  To do
 that always loses more than it gains on SDPLIB and CBLIB (isil01's certificate).
 
+Semidefinite cones are split along the cliques of the pattern of A and b.  That panics (0.11.1) where a graph has many isolated
+vertices, index out of bounds in its merging of cliques; such programs go in with cones that are not split.
+
 Ctrl-C: Clarabel sees no signals, and an exception in its callback is printed and lost [run].  In a worker thread,
 where `stop` is given, it is asked after each iteration whether to go on.
 """
@@ -97,7 +100,7 @@ class Clarabel(AbstractSolver):
             length, cost = _units(P, q, b) if program.cones else (1.0, 1.0)
             if (length, cost) != (1.0, 1.0):
                 P, q, b = P * (length * length / cost), q * (length / cost), b / length
-            solver = clarabel.DefaultSolver(P, q, A, b, cones, settings)
+            solver = _made(P, q, A, b, cones, settings)
             if stop is not None:
                 solver.set_termination_callback(_until(stop))
             solution = solver.solve()
@@ -144,6 +147,21 @@ def _claims() -> dict[Any, Claim]:
         SolverStatus.MaxIterations: Claim.MAX_ITERATIONS,
         SolverStatus.MaxTime: Claim.TIME_LIMIT,
     }
+
+
+def _made(*data: Any) -> clarabel.DefaultSolver:
+    """Clarabel's solver, with semidefinite cones as they are where splitting them panics."""
+    import clarabel
+
+    try:
+        return clarabel.DefaultSolver(*data)
+    except BaseException as error:
+        # pyo3 derives it from BaseException, and no module has its name
+        if type(error).__name__ == "PanicException":
+            *program, settings = data
+            settings.chordal_decomposition_enable = False
+            return clarabel.DefaultSolver(*program, settings)
+        raise
 
 
 def _units(P: sp.csc_matrix, q: Array, b: Array) -> tuple[float, float]:

@@ -248,6 +248,7 @@ def test_mu_of_the_layer_of_the_call_and_of_each_instance_agree():
     assert (together.x[0] - together.x[2]).abs().max().item() > 1e-3
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("mu", [10.0, 1e-2, 1e-5, 1e-8])
 @pytest.mark.parametrize("kind", ["qp", "qp_semidefinite", "lp", "bounds"])
 def test_residual_of_every_instance_of_a_batch(kind, mu):

@@ -55,6 +55,7 @@ def test_answers_are_those_of_problem_solve(family):
     assert float(solution.dual_residual) < 1e-11
 
 
+@pytest.mark.sample(3)
 @pytest.mark.filterwarnings("ignore:the gradient with respect to:dcl.DegenerateWarning")  # of a linear program
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
 def test_gradients_are_those_of_central_differences(family):
@@ -84,6 +85,7 @@ def test_gradients_are_those_of_central_differences(family):
             assert float((grads[p] * torch.tensor(d)).sum()) == pytest.approx(difference, rel=2e-5, abs=2e-6)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
 def test_value_is_differentiable_by_the_envelope_theorem(family):
     # dvalue/dtheta of the layer's own outputs, through the user's objective, against differences of the optimal value

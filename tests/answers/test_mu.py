@@ -72,6 +72,7 @@ def test_primitives_are_differentiable_in_mu_and_v(name):
         assert gradcheck(lambda mu, v: curvature_product(structure, mu, v, a, w), leaves, fast_mode=True)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mu", [1e-1, 1e-3, 1e-6])
 @each_key
 def test_against_equation_61_in_high_precision(key, mu):
@@ -85,6 +86,7 @@ def test_against_equation_61_in_high_precision(key, mu):
     np.testing.assert_allclose(float(found), known["mu"][0], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.sample(2)
 @each_key
 def test_cone_layer_in_mu_and_data(key):
     cones, data, _ = central_path.program(key, 2)
@@ -165,6 +167,7 @@ def test_mu_of_the_layer_itself_can_be_learned():
     assert float(mu.detach()) == pytest.approx(0.05, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_compiled_graphs_have_the_derivative():
     layer, q = box_layers()["qp"], torch.tensor([1.0, -0.5, 0.2], **F64)
     mu = torch.tensor(0.1, **F64, requires_grad=True)

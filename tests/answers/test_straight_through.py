@@ -83,6 +83,7 @@ def test_failed_instances_stay_failed():
     assert float(gradient[0, 0]) > 0.5
 
 
+@pytest.mark.sample(5)
 @each
 @pytest.mark.parametrize("how", ["leaf", "grad", "jvp", "vmap of grad"])
 def test_the_derivative_in_mu_is_that_of_the_path(name, how):

@@ -89,6 +89,7 @@ def in_high_precision(P, q, lb, ub, mu):
             at = max(mpf(mu), at / 8)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("corner", [0.0, 1.0])
 @pytest.mark.parametrize("w", WIDTHS)
 def test_coupled_variables_against_high_precision(w, corner):

@@ -95,6 +95,7 @@ def solved(problem: Problem) -> tuple[np.ndarray, list[np.ndarray], dcl.Solution
     return y.detach().numpy(), [g.numpy() for g in torch.autograd.grad(w @ y, leaves)], solution
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("family", "n"), FAMILIES)
 @pytest.mark.parametrize("seed", range(3))
 def test_both_ways_agree(

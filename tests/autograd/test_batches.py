@@ -342,6 +342,7 @@ def test_double_backward(mu):
 # Warm starts, solutions
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("solver", ["DAQP", "OSQP", "PIQP", "CLARABEL"])
 @pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
 def test_warm_start_gives_the_same_answer(solver, batch):

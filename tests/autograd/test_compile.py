@@ -99,6 +99,7 @@ def test_a_model_with_a_layer(fullgraph: bool, backend: str) -> None:
         close(compiled(t), model.known(t), ROUNDING)
 
 
+@pytest.mark.slow
 def test_cvxpy_layer_in_a_whole_graph() -> None:
     layer = cvxpy_ball()
     compiled = torch.compile(lambda c, r: layer(2.0 * c, r), fullgraph=True, backend="aot_eager")
@@ -186,6 +187,7 @@ def test_solve_qp_with_a_barrier_in_a_whole_graph(mu: float | Tensor) -> None:
     close(gradients(compiled(q), [q]), gradients(known, [q]))
 
 
+@pytest.mark.slow
 def test_solve_qp_tells_what_no_graph_holds() -> None:
     q, eye, zero = torch.tensor([0.5, -1.0], **F64, requires_grad=True), torch.eye(2, **F64), torch.zeros(2, **F64)
 
@@ -204,6 +206,7 @@ def test_solve_qp_tells_what_no_graph_holds() -> None:
         torch.compile(lambda q: dcl.solve_qp(eye, q).x, fullgraph=True, backend="aot_eager")(torch.ones(2).long())
 
 
+@pytest.mark.slow
 def test_layers_that_share_code_are_not_confused() -> None:
     """Two layers, and a copy of one after it is gone."""
     tight, loose = Box(dcl.QPLayer(mu=1e-3)), Box(dcl.QPLayer())
@@ -342,6 +345,7 @@ def test_mu_that_requires_a_gradient_gets_it() -> None:
     torch.testing.assert_close(found, torch.autograd.grad(call(q), mu)[0], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_numbers_as_bounds_in_a_whole_graph() -> None:
     layer, q = dcl.QPLayer(), torch.tensor([0.5, -0.5, -3.0], **F64)
     call = torch.compile(
@@ -351,6 +355,7 @@ def test_numbers_as_bounds_in_a_whole_graph() -> None:
         torch.testing.assert_close(call(q, ub), (-q).clamp(0.0, ub), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_mu_inside_of_vmap_has_the_shape_of_one_call() -> None:
     layer, q = dcl.QPLayer(), torch.linspace(-1.0, 1.0, 12, **F64).reshape(3, 4, 1)
 
@@ -378,6 +383,7 @@ def test_mu_of_the_layer_that_requires_a_gradient_gets_it() -> None:
     torch.testing.assert_close(found, 1.0 / torch.sqrt(q[:, 0].square() + 4.0 * mu.detach()), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_no_doubt_where_no_derivative_is_asked_for() -> None:
     layer = dcl.QPLayer(on_degenerate="raise")
     compiled = torch.compile(
@@ -389,6 +395,7 @@ def test_no_doubt_where_no_derivative_is_asked_for() -> None:
         compiled(q.requires_grad_())
 
 
+@pytest.mark.slow
 def test_an_argmin_layer_runs_beside_the_graph() -> None:
     layer = dcl.ArgminLayer(lambda y, a: ((y - a) ** 2).sum(), inequality=lambda y, a: y - 1.0)
     a = torch.tensor([0.3, 3.0], **F64, requires_grad=True)
@@ -432,6 +439,7 @@ def qp_simplex_with_rows() -> Callable[[Tensor], Tensor]:
     return lambda c: layer(torch.eye(4, **F64), -1.5 * c, A=one, b=torch.ones(1, **F64), G=G, h=zero).x
 
 
+@pytest.mark.sample(3)
 @needs_core
 @pytest.mark.parametrize("fullgraph", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
@@ -479,6 +487,7 @@ def test_in_a_graph_the_careful_lane_answers_what_the_core_leaves(monkeypatch: A
     assert batches == [1, 1]  # forward, and the derivative at its point
 
 
+@pytest.mark.slow
 @needs_core
 def test_what_a_graph_keeps_goes_with_it() -> None:
     f = torch.compile(qp_simplex(), fullgraph=True, backend="aot_eager")

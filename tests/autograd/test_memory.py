@@ -65,6 +65,7 @@ def test_a_pass_leaves_nothing(mu, no_collector):
     assert alive() == before
 
 
+@pytest.mark.slow
 def test_a_graph_lives_as_long_as_its_output(no_collector):
     pairs = everything()
     before = alive()

@@ -139,7 +139,7 @@ def lines_of(todo: list[Work]) -> list[Done]:
     return list(cvxpy_timing.time_works(todo, [], EFFORT))
 
 
-@pytest.mark.sample(7)
+@pytest.mark.sample(11)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dcl_is_right_and_absent_peers_are_listed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = tuple(p if p.is_dcl else replace(p, needs=("no-such-package",)) for p in cvxpy_peers.PEERS)

@@ -545,13 +545,14 @@ def test_command_takes_a_file_with_only_a_problem(tmp_path, capsys):
 
 
 def test_command_without_matplotlib(monkeypatch, tmp_path, capsys):
-    from dcl.cli import compare as command
+    from dcl.cli import arguments as command
 
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["compare", "--plot", str(tmp_path / "a.png")]) == 2
     assert 'pip install "dcl-layers[compare]"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_on_another_device():
     """Everything stays there or is fetched: a simulated device refuses to mix."""
     with SimulatedDevice():

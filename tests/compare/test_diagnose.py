@@ -9,6 +9,7 @@ from oracles.exact import DEGENERATE, UNSOLVABLE, tiny
 
 import dcl
 from dcl import GradientKind, Status
+from dcl.compare import diagnosis
 from dcl.compare.points import Diagnosis, Sizes
 
 ARGUMENTS = ("P", "q", "A", "b", "G", "h", "lb", "ub")
@@ -56,8 +57,11 @@ def portfolio():
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 45), marks=pytest.mark.slow)], ids=["few", "more"])
 @pytest.mark.parametrize("kind", [None, *DEGENERATE])
-def test_uniqueness_and_rank_in_exact_rationals(kind, seeds):
+def test_uniqueness_and_rank_in_exact_rationals(kind, seeds, monkeypatch):
     """Tiny programs of each kind of degeneracy, decided by enumeration of all active sets."""
+    if len(seeds) > 5:
+        # a mu for the advice takes up to nine calls of the layer, most of the time, and says nothing of what is compared
+        monkeypatch.setattr(diagnosis, "nearby_mu", lambda layer, tensors, needed, count: [None] * count)
     wrong = []
     for seed in seeds:
         known = tiny(seed, kind)
@@ -89,13 +93,13 @@ def test_conflicts_and_active_constraints_have_the_names_that_the_user_gave():
     layer, mean = portfolio(), number([0.9, 0.2, -0.4])
     apart = dcl.diagnose(layer, mean, number(-0.5))[0]
     assert apart.status == Status.PRIMAL_INFEASIBLE
-    assert {"constraint 2 (cap: w[0] <= limit)", "constraint 1 (0.0 <= w)"} <= set(apart.conflict)
+    assert {"constraint 2 (cap: w[0] <= limit)", "constraint 1 (w >= 0)"} <= set(apart.conflict)
     assert "cannot hold together" in apart.advice
     point = dcl.diagnose(layer, mean, number(0.6))[0]
     # w = (0.6, 0.4, 0): cap and w >= 0 are active, with multipliers 0.6 + nu and so on
     assert [name for name in point.active if "epigraph" not in name] == [
-        "constraint 0 (budget: sum(w) == 1.0)",
-        "constraint 1 (0.0 <= w)",
+        "constraint 0 (budget: sum(w) == 1)",
+        "constraint 1 (w >= 0)",
         "constraint 2 (cap: w[0] <= limit)",
     ]
     assert point.healthy
@@ -199,7 +203,7 @@ def test_at_mu_nothing_is_weakly_active():
     assert "x(mu) is inside of all of them" in str(point)
     assert (point.unique_x, point.unique_z, point.rows, point.margin) == (True, True, 0, float("inf"))
     on_path = dcl.diagnose(portfolio(), number([0.9, 0.2, -0.4]), number(0.6), mu=1e-2)[0]
-    assert [name for name in on_path.active if "epigraph" not in name] == ["constraint 0 (budget: sum(w) == 1.0)"]
+    assert [name for name in on_path.active if "epigraph" not in name] == ["constraint 0 (budget: sum(w) == 1)"]
     assert on_path.licq
     assert point.value == pytest.approx(0.5e-4, rel=1e-9)  # x = sqrt(mu)
 

@@ -65,7 +65,7 @@ def agree(cone, v, mu, w):
     return bool((projected & ((Dw - Dw_torch).abs().amax(-1) <= derivative * w.abs().amax(-1))).all())
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("mu", MUS)
 @pytest.mark.parametrize("name", CONES)
 def test_projection_and_derivative(name, mu):
@@ -87,6 +87,7 @@ def with_spectrum(name, spectrum, rng):
     return svec(torch.tensor((U * np.resize(spectrum, k)) @ U.T))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("mu", [0.0, 1e-9, 1e-3])
 @pytest.mark.parametrize("name", ["SOC(2)", "SOC(3)", "SOC(40)", "PSD(2)", "PSD(7)"])
 def test_at_kinks(name, mu):
@@ -118,6 +119,7 @@ def power_kinks(a):
             yield tuple(np.array(point) + step * np.array([0.3, -0.5, 0.8]))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("mu", [0.0, 1e-9, 1e-3])
 def test_at_kinks_of_power_cones(mu):
     rng = np.random.default_rng(4)

@@ -36,10 +36,15 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     build = root / "headers"
     options = ["-DDCL_CORE_TESTS=ON", "-DDCL_CORE_STRICT=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    environment = dict(os.environ)
+    if shutil.which("ccache"):  # a build takes two minutes, and most runs of the suite change no header
+        options.append("-DCMAKE_CXX_COMPILER_LAUNCHER=ccache")
+        # the folder of the build is another one in every run
+        environment |= {"CCACHE_BASEDIR": str(SOURCES), "CCACHE_NOHASHDIR": "1"}
     with (root / "headers.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for command in ([cmake, "-S", str(SOURCES), "-B", str(build), *options], [cmake, "--build", str(build)]):
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
     return build
 

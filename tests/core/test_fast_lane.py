@@ -261,6 +261,7 @@ def cvxpy_values(B=4):
     return [t.requires_grad_() for t in values]
 
 
+@pytest.mark.slow
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("maximize", [False, True])
 def test_a_cvxpy_layer_against_differences(maximize, monkeypatch):

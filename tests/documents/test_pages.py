@@ -42,7 +42,7 @@ def ran(kind: str, code: str, space: dict[str, object]) -> str:
     return printed.getvalue()
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(DOCS)) for page in PAGES])
 def test_transcripts(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text, space = page.read_text(encoding="utf-8"), {"__name__": "page"}

@@ -1,6 +1,7 @@
 """Bad inputs: a typed error that names argument and batch index, before any solver runs; never a wrong answer."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 import cvxpy as cp
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import dcl
+from dcl.frontends.batching import batching
 from dcl.solvers import AbstractSolver, Clarabel, Daqp, Osqp, Piqp
 
 NAN, INF = float("nan"), float("inf")
@@ -467,3 +469,16 @@ def test_inputs_are_not_modified(solver, mu, batch):
         assert torch.equal(t, before[name])
         assert t._version == versions[name]
     assert options == {"eps": 1e-9}
+
+
+def test_batch_shapes_broadcast_as_those_of_torch():
+    shapes = [(), (1,), (3,), (0,), (2, 3), (2, 1), (1, 3), (4, 1, 3), (1, 1), (2, 2)]
+    for a, b in product(shapes, shapes):
+        given = [(name, torch.zeros(*shape, 2), 1) for name, shape in (("q", a), ("h", b))]
+        try:
+            expected = tuple(torch.broadcast_shapes(a, b))
+        except RuntimeError:
+            with pytest.raises(dcl.InputError, match="does not broadcast"):
+                batching(given)
+        else:
+            assert batching(given).shape == expected

@@ -373,3 +373,51 @@ def test_nothing_dense_is_formed_of_a_large_program(monkeypatch):
     assert len(sparse._forms[layer]) == 1
     layer(P.detach(), q.detach(), lb=torch.full((n,), -50.0).double(), ub=torch.full((n,), 50.0).double())
     assert len(sparse._forms[layer]) == 1  # analyzed once
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_indices_that_change_in_place_are_seen(lane, layout):
+    """G x <= 1 with one entry in each row, for a maximum: x is 1 over the entry, in the column where it is now."""
+    q = -torch.ones(3, dtype=torch.float64)
+    bound = 5.0 * torch.ones(3, dtype=torch.float64)
+    G = torch.tensor([[2.0, 0.0, 0.0], [0.0, 4.0, 0.0]], dtype=torch.float64)
+    sparse = G.to_sparse().coalesce() if layout == torch.sparse_coo else G.to_sparse(layout=layout)
+    P = 1e-3 * torch.eye(3, dtype=torch.float64)
+    layer, ones = dcl.QPLayer(), torch.ones(2, dtype=torch.float64)
+
+    def x():
+        return layer(P, q, G=sparse, h=ones, ub=bound).x
+
+    for _ in range(2):
+        torch.testing.assert_close(x(), torch.tensor([0.5, 0.25, 5.0], dtype=torch.float64))
+    if layout == torch.sparse_coo:
+        sparse._indices()[1, 1] = 2
+    elif layout == torch.sparse_csr:
+        sparse.col_indices()[1] = 2
+    else:
+        sparse.ccol_indices()[2] = 1  # the second column is empty, its entry in the third
+    for _ in range(2):
+        torch.testing.assert_close(x(), torch.tensor([0.5, 5.0, 0.25], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("make", "words"), [(duplicate_csr, "more than once"), (outside, "outside")])
+def test_bad_places_are_refused_in_every_call(make, words):
+    layer, G = dcl.QPLayer(), make()
+    for _ in range(3):
+        with pytest.raises(dcl.InputError, match=words):
+            layer(**(qp() | {"G": G}))
+
+
+def test_a_pattern_that_inference_mode_saw_first_serves_training(lane):
+    layer, q = dcl.QPLayer(), torch.tensor([-2.0, -2.0], dtype=torch.float64)
+    h = torch.ones(1, dtype=torch.float64)
+    G = torch.tensor([[1.0, 0.0]], dtype=torch.float64).to_sparse().coalesce().requires_grad_()
+    P = torch.eye(2, dtype=torch.float64)
+    with torch.inference_mode():
+        layer(P, q, G=G.detach(), h=h)
+    x = layer(P, q, G=G, h=h).x
+    # x_0 = 1 / g
+    (slope,) = torch.autograd.grad(x[0], G)
+    torch.testing.assert_close(slope.to_dense(), torch.tensor([[-1.0, 0.0]], dtype=torch.float64))
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(P, q, G=G.detach(), h=h).x, torch.tensor([1.0, 2.0], dtype=torch.float64))

@@ -68,7 +68,7 @@ PRINTS = {
     "dcl.cli.sweep",
     "dcl.cli.sensitivity",
 }
-PRINTS |= {"dcl.cli.diagnose", "dcl.cli.info", "dcl.layers.verbose"}
+PRINTS |= {"dcl.cli.diagnose", "dcl.cli.info", "dcl.layers.verbose", "dcl.solvers.schur"}
 LONGEST, LONGEST_MEDIAN = 400, 150
 
 

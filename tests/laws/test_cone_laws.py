@@ -117,7 +117,7 @@ def test_z_is_minus_mu_times_the_gradient_of_the_barrier(case, mu):
     close(z[:, free:], (-mu * gradient)[:, free:], 1e-6, scale=0.1)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(7)
 @each_mu
 @pytest.mark.parametrize("t", [1e-9, 1e-2, 7.0, 1e6])
 @each_case
@@ -195,7 +195,7 @@ def test_the_curvature_is_the_derivative_of_D(case, mu):
     close(found, expected, case.accuracy.curvature, scale=1.0 + 1e-4 / step)  # it grows as 1 / distance from the kink
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(7)
 @each_mu
 @each_case
 def test_the_curvature_is_symmetric_in_all_three(case, mu):
@@ -258,6 +258,7 @@ def test_the_projection_is_twice_differentiable_in_torch(case, mu):
 # Batches
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_mu_per_instance_is_a_loop(case):
     cone, v = case.cone, regular(case)
@@ -292,7 +293,7 @@ def test_one_bad_instance_leaves_the_others(case):
         assert torch.equal(*found)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(7)
 @each_mu
 @each_case
 def test_a_product_is_its_parts(case, mu):

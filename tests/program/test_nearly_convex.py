@@ -253,6 +253,7 @@ def test_float32_gram_that_is_flat(layer, seed):
         assert np.abs(g.double().numpy() - truth).max() <= 1e-4 * (1.0 + np.abs(truth).max())
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("seed", range(6))
 def test_float32_portfolios(seed):
     """Few samples, weights in the simplex: unique with returns, flat without; the value is that of float64."""

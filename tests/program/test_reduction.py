@@ -111,6 +111,7 @@ def test_outputs_and_gradients_agree_with_those_without_reduction(name, mu):
             assert float((one - other).detach().norm()) <= IDENTITY * (1e-3 + float(other.detach().norm()))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_against_differences_of_clarabel(name):
     case = case_of(name, 7)
@@ -447,6 +448,7 @@ def test_instances_that_are_not_certified_say_what_they_say_without_reduction():
     torch.testing.assert_close(said[0][:2], said[1][:2], equal_nan=True, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["ls_simplex", "lasso", "mpc_with_abs", "aliases"])
 def test_higher_derivatives_and_jacobians(name):
     case = case_of(name)

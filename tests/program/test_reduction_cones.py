@@ -66,6 +66,7 @@ def times(M, x):
 # The program as given
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", REDUCED)
 def test_what_is_certified_satisfies_the_kkt_system_of_the_program_as_given(name, seed):
@@ -84,6 +85,7 @@ def test_what_is_certified_satisfies_the_kkt_system_of_the_program_as_given(name
         assert bool(((residual / size).abs() <= KKT).all())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("mu", [None, 0.05])
 @pytest.mark.parametrize("name", REDUCED)
 def test_systems_are_those_of_the_program_as_given(name, mu):
@@ -109,6 +111,7 @@ def test_systems_are_those_of_the_program_as_given(name, mu):
     assert float((D.apply(w - h + times(A, u)) - w).abs().max()) <= 1e-9 * size
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("mu", [0.0, 0.05])
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients_agree_with_those_without_reduction(name, mu):
@@ -126,6 +129,7 @@ def test_outputs_and_gradients_agree_with_those_without_reduction(name, mu):
             assert float((one - other).detach().norm()) <= IDENTITY * (1e-3 + float(other.detach().norm()))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", REDUCED)
 def test_gradients_against_differences(name):
     """Of Newton's method on the KKT conditions in NumPy (tests/oracles/polish.py)."""
@@ -203,6 +207,7 @@ def test_projection_onto_a_ball():
 # The contract of the two lanes
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("name", REDUCED)
 def test_certified_is_optimal_and_exact(name, scale):

@@ -61,6 +61,7 @@ def active(data: dict[str, Any]) -> Any:
     return {block: tuple(rows.tolist()) for block, rows in program.bases[0].active.items()}
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("seed", range(COUNT))
 def test_against_exact_rationals(seed: int) -> None:
     """Just inside of the range the active set is that of t = 0, just outside it is another one, or there is none."""
@@ -145,7 +146,7 @@ def test_what_has_no_range_is_an_error() -> None:
     program = dcl.ParametricProgram(problem)
     with pytest.raises(dcl.UnsupportedError, match=r"g changes the quadratic cost\. Use a sweep"):
         program.solve(t=[1.0, 2.0], g=1.0).active_range({g: 1.0})
-    with pytest.raises(dcl.DegenerateError, match=r"not unique.*WEAKLY_ACTIVE.*constraint 0 \(0.0 <= x\), entry 0"):
+    with pytest.raises(dcl.DegenerateError, match=r"not unique.*WEAKLY_ACTIVE.*constraint 0 \(x >= 0\), entry 0"):
         program.solve(t=[0.0, 2.0], g=1.0).active_range({t: [1.0, 0.0]})
     with pytest.raises(dcl.UnsupportedError, match="needs mu = 0"):
         dcl.ParametricProgram(problem, mu=1e-3).solve(t=[1.0, 2.0], g=1.0).active_range({t: [1.0, 0.0]})

@@ -106,7 +106,7 @@ def test_solve_prints_tables(portfolio: str, capsys: pytest.CaptureFixture[str])
     assert lines[0].startswith(f"OPTIMAL  value {known.value:.8g}  (worst residual")
     found = {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("w[")}
     np.testing.assert_allclose([found[f"w[{i}]"] for i in range(3)], known["w"], rtol=1e-5, atol=1e-12)
-    assert any(line.startswith("0 ") and "sum(w) == 1.0" in line for line in lines)
+    assert any(line.startswith("0 ") and "sum(w) == 1" in line for line in lines)
 
 
 def test_solve_as_json(portfolio: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_solve_as_json(portfolio: str, capsys: pytest.CaptureFixture[str]) -> No
     known = program().solve(gamma=0.5, mu=[0.3, 0.0, 0.1])
     assert found["status"] == "OPTIMAL"
     np.testing.assert_allclose(found["variables"]["w"], known["w"], atol=1e-14)
-    np.testing.assert_allclose(found["multipliers"]["dual[0]"], known.dual(0), atol=1e-14)
+    np.testing.assert_allclose(found["multipliers"]["dual of sum(w) == 1"], known.dual(0), atol=1e-14)
     assert found["binding"] == list(known.binding)
     assert found["parameters"]["mu"] == [0.3, 0.0, 0.1]
 
@@ -151,7 +151,7 @@ def test_quadratic_programs_in_files(wyndor: str, tmp_path: Path, capsys: pytest
     assert "value -36" in out
     assert "x[windows]      6" in out
     found = json.loads(printed(capsys, "solve", wyndor, "--json"))
-    np.testing.assert_allclose(found["multipliers"]["dual[0]"], [0.0, 1.5, 1.0], atol=1e-12)
+    np.testing.assert_allclose(found["multipliers"]["dual of G @ x <= h"], [0.0, 1.5, 1.0], atol=1e-12)
     P, q = np.diag([1.0, 2.0]), np.array([-1.0, -8.0])
     path = tmp_path / "qp.npz"
     np.savez(path, P=P, q=q, ub=np.array([np.inf, 3.0]), A=np.ones((1, 2)), b=np.array([4.0]))
@@ -233,7 +233,11 @@ def test_what_is_wrong_is_one_line(
         ("a.json", "[1]", "must be a JSON object with some of the names P, q"),
         ("a.json", '{"q": [1], "R": [2]}', "has R; a quadratic program has P, q"),
         ("a.json", '{"q": [1], "R": [2]}', "lb, ub, names"),
-        ("a.json", '{"q": [1, 1], "lb": [0, 0], "names": ["a"]}', "names has 1 entries, but x has 2: give one name for each"),
+        (
+            "a.json",
+            '{"q": [1, 1], "lb": [0, 0], "names": ["a"]}',
+            "names has 1 entries, but x has 2: give one name for each",
+        ),
         ("a.json", '{"q": [1], "names": "a"}', "names must be a list of strings"),
         ("a.json", '{"q": [1, 1], "names": ["a", "a"]}', "two entries of names are equal"),
         ("a.json", '{"q": ["x"]}', "q is not an array of numbers"),
@@ -242,15 +246,107 @@ def test_what_is_wrong_is_one_line(
         ("a.npz", "text", "is not a file of NumPy arrays"),
         ("a.mps", "nonsense", "cannot be read by HiGHS"),
         ("a.txt", "", "unknown kind of file; use .py, .json, .npz, .mps or .lp"),
+        ("a.py", "import sys; sys.exit(3)", "ends the program (sys.exit) before it is read"),
     ],
 )
-def test_bad_files(name: str, content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["solve", "compare"])
+def test_bad_files(
+    command: str, name: str, content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
-    assert main(["solve", str(path)]) == 2
+    if (command, name) == ("compare", "a.py") and content == "problem = 3":
+        message = "does not define parameters, variables, values"
+    assert main([command, str(path)]) == 2
+    said = capsys.readouterr()
+    assert message.replace("`", "") in said.err.replace("`", "")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["solve"], "dcl solve: the following arguments are required: FILE; see dcl solve --help"),
+        (["solve", "portfolo.py"], "no such file: 'portfolo.py'; did you mean 'portfolio.py'?; see dcl solve --help"),
+        (
+            ["compare", "folder"],
+            "dcl compare: argument FILE: 'folder' is a folder: give a file in it; see dcl compare --help",
+        ),
+        (["slove", "portfolio.py"], "invalid choice: 'slove' (choose from"),
+        (["info", "portfolio.py"], "unrecognized arguments: portfolio.py; see dcl --help"),
+        (
+            ["demo", "--steps", "0"],
+            "dcl demo: argument --steps: must be a positive integer, not '0'; see dcl demo --help",
+        ),
+        (["demo", "--output", "folder"], "cannot write 'folder'"),
+        (["sweep", "portfolio.py", "--over", "gamma"], "must be NAME=POINTS, as in gamma=0:1:50, not 'gamma'"),
+        (["sweep", "portfolio.py", "--plot", "a.txt"], "cannot draw 'a.txt': the name must end in .png, .pdf, .svg"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    words: list[str], message: str, portfolio: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(portfolio).parent)
+    Path("folder").mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
     said = capsys.readouterr()
     assert message in said.err
     assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_files_without_permission(
+    portfolio: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For every user: the superuser, as whom a test may run, may read everything."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", portfolio])
+    assert "cannot be read: permission denied" in capsys.readouterr().err
+    monkeypatch.undo()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "rows.csv")
+
+    path = tmp_path / "a.json"
+    path.write_bytes(b"{}")
+    monkeypatch.setattr(Path, "open", refuse)
+    assert main(["solve", portfolio, "--set", "gamma=1", "--out", str(tmp_path / "rows.csv")]) == 2
+    assert capsys.readouterr().err == "dcl solve: rows.csv: Permission denied\n"
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert main(["compare", str(path)]) == 2
+    assert capsys.readouterr().err == f"dcl compare: {path} cannot be read: Permission denied\n"
+
+
+def test_missing_packages_are_named(
+    portfolio: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is computed."""
+    from dcl.cli import arguments
+    from dcl.demo import command
+
+    for module in (arguments, command):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "matplotlib" else name)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == 'dcl demo needs matplotlib, not installed here: pip install "dcl-layers[demo]"\n'
+    for words, extra in ((["compare"], "compare"), (["sweep", portfolio, "--over", "gamma=1,2"], "programs")):
+        assert main([*words, "--plot", "paths.png"]) == 2
+        said = capsys.readouterr()
+        assert f'--plot needs matplotlib, not installed here: pip install "dcl-layers[{extra}]"' in said.err
+        assert said.out == ""
+
+
+def test_compare_takes_the_files_of_solve(wyndor: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, "compare", wyndor, "--mu", "0.01", "--set", "q[doors]=-2.5")
+    assert "exact" in out
+    assert "differences" in out
+    assert main(["compare", wyndor, "--set", "h[0]=-1"]) == 3
+    said = capsys.readouterr()
+    assert "PRIMAL_INFEASIBLE" in said.err
+    assert said.err.count("\n") == 1
+    assert main(["compare", "--set", "q[doors]=1"]) == 2
+    assert "--set is for the parameters of a FILE" in capsys.readouterr().err
 
 
 def test_parameters_with_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,7 +433,7 @@ def test_sensitivity(wyndor: str, portfolio: str, tmp_path: Path, capsys: pytest
             "h[0]",
             "h[1]",
             "h[2]",
-            "lb[0]",
+            "lb[doors]",
         }
     found = json.loads(printed(capsys, "sensitivity", portfolio, "--set", "gamma=1", "--json"))
     known = program().solve(gamma=1.0).sensitivity()
@@ -413,6 +509,7 @@ assert not slow, slow
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGPIPE")
 def test_a_reader_that_has_enough_is_no_error(portfolio: str) -> None:
     with run("sweep", portfolio, "--over", "gamma=0.1:1:3000", "--json") as process:
@@ -424,6 +521,7 @@ def test_a_reader_that_has_enough_is_no_error(portfolio: str) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_control_c_is_quiet_and_a_sweep_goes_on(tmp_path: Path) -> None:
     slow = tmp_path / "slow.py"

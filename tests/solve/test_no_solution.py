@@ -38,7 +38,7 @@ def check(p):
     return int((~known).sum())
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("kind", "structure"), CASES)
 def test_no_point_is_returned(kind, structure):
     failures = check(programs(kind, structure, 12, seed=1))

@@ -16,7 +16,8 @@ import dcl
 from dcl.solvers import base
 from dcl.solvers.choose import _SOLVERS as SOLVERS
 
-KINDS = list(SOLVERS.values())
+# dcl's own needs no package
+KINDS = [kind for kind in SOLVERS.values() if kind.package]
 PACKAGES = [kind.package for kind in KINDS]
 # Clarabel proves what is infeasible and solves cone programs: nothing takes its place.
 DISPENSABLE = [kind for kind in KINDS if kind.name != "CLARABEL"]
@@ -36,9 +37,10 @@ def without(monkeypatch):
     base._is_found.cache_clear()
 
 
-def test_each_solver_has_a_package():
+def test_each_solver_but_our_own_has_a_package():
     assert sorted(PACKAGES) == ["clarabel", "daqp", "highspy", "osqp", "piqp", "scs"]
-    assert all(kind.is_installed() for kind in KINDS)
+    assert all(kind.is_installed() for kind in SOLVERS.values())
+    assert [name for name, kind in SOLVERS.items() if not kind.package] == ["SCHUR"]
 
 
 def test_what_is_no_dependency_is_an_extra_and_all_of_them_are_tested():
@@ -91,6 +93,7 @@ def test_info_says_what_is_not_installed(without, kind):
     assert f"{kind.package} " in repr(dcl.info())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", DISPENSABLE, ids=lambda kind: kind.name)
 def test_the_rule_does_without(without, kind, monkeypatch):
     """Without the compiled core: a projection, a linear program, one without a solution, a ball; what they are is known."""

@@ -1,11 +1,11 @@
-// types.hpp, factor.hpp, condensed.hpp, dual_step.hpp, elimination.hpp, condition.hpp, rows.hpp: factors and systems.
+// types.hpp, factor.hpp, condensed.hpp, dual_path.hpp, elimination.hpp, condition.hpp, rows.hpp: factors and systems.
 #include <tuple>
 
 #include <Eigen/Dense>
 
 #include "../condensed.hpp"
 #include "../condition.hpp"
-#include "../dual_step.hpp"
+#include "../dual_path.hpp"
 #include "programs.hpp"
 
 using namespace test;
@@ -250,10 +250,18 @@ void steps_on_the_path() {
             core::Factor factor;
             factor.set(stated.P.data(), n, 1.0);
             factor.set_first(L.data(), often);
-            core::DualStep step;
-            check(step.solve(program, factor, elimination, W, f_1, f_2, dx, dy), "in the multipliers");
-            close(dx, Vector(exact.head(n)), 1e-9, "dx, in the multipliers");
-            close(dy, Vector(exact.tail(p)), 1e-9, "dy, in the multipliers");
+            core::Dual dual;
+            dual.compute(program, factor, elimination);
+            core::DualPath path;
+            const double mu = 0.1;
+            check(path.follow(program, dual, mu, f_2, 1e-12, 60), "in the multipliers");
+            dual.recover(program, factor, path.w, dx, dy);
+            Vector z, s, v = path.v;
+            v.head(p) = dy;
+            core::take_halves(program, v, mu, z, s);
+            close(Vector(s.tail(rows - p).cwiseProduct(z.tail(rows - p))), Vector::Constant(rows - p, mu), 1e-14, "s z = mu");
+            close(Vector(C * dx + s), program.side, 1e-10, "feasible on the path");
+            close(Vector(stated.P * dx + C.transpose() * z), Vector(-program.q), 1e-10, "stationary on the path");
         }
     }
 }

@@ -213,15 +213,26 @@ void path_in_closed_form() {
         core::Factor of_P;
         of_P.set(stated.P.data(), 3, 1.0);
         of_P.set_first(L.data(), true);
+        core::Dual dual;
+        dual.compute(program, of_P, elimination);
         core::Path path;
-        check(path.follow(program, point, mu, of_P, in_multipliers ? &elimination : nullptr), "followed");
+        check(path.follow(program, point, mu, of_P, in_multipliers ? &dual : nullptr), "followed");
+        check(path.in_multipliers == in_multipliers, "the way that was asked for");
         core::Factor factor;
         core::Integers weak;
-        core::Path::split(program, point, factor, weak);
-        check(factor.size() == 3, "every row is strong or weak");
-        Matrix L1(3, 3), L2(factor.strong.size(), factor.strong.size()), scratch;
-        check(factor.compute(L1, L2, scratch), "regular");
-        factor.set_factors(L1.data(), L2.data(), true);
+        Matrix L1(3, 3), L2, scratch;
+        if (in_multipliers) {
+            factor.set(stated.P.data(), 3, 1.0);
+            factor.set_first(L.data(), true);
+            check(core::Path::join(program, point, elimination, L2, factor), "N + T > 0");
+            check(factor.strong.size() == 3 && factor.weak.size() == 0, "every row is strong");
+        } else {
+            core::Path::split(program, point, factor, weak);
+            check(factor.size() == 3, "every row is strong or weak");
+            L2.resize(factor.strong.size(), factor.strong.size());
+            check(factor.compute(L1, L2, scratch), "regular");
+            factor.set_factors(L1.data(), L2.data(), true);
+        }
         core::Step step;
         for (int k = 0; k < 3; ++k) path.sharpen(program, factor, weak, point, mu, step);
         const Vector expected = 0.5 * (-small.q.array() + (small.q.array().square() + 4.0 * mu).sqrt());

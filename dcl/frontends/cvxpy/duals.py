@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dcl.errors import UnsupportedError
 from dcl.frontends.cvxpy.chain import Reduced
 from dcl.frontends.cvxpy.form import Output, output
-from dcl.frontends.cvxpy.labels import shorten
+from dcl.frontends.cvxpy.labels import written
 
 Ints = NDArray[np.int64]
 
@@ -35,11 +35,11 @@ def dual_output(reduced: Reduced, problem: cp.Problem, dual: cp.Variable) -> Out
     position = [v.id for v in constraint.dual_variables].index(dual.id)
     start = _start(reduced, reduced.constraints.get(constraint.id, constraint.id))
     if start is None and dual.size:
-        raise UnsupportedError(f"{shorten(str(constraint))} has no dual variable in the cone program")
+        raise UnsupportedError(f"{written(constraint)} has no dual variable in the cone program")
     places, weights = _places(constraint, position)
     k = len(places)
     if k != dual.size:
-        raise UnsupportedError(f"{shorten(str(constraint))}: its dual variable has a form that dcl does not know")
+        raise UnsupportedError(f"{written(constraint)}: its dual variable has a form that dcl does not know")
     rows = int(places.max(initial=-1)) + 1
     E = sp.csr_array((weights, (np.arange(k), places)), shape=(k, rows))
     return output(dual.name(), dual.shape, E, start or 0, dual=True, exp=False)

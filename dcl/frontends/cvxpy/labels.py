@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from cvxpy.constraints.constraint import Constraint
+from cvxpy.constraints.nonpos import Inequality
 
 from dcl.frontends.cvxpy.form import RowLabels
 
@@ -15,15 +17,27 @@ _LONGEST = 60
 def shorten(text: str) -> str:
     """`text` on one line of at most 60 characters, with atoms as the user wrote them."""
     line = " ".join(text.split())
-    # CVXPY prints sum(x) as Sum(x, None, False) and norm(x) as PnormApprox(x, 2)
-    for printed, written in ((", None, False)", ")"), ("Sum(", "sum("), ("Approx(", "(")):
-        line = line.replace(printed, written)
+    # CVXPY prints sum(x) as Sum(x, None, False) and norm(x, 2) as PnormApprox(x, 2)
+    for printed, short in ((", None, False)", ")"), ("Sum(", "sum("), ("Approx(", "("), ("Pnorm(", "norm(")):
+        line = line.replace(printed, short)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 
+def written(constraint: Constraint) -> str:
+    """The constraint on one line, without its label, its variables first: CVXPY keeps x >= 0 as 0.0 <= x."""
+    text = str(constraint)
+    text = text.removeprefix(f"{constraint.label}: ") if constraint.label else text
+    if isinstance(constraint, Inequality):
+        smaller, larger = constraint.args
+        if smaller.is_constant() and not larger.is_constant():
+            text = f"{larger} >= {smaller}"
+    return shorten(re.sub(r"(?<![\w.])(\d+)\.0(?![\w.])", r"\1", text))
+
+
 def describe_constraint(index: int, constraint: Constraint) -> str:
-    """As in "constraint 2 (sum(x) == 1)": its position in problem.constraints, and its label or expression."""
-    return f"constraint {index} ({shorten(str(constraint))})"
+    """As in "constraint 2 (budget: sum(x) == 1)": its position in problem.constraints, its label, its expression."""
+    label = f"{shorten(constraint.label)}: " if constraint.label else ""
+    return f"constraint {index} ({label}{written(constraint)})"
 
 
 def row_labels(
@@ -51,4 +65,4 @@ def _label(constraint: Constraint, owners: dict[int, str], atoms: dict[int, Any]
     if constraint.id in atoms:
         return f"epigraph of {shorten(str(atoms[constraint.id]))}"
     names = [variables[variable.id] for variable in constraint.variables() if variable.id in variables]
-    return names[0] if len(names) == 1 else f"constraint added by CVXPY ({shorten(str(constraint))})"
+    return names[0] if len(names) == 1 else f"constraint added by CVXPY ({written(constraint)})"

@@ -1,8 +1,8 @@
 """A quadratic program in matrices as a cvxpy.Problem, whose linear cost and right-hand sides are parameters with values.
 
-    minimize 1/2 x'Px + q'x + d   subject to   Ax = b,   Gx <= h,   lb <= x <= ub
+    minimize 1/2 x'Px + q'x + d   subject to   Ax = b,   Gx <= h,   Lx >= low,   lb <= x <= ub
 
-Sides that are infinite bind nothing and are left out: the parameters h, lb and ub have the finite entries only.
+Sides that are infinite bind nothing and are left out: the parameters h, low, lb and ub have the finite entries only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ import scipy.sparse as sp
 
 from dcl.errors import InputError
 
+# Sides that may be infinite: the matrix of their rows ("" for x itself), and the value that binds nothing.
+_SIDES = {"h": ("G", np.inf), "low": ("L", -np.inf), "lb": ("", -np.inf), "ub": ("", np.inf)}
 _LARGEST = 1000  # matrices whose eigenvalues are computed
 _PSD_TOLERANCE = 1e-9
 
 
 def problem_of(blocks: Mapping[str, Any], d: float = 0.0, *, maximize: bool = False) -> cp.Problem:
-    """The problem of blocks P (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,), lb, ub (n,); only q must be there.
+    """The problem of blocks P (n, n), q (n,), A (p, n), b (p,), G (m, n), h (m,), L (k, n), low (k,), lb, ub (n,).
+
+    Only q must be there.
 
     maximize: the same function is maximized, for which P must be negative semidefinite.
 
@@ -29,20 +33,19 @@ def problem_of(blocks: Mapping[str, Any], d: float = 0.0, *, maximize: bool = Fa
     """
     if "q" not in blocks:
         raise InputError("q is missing", argument="q")
-    vectors = {
-        name: np.asarray(blocks[name], dtype=np.float64) for name in ("q", "b", "h", "lb", "ub") if name in blocks
-    }
+    vectors = {name: np.asarray(blocks[name], dtype=np.float64) for name in ("q", "b", *_SIDES) if name in blocks}
     for name, vector in vectors.items():
         if vector.ndim != 1 or np.isnan(vector).any():
             raise InputError(f"{name} must be a vector of numbers, got shape {vector.shape}", argument=name)
     n = len(vectors["q"])
     matrices = {}
-    for name, rows in (("P", n), ("A", len(vectors.get("b", ()))), ("G", len(vectors.get("h", ())))):
+    rows_of = {"P": n} | {matrix: len(vectors.get(side, ())) for matrix, side in (("A", "b"), ("G", "h"), ("L", "low"))}
+    for name, rows in rows_of.items():
         if name in blocks:
             matrices[name] = sp.csr_array(blocks[name]).astype(np.float64)
             if matrices[name].shape != (rows, n):
                 raise InputError(f"{name} must have shape ({rows}, {n}), got {matrices[name].shape}", argument=name)
-    for matrix, side in (("A", "b"), ("G", "h")):
+    for matrix, side in (("A", "b"), ("G", "h"), ("L", "low")):
         if (matrix in blocks) != (side in blocks):
             raise InputError(f"{matrix} needs {side}, and {side} needs {matrix}: give both or neither", argument=matrix)
     x = cp.Variable(n, name="x")
@@ -56,17 +59,27 @@ def problem_of(blocks: Mapping[str, Any], d: float = 0.0, *, maximize: bool = Fa
         constraints.append(
             _rows("A", matrices["A"]) @ x == cp.Parameter(len(vectors["b"]), name="b", value=vectors["b"])
         )
-    for name, row_of, infinite in (("h", matrices.get("G"), np.inf), ("lb", None, -np.inf), ("ub", None, np.inf)):
+    there = finite(vectors)
+    for name, (matrix, _) in _SIDES.items():
         if name not in vectors:
             continue
-        if row_of is None and len(vectors[name]) != n:
+        if not matrix and len(vectors[name]) != n:
             raise InputError(f"{name} must have {n} entries, got {len(vectors[name])}", argument=name)
-        there = np.flatnonzero(vectors[name] != infinite)
-        if len(there):
-            bound = cp.Parameter(len(there), name=name, value=vectors[name][there])
-            rows = (x if len(there) == n else x[there]) if row_of is None else _rows("G", row_of[there]) @ x
-            constraints.append(rows >= bound if name == "lb" else rows <= bound)
+        kept = there[name]
+        if len(kept):
+            bound = cp.Parameter(len(kept), name=name, value=vectors[name][kept])
+            rows = _rows(matrix, matrices[matrix][kept]) @ x if matrix else x if len(kept) == n else x[kept]
+            constraints.append(rows >= bound if name in ("low", "lb") else rows <= bound)
     return cp.Problem(cp.Maximize(cost) if maximize else cp.Minimize(cost), constraints)
+
+
+def finite(blocks: Mapping[str, Any]) -> dict[str, Any]:
+    """Which entries of the sides h, low, lb and ub that are there bind something, and so are parameters."""
+    return {
+        name: np.flatnonzero(np.asarray(blocks[name], dtype=np.float64) != infinite)
+        for name, (_, infinite) in _SIDES.items()
+        if name in blocks
+    }
 
 
 def _rows(name: str, matrix: sp.csr_array) -> cp.Constant:

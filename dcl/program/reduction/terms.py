@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -82,6 +83,13 @@ class Terms:
         """The rows of their cones, group by group, (cones, 3)."""
         first = _flat(group.first for group in self.groups)
         return first[:, None] + np.arange(3)
+
+    @cached_property
+    def alpha(self) -> Tensor | None:
+        """alpha of all terms, (terms,); None where one is a log sum, whose cones are more than one."""
+        if any(group.kind is Kind.LOG_SUM for group in self.groups):
+            return None
+        return torch.cat([group.alpha for group in self.groups])
 
     @property
     def kinds(self) -> list[tuple[int, int]]:
