@@ -210,7 +210,7 @@ _PLAIN = (
 )  # fmt: skip
 _OPTIONAL = ("certificate", "requested", "_columns")
 _DATA = ("P", "q", "A", "b")
-_DEGENERACY = ("kind", "margin", "weakest", "condition")
+_DEGENERACY = ("kind", "margin", "weakest", "condition", "dependent", "barrier_helps")
 
 
 def _flatten(solution: Solution) -> tuple[list[Any], Any]:

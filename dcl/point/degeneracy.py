@@ -63,12 +63,17 @@ class Degeneracy:
     `dcl.program.scaling`, inf without inequalities.  weakest: the row of A where that minimum is, of a cone that is no orthant
     the first, -1 without inequalities, and where all ties depend on other active rows.
     condition: 2-norm condition of the KKT matrix S (of its nonzero part where singular), estimated.
+    dependent (B, m): the rows of A whose multipliers are not unique, where the kind is RANK_DEFICIENT; of a cone that is no
+    orthant the first.  They are the support of the null space of S in the multipliers, and of A'(dz - e_i) = 0 where a tie i
+    depends on others.  barrier_helps (B,): is one of them an inequality, whose multiplier mu > 0 determines?
     """
 
     kind: Tensor
     margin: Tensor
     weakest: Tensor
     condition: Tensor
+    dependent: Tensor
+    barrier_helps: Tensor
 
 
 def resolved(point: Point) -> Point:
@@ -144,16 +149,18 @@ def classify(
     condition = conditioning.condition
     suspects = ~torch.isnan(at_kink) | _unsettled(point, residual)
     tied, flat, dependent = suspects.any(-1), conditioning.null_a > 0, conditioning.null_y > 0
+    undetermined = kkt.dependence > _MOVES if bool(dependent.any()) else torch.zeros_like(suspects)
     if requested is not None and moving is not None and program.structure.cone.is_orthant and bool(dependent.any()):
-        dependent = ((kkt.dependence > _MOVES) & (requested.z | moving.rows().to(v.device))).any(-1)
+        dependent = (undetermined & (requested.z | moving.rows().to(v.device))).any(-1)
     if bool(tied.any()) and kkt.D.diagonal:
-        effect, repeats, doubtful = _effect_of_ties(point, suspects, requested, moving)
+        effect, repeats, doubtful, others = _effect_of_ties(point, suspects, requested, moving)
         determined = (conditioning.null_a == 0).unsqueeze(-1)
         effect = torch.where(repeats & determined, 0.0, effect)
         moved = effect.amax(-1) > _MOVES
         only = (repeats & determined).any(-1) & ~moved
         weakest = torch.where(moved, effect.argmax(-1), torch.where(only, -1, weakest))
         dependent, tied = dependent | (only & (doubtful & determined).any(-1)), moved
+        undetermined = undetermined | others
     if requested is not None and bool(flat.any()):
         asked = requested.x if moving is None else requested.x | moving.columns(kkt.D.d > 0.0)
         flat = ((conditioning.spread > _MOVES) & asked).any(-1)
@@ -171,11 +178,16 @@ def classify(
         (GradientKind.NONUNIQUE, flat),
     ):
         kind = torch.where(holds, torch.full_like(kind, int(cause)), kind)
-    return Degeneracy(kind, distance, _first_rows(program, weakest), condition)
+    undetermined = undetermined & (kind == GradientKind.RANK_DEFICIENT).unsqueeze(-1)
+    if bool(undetermined.any()):
+        index = _first_rows(program, torch.arange(v.shape[-1], device=v.device)).expand_as(v)
+        undetermined = torch.zeros_like(v).scatter_add(-1, index, undetermined.to(v.dtype)) > 0.0
+    helps = undetermined[:, program.structure.cone.zeros :].any(-1)
+    return Degeneracy(kind, distance, _first_rows(program, weakest), condition, undetermined, helps)
 
 
 def _first_rows(program: ConeProgram, rows: Tensor) -> Tensor:
-    """The first row of the cone of each of `rows` (B,): an eigenvalue has no row of its own; rows of orthants, and -1, stay."""
+    """The first row of the cone of each of `rows` (k,): an eigenvalue has no row of its own; rows of orthants, and -1, stay."""
     first: list[int] = []
     for block in program.structure.cone.blocks:
         size = 1 if block.is_orthant else block.rows
@@ -201,10 +213,11 @@ def _unsettled(point: Point, residual: Tensor) -> Tensor:
 
 def _effect_of_ties(
     point: Point, tied: Tensor, requested: Requested | None, moving: Moving | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """How much D at the rows `tied` changes the requested entries' derivative, relative; does it leave x alone; is it doubtful?
 
-    (B, m) each.  Doubtful: a multiplier was asked for, or a row moves, of those that are dependent, A'(dz - e_i) = 0.
+    (B, m) each.  Doubtful: a multiplier was asked for, or a row moves, of those that are dependent, A'(dz - e_i) = 0; which
+    they are is the fourth.
 
     Another value of D_i adds a multiple of c = (A_i', e_i) e_i' to K, so a linear function E of the solution keeps its
     derivative E K^-1 if and only if E K^-1 c = 0; if that holds for each tie it holds for all values of D at all of them.
@@ -214,9 +227,9 @@ def _effect_of_ties(
     count = int(tied.sum(-1).max())
     if requested is not None and count > _MANY:
         effect, none = _effect_of_many(point, requested), torch.zeros_like(tied)
-        return torch.where(tied, effect, 0.0), none, none
+        return torch.where(tied, effect, 0.0), none, none, none
     rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
-    effect, repeats, doubtful = torch.zeros_like(point.v), torch.zeros_like(tied), torch.zeros_like(tied)
+    effect, repeats, doubtful, others = torch.zeros_like(point.v), *(torch.zeros_like(tied) for _ in range(3))
     for columns in rows.T.split(max(1, _AT_ONCE // (batch * (m + point.x.shape[-1])))):
         e = effect.new_zeros(len(columns), batch, m).scatter(-1, columns.unsqueeze(-1), 1.0)
         dx, dv, _ = kkt.tangent(point.program.ATz(e), e)
@@ -225,12 +238,14 @@ def _effect_of_ties(
         size = torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny)
         repeat = magnitude(dx) <= _MOVES * size
         part = dz - e
+        is_tied = tied.gather(-1, columns.T).T
+        others |= ((repeat & is_tied).unsqueeze(-1) & (part.abs() > _MOVES * size.unsqueeze(-1))).any(0)
         if requested is not None and moving is not None:
             part = part[..., requested.z | moving.rows().to(part.device)]
         effect = effect.scatter(-1, columns.T, (magnitude(moved) / size).T)
         repeats = repeats.scatter(-1, columns.T, repeat.T)
         doubtful = doubtful.scatter(-1, columns.T, (repeat & (magnitude(part) > _MOVES * size)).T)
-    return torch.where(tied, effect, 0.0), repeats & tied, doubtful & tied
+    return torch.where(tied, effect, 0.0), repeats & tied, doubtful & tied, others
 
 
 def _effect_of_many(point: Point, requested: Requested) -> Tensor:

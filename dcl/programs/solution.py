@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dcl.errors import InputError
-from dcl.outcome.messages import AbstractCallContext, report_degeneracy
+from dcl.outcome.doubts import report_degeneracy
+from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
 from dcl.point.degeneracy import Degeneracy, Requested
 from dcl.programs import derivatives

@@ -300,7 +300,7 @@ def test_valid_names_are_those_of_solvers() -> None:
     with pytest.raises(dcl.OptionError, match="unknown solver 'GUROBI'; valid names: ") as caught:
         dcl.QPLayer("GUROBI")
     names = str(caught.value).split("valid names: ")[1].split(", or an object")[0].split(", ")
-    assert names == ["DAQP", "PIQP", "OSQP", "CLARABEL", "SCS", "HIGHS"]
+    assert names == ["DAQP", "PIQP", "OSQP", "CLARABEL", "SCS", "HIGHS", "SCHUR"]
     for alias in ("DIFFCP", "moreau", "CUCLARABEL"):  # still understood
         dcl.QPLayer(alias)
 
