@@ -27,7 +27,8 @@ from dcl.implicit.projection import in_mu, project, slope_in_mu
 from dcl.kkt import KKT
 from dcl.outcome.doubts import report_degeneracy
 from dcl.outcome.messages import AbstractCallContext, check_barrier, raise_failures
-from dcl.point.degeneracy import Degeneracy, Moving, Requested, classify, resolved
+from dcl.point.asked import Moving, Requested
+from dcl.point.degeneracy import Degeneracy, classify, resolved
 from dcl.program import ConeProgram, Structure
 from dcl.program.scaling import Units
 from dcl.solve.backend import Backend
