@@ -96,9 +96,7 @@ def test_where_multipliers_are_not_unique_it_counts():
     x, p = cp.Variable(2), cp.Parameter(2)
     small, large = cp.norm(x) <= 1.0, cp.norm(x + np.array([1.0, 0.0])) <= 2.0
     for order in ([small, large], [large, small]):
-        layer = dcl.CvxpyLayer(
-            cp.Problem(cp.Minimize(cp.sum_squares(x - p)), order), [p], [x], on_degenerate="ignore"
-        )
+        layer = dcl.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), order), [p], [x], on_degenerate="ignore")
         _, J, kind = found(layer, np.array([2.0, 0.0]))
         assert kind != KIND.EXACT or np.allclose(J, np.diag([0.0, 0.5]), atol=1e-6)
 
