@@ -151,11 +151,12 @@ def text(found: Comparison, fitting: Callable[[list[list[str]], Iterable[int]], 
     full = [row for row in found.rows if not (row.note and math.isnan(row.gap))]
     cells = {id(row): row.cells() for row in full}
     heads = [columns, *cells.values()]
-    kept = list(range(len(columns)))
+    noted, kept = any(row.note for row in full), list(range(len(columns)))
     if fitting is not None:
-        kept = fitting(heads, [columns.index(name) for name in _LESS])
-    below = len(kept) < len(columns)
-    noted = not below and any(row.note for row in full)
+        order = [columns.index(name) for name in _LESS]
+        with_notes = [[*columns, "note" * noted], *([*cells[id(row)], row.note] for row in full)]
+        if len(fitting(with_notes, order)) <= len(columns):
+            noted, kept = False, fitting(heads, order)
     names = max(len(line[0]) for line in [columns, *(row.cells() for row in found.rows)])
     widths = [names, *(max(len(line[k]) for line in heads) for k in kept[1:])]
 
@@ -170,11 +171,11 @@ def text(found: Comparison, fitting: Callable[[list[list[str]], Iterable[int]], 
         else:
             first, mu = row.cells()[:2]
             lines.append("  ".join([first.ljust(names), mu.rjust(widths[1]), row.note]))
-    if below:
+    if not noted:
         lines += [f"{row.method}: {row.note}" for row in full if row.note]
-        lines.append(
-            f"left out: {', '.join(columns[k] for k in range(len(columns)) if k not in kept)} (--csv FILE has all)"
-        )
+    if len(kept) < len(columns):
+        left = ", ".join(name for k, name in enumerate(columns) if k not in kept)
+        lines.append(f"left out: {left} (--csv FILE has all)")
     biased = [row for row in found.rows if row.method == "straight-through"]
     if biased and found.recommended_mu == 0.0:
         lines.append(

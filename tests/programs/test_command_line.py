@@ -416,7 +416,7 @@ problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0, cp.sum(x) == 3
 """
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, 105, 120])
 @pytest.mark.parametrize(
     ("words", "left_out"),
     [
