@@ -9,8 +9,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import dcl
-
 _PACKAGES = (
     "dcl",
     "moreau",
@@ -29,6 +27,8 @@ _PACKAGES = (
 def version(package: str) -> str | None:
     """The version of an installed package, None if there is none; of dcl that of this checkout, installed or not."""
     if package == "dcl":  # its distribution is called dcl-layers
+        import dcl  # not before: how_much_faster_than_before.py has processes with other versions
+
         return dcl.__version__
     try:
         return importlib.metadata.version(package)

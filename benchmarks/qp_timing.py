@@ -14,10 +14,10 @@ from turns import time_works as in_turns
 
 def time_works(works: Iterable[Work], only: Sequence[str], effort: Effort) -> Iterator[Done]:
     """The lines of each work, as soon as they are there; `only` layers whose name contains one of these, or all."""
-    return in_turns(works, only, effort, peers_of, _programs)
+    return in_turns(works, only, effort, peers_of, programs_of)
 
 
-def _programs(together: Sequence[Work], seed: int) -> Programs:
+def programs_of(together: Sequence[Work], seed: int) -> Programs:
     work = together[0]
     count = min(max(each.batch for each in together) + 8, _most(work.shape.n, work.central))
     mus = [peer.mu for peer in CENTRAL] if work.central else [0.0]

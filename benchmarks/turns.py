@@ -29,10 +29,14 @@ STRETCH = 0.02
 
 @dataclass
 class Run:
-    """One layer on one work: seconds of each repetition, the largest errors, what it warned of, or why there is nothing."""
+    """One layer on one work: seconds of each repetition, the largest errors, what it warned of, or why there is nothing.
+
+    clock: of the wall, or of the processor, for one thread on a busy machine.
+    """
 
     peer: AbstractPeer
     work: AbstractWork
+    clock: Callable[[], float] = time.perf_counter
     layer: Layer | None = None
     trouble: str = ""
     warned: set[str] = field(default_factory=set)
@@ -79,7 +83,7 @@ class Run:
         answers = []
         for data in given:
             try:
-                forward, backward, x, gradients = _timed(self.layer, data, w, self.work.backward)  # type: ignore[arg-type]
+                forward, backward, x, gradients = self._timed(data, w)
             except Exception as error:  # noqa: BLE001  see prepare
                 self.trouble = _said(error)
                 return
@@ -90,6 +94,20 @@ class Run:
         if self.peer.answers:
             for rows, (x, gradients) in zip(some, answers, strict=True):
                 self._check(programs, rows, x, gradients)
+
+    def _timed(self, data: Sequence[Tensor], w: Tensor) -> tuple[float, float, Tensor, tuple[Tensor, ...]]:
+        """Seconds of forward and of backward, x, the gradients of w'x."""
+        assert self.layer is not None
+        if not self.work.backward:
+            with torch.no_grad():
+                start = self.clock()
+                x = self.layer(*data)
+                return self.clock() - start, 0.0, x, ()
+        start = self.clock()
+        x = self.layer(*data)
+        middle = self.clock()
+        gradients = torch.autograd.grad((x @ w).sum(), data)
+        return middle - start, self.clock() - middle, x, gradients
 
     def _tensors(self, programs: Programs, rows: np.ndarray) -> list[Tensor]:
         names = self.peer.takes(self.work)
@@ -107,7 +125,9 @@ class Run:
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             warnings.filterwarnings("ignore", message="solver='auto' resolved to ACTIVE_SET")
-            warnings.filterwarnings("ignore", message="the gradient with respect to .* is zero: the solution of a linear")
+            warnings.filterwarnings(
+                "ignore", message="the gradient with respect to .* is zero: the solution of a linear"
+            )
             yield
         self.warned |= {warning.category.__name__ for warning in heard}
 
@@ -131,22 +151,6 @@ class Run:
             error_x=self.error_x if self.peer.answers and done else math.nan,
             error_gradient=self.error_gradient if self.peer.answers and done and self.work.backward else math.nan,
         )
-
-
-def _timed(
-    layer: Layer, data: Sequence[Tensor], w: Tensor, backward: bool
-) -> tuple[float, float, Tensor, tuple[Tensor, ...]]:
-    """Seconds of forward and of backward, x, the gradients of w'x."""
-    if not backward:
-        with torch.no_grad():
-            start = time.perf_counter()
-            x = layer(*data)
-            return time.perf_counter() - start, 0.0, x, ()
-    start = time.perf_counter()
-    x = layer(*data)
-    middle = time.perf_counter()
-    gradients = torch.autograd.grad((x @ w).sum(), data)
-    return middle - start, time.perf_counter() - middle, x, gradients
 
 
 def _said(error: Exception) -> str:
@@ -208,7 +212,7 @@ def time_work(runs: Sequence[Run], programs: Programs, effort: Effort, expected:
         else:
             run.prepare()
     first = 0
-    with _garbage_stays():
+    with garbage_stays():
         for turn in range(-1, effort.turns):
             due = [run for run in runs if run.is_due(effort)]
             calls = [run.calls() for run in due]
@@ -221,7 +225,7 @@ def time_work(runs: Sequence[Run], programs: Programs, effort: Effort, expected:
 
 
 @contextmanager
-def _garbage_stays() -> Iterator[None]:
+def garbage_stays() -> Iterator[None]:
     """Nothing is collected but by `gc.collect`, which does not look at what there was before."""
     gc.collect()
     gc.freeze()

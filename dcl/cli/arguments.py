@@ -13,17 +13,19 @@ from dcl.errors import UnsupportedError
 PICTURES = (".png", ".pdf", ".svg")
 _FILES = """\
 FILE is
-  a Python file that defines `problem`, a cvxpy.Problem; a parameter takes its value from --set, else from .value
-  a quadratic program, minimize 1/2 x'Px + q'x subject to Ax = b, Gx <= h, lb <= x <= ub, as .json or .npz with these
-  names; q, b, h, lb and ub are parameters; "names", "A_names", "G_names" may name the entries of x, b and h
-  a linear or quadratic program as .mps or .lp
+  a Python file that defines `problem`, a cvxpy.Problem; a parameter takes its
+  value from --set, else from .value
+  a quadratic program as .json or .npz: minimize 1/2 x'Px + q'x subject to
+  Ax = b, Gx <= h, lb <= x <= ub, with these names; q, b, h, lb and ub are
+  parameters; "names", "A_names", "G_names" may name entries of x, b and h
+  a linear or quadratic program as .mps or .lp; rows >= are Lx >= low
 """
 _VALUES = """\
 --set gamma=0.3              a number
 --set mu=[0.1,0.2]           a list, or a list of lists
---set mu[2]=0.5              one entry, counted from 0, or by its name: q[doors]
---set Sigma=sigma.csv        a table of numbers, with or without labels; or .npy
---data rows.csv              a row for each instance; columns gamma, mu[0], mu[1], ...
+--set mu[2]=0.5              one entry, counted from 0, or by name: q[doors]
+--set Sigma=sigma.csv        a table of numbers, perhaps with labels; or .npy
+--data rows.csv              a row for each instance; columns gamma, mu[0], ...
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,8 +137,10 @@ def _text(found: Sweep, columns: list[str], rows: list[list[Any]]) -> str:
         for k, name in enumerate(columns)
         if k < columns.index("status") and len(rows) > 1 and all(row[k] == rows[0][k] for row in rows)
     }
-    kept = [k for k, name in enumerate(columns) if name not in still and name != "residual"]
-    kept = kept[: kept.index(columns.index("value")) + 1 + _COLUMNS]
+    duals = {name for entry in found.model.duals for name in found.axes.names(entry)}
+    kept = [k for k, name in enumerate(columns) if name not in still | duals and name != "residual"]
+    shown_columns = kept[: kept.index(columns.index("value")) + 1 + _COLUMNS]
+    left, kept = len(kept) - len(shown_columns), shown_columns
     changed = set(found.changes.tolist())
     shown = list(range(len(rows)))
     if len(rows) > _ROWS:
@@ -153,9 +156,23 @@ def _text(found: Sweep, columns: list[str], rows: list[list[Any]]) -> str:
     for last, i in zip([-1, *shown], shown, strict=False):
         mark = "*" if any(row in changed for row in range(last + 1, i + 1)) else ""
         cells.append([str(i), *(cell(rows[i][k]) for k in kept), mark])
-    lines = [table(["row", *(columns[k] for k in kept), ""], cells, left=0)]
+    head = ["row", *(columns[k] for k in kept)]
+    fitting = _fitting([head, *(row[:-1] for row in cells)], head.index("value") + 1)
+    left += len(head) - fitting
+    lines = [table([*head[:fitting], ""], [[*row[:fitting], row[-1]] for row in cells], left=0)]
     if len(rows) > len(shown):
         lines.append(f"{len(shown)} of {len(rows):,} rows: --out FILE has all")
+    if left:
+        lines.append(f"{left} more column{'s' if left > 1 else ''}, and multipliers: --out FILE has all")
     if changed:
         lines.append("* other constraints are active than in the row above")
     return "\n".join([*lines, "", repr(found)])
+
+
+def _fitting(lines: list[list[str]], least: int) -> int:
+    """How many columns fit on the terminal, at least `least`; all of them where the output is no terminal."""
+    if not sys.stdout.isatty():
+        return len(lines[0])
+    widths = [2 + max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    room = shutil.get_terminal_size().columns - 1  # the star
+    return max([least, *(k for k in range(len(widths) + 1) if sum(widths[:k]) <= room)])

@@ -1,6 +1,7 @@
 // One instance: data, active set, Newton, verdict.
 //
 //     P > 0:    definite.hpp proposes the active set, whose factor comes with it
+//     P + A'G A > 0:    the same for minimize 1/2 x'(P + A'G A)x + (q - A'G b)'x, which has the same solutions where A x = b
 //     else, or where that gives up:    interior_point.hpp proposes, factor.hpp factors
 //     certify.hpp decides; mu > 0: path.hpp goes on from there
 #pragma once
@@ -49,6 +50,9 @@ private:
     const Matrix* L_in_use_ = nullptr;  // of P where that is definite, until another factor takes its place in the record
     Start start_;
     DefiniteSolver definite_;
+    Program augmented_;
+    Matrix augmented_P_, augmented_L_, augmented_L2_, weighted_;
+    Vector weights_;
     InteriorPoint interior_;
     Path path_;
     Factor factor_;
@@ -132,10 +136,13 @@ private:
             point.z.head(program.p) = y;
             point.s = s;
             verdict = attempt(record);
-            return verdict.status == Status::certified || verdict.status == Status::tie ||
-                   verdict.status == Status::condition || verdict.status == Status::far;
+            return is_decided(verdict.status);
         };
         if (start_.is_there && stands(start_.x, start_.z.head(program.p), start_.z, start_.s)) return;
+        if (!kind_->is_definite && is_solved_augmented(iterations)) {
+            verdict = attempt(record);
+            if (is_decided(verdict.status)) return;
+        }
         const bool found = interior_.solve(program, stands);
         iterations += interior_.iterations;
         if (found) return;
@@ -147,6 +154,33 @@ private:
             if (!program.binds(row)) point.z(row) = point.s(row) = 0.0;
         }
         point.s.head(program.p).setZero();
+    }
+
+    static bool is_decided(Status status) {
+        return status == Status::certified || status == Status::tie || status == Status::condition || status == Status::far;
+    }
+
+    // The point by pivoting where P + A'G A is definite (G as in factor.hpp); its factor serves for nothing else.
+    bool is_solved_augmented(std::int32_t& iterations) {
+        const Index n = program.n, p = program.p;
+        if (program.is_zero || p == 0 || p > n || program.cap.size() > 0) return false;
+        const auto A = program.C().leftCols(p);
+        const double size = magnitude(program.P->diagonal());
+        weights_ = A.colwise().squaredNorm().transpose();
+        for (Index i = 0; i < p; ++i) weights_(i) = size / (weights_(i) > 0.0 ? weights_(i) : 1.0);
+        weighted_ = A * weights_.cwiseSqrt().asDiagonal();
+        augmented_P_ = *program.P;
+        augmented_P_.selfadjointView<Eigen::Lower>().rankUpdate(weighted_);
+        augmented_L_.resize(n, n);
+        augmented_L_.triangularView<Eigen::Lower>() = augmented_P_;
+        if (!cholesky(augmented_L_, definite * size)) return false;
+        augmented_ = program;
+        augmented_.P = &augmented_P_;
+        augmented_.q.noalias() -= A * weights_.cwiseProduct(program.side.head(p));
+        const bool found = definite_.solve(augmented_, augmented_L_, nullptr, start_, point, augmented_L2_, factor_);
+        iterations += static_cast<std::int32_t>(definite_.pivoting.steps);
+        if (found) certifier_.measure(program, point, residuals);
+        return found;
     }
 
     // The equations of the point's rows with z > s, changed as Newton's method on F changes them, for a few rounds.

@@ -210,7 +210,7 @@ def _by_joblib(
         try:
             with _parallel(joblib, backend, workers) as parallel:
                 calls = [joblib.delayed(_numbered)(at, job.work, job.tensors(at, stop)) for at, stop in todo.items()]
-                for at, found in parallel(calls):
+                for at, found in _finished(parallel, calls, count):
                     del todo[at]
                     yield at, found
         except BrokenProcessPool:
@@ -227,7 +227,20 @@ def _parallel(joblib: Any, backend: str, workers: int | None) -> Iterator[Any]:
     except (ValueError, ImportError) as error:
         raise InputError(f"backend {backend!r}: {' '.join(str(error).split())}", argument="backend") from None
     with configuration:
-        yield joblib.Parallel(return_as="generator_unordered")
+        try:
+            parallel = joblib.Parallel(return_as="generator_unordered")
+        except ValueError:  # Ray's backend returns lists only (ray 2.60)
+            parallel = joblib.Parallel()
+        yield parallel
+
+
+def _finished(parallel: Any, calls: Sequence[Any], count: int) -> Iterator[tuple[int, Chunk]]:
+    """The chunks as they are finished; of a backend that returns lists only, as many at a time as there are workers."""
+    if parallel.return_as != "list":
+        yield from parallel(calls)
+        return
+    for first in range(0, len(calls), count):
+        yield from parallel(calls[first : first + count])
 
 
 def _numbered(at: int, work: Work, tensors: list[Tensor]) -> tuple[int, Chunk]:

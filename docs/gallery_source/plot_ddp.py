@@ -1,6 +1,6 @@
 """
-Train on two processes with DistributedDataParallel
-===================================================
+Train on two processes (DDP)
+============================
 
 PyTorch trains on several processes or machines with ``DistributedDataParallel`` (DDP): each process sees its
 share of the batch, and DDP averages the gradients. A dcl layer inside the model needs nothing special. This

@@ -651,3 +651,23 @@ def test_a_handle_belongs_to_its_sizes():
     (other,) = draws("definite", 5, 2)
     with pytest.raises(ValueError, match="sizes"):
         dense.adjoint(answer, other, {}, ["q"])
+
+
+def test_equalities_make_p_definite():
+    """|y|^2 with y = A x - b, x on a simplex: pivoting takes few steps on P + A'G A, and the point is that of x alone."""
+    rng = np.random.default_rng(0)
+    m, n = 40, 6
+    A, b = rng.standard_normal((m, n)), rng.standard_normal(m)
+    P = np.zeros((n + m, n + m))
+    P[n:, n:] = 2.0 * np.eye(m)
+    rows = np.vstack([np.hstack([A, -np.eye(m)]), np.hstack([np.ones((1, n)), np.zeros((1, m))])])
+    long = {"P": P, "q": np.zeros(n + m), "A": rows, "b": np.append(b, 1.0)}
+    long |= {"G": np.hstack([-np.eye(n), np.zeros((n, m))]), "h": np.zeros(n)}
+    short = {"P": 2.0 * A.T @ A, "q": -2.0 * A.T @ b, "A": np.ones((1, n)), "b": np.ones(1), "G": -np.eye(n), "h": np.zeros(n)}
+    given, reduced = (
+        dense.solve({name: torch.tensor(t)[None] for name, t in blocks.items()}, 1, threads=1) for blocks in (long, short)
+    )
+    assert int(given.status) == int(reduced.status) == 0
+    torch.testing.assert_close(given.x[:, :n], reduced.x, rtol=0, atol=1e-13)
+    torch.testing.assert_close(given.z, reduced.z, rtol=0, atol=1e-12)
+    assert int(given.iterations) <= int(reduced.iterations) + 1

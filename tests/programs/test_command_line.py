@@ -206,7 +206,7 @@ def test_exit_status_of_programs_without_a_solution(
         (["--set", "mu=[1,2]", "--set", "gamma=1"], "parameter mu must have shape (3,)"),
         ([], "parameter gamma has no value: --set gamma=..."),
         (["--set", "gamma=1", "--solver", "nope"], "unknown solver 'nope'"),
-        (["--set", "gamma=1", "--solver", "nope"], "CLARABEL, SCS, HIGHS; without --solver dcl chooses"),
+        (["--set", "gamma=1", "--solver", "nope"], "CLARABEL, SCS, HIGHS, SCHUR; without --solver dcl chooses"),
         (["--set", 'gamma="1"'], "gamma must be real numbers, got text: '1'"),
         (["--set", "gamma=1", "--set", "gamma=2"], "--set gamma is given twice"),
     ],
@@ -392,6 +392,21 @@ def test_sweep(portfolio: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads(printed(capsys, *words, "--json"))
     assert found["changes"] == known.changes.tolist()
+
+
+def test_the_table_of_a_sweep_fits_the_terminal(
+    portfolio: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", portfolio, "--over", "gamma=0.1,1,5", "--gradient"]
+    whole = printed(capsys, *words)
+    assert "gradient of mu[0]" in whole
+    assert "dual of" not in whole
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = printed(capsys, *words)
+    assert "w[2]" in out
+    assert "more columns, and multipliers: --out FILE has all" in out
+    assert max(map(len, out.partition("more columns")[0].splitlines())) <= 80
 
 
 def test_sweep_over_a_grid_and_from_a_folder(wyndor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -423,3 +423,19 @@ def test_the_caller_keeps_his_threads() -> None:
     frontier().sweep({"target": TARGETS}, progress=False, backend="threading", workers=2)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
+
+
+def test_a_backend_that_returns_lists_only() -> None:
+    """As Ray's: it has no generators, so chunks come in groups."""
+    import joblib
+    from joblib._parallel_backends import ThreadingBackend
+
+    class Lists(ThreadingBackend):
+        supports_return_generator = False
+
+    joblib.register_parallel_backend("lists", Lists)
+    x, t = cp.Variable(2, name="x"), cp.Parameter(2, name="t")
+    program = dcl.ParametricProgram(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0]))
+    values = np.random.default_rng(0).standard_normal((50, 2))
+    found = program.sweep(t=values, backend="lists", workers=2, progress=False)
+    np.testing.assert_allclose(found["x"], np.maximum(values, 0.0), atol=1e-12)

@@ -186,8 +186,9 @@ def test_names_of_matrix_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
         }
         assert "entry glass" in said
         assert "x[windows]" in said
-        assert main(["sweep", str(file), "--over", "h[glass]=5,6"]) == 0
-        assert "dual[glass] of G @ x <= h" in capsys.readouterr().out
+        assert main(["sweep", str(file), "--over", "h[glass]=5,6", "--out", str(tmp_path / "rows.csv")]) == 0
+        assert "dual[glass] of G @ x <= h" in (tmp_path / "rows.csv").read_text(encoding="utf-8")
+        assert "x[windows]" in capsys.readouterr().out
     path.write_text(json.dumps({"q": q, "G": G, "h": h, "G_names": ["steel"]}), encoding="utf-8")
     assert main(["solve", str(path)]) == 2
     assert "G_names has 1 entries, but h has 2: give one name for each" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def test_each_solver_but_our_own_has_a_package():
 
 
 def test_what_is_no_dependency_is_an_extra_and_all_of_them_are_tested():
-    root = Path(dcl.__file__).parents[1]
+    root = Path(__file__).resolve().parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     required = {line.split(">")[0] for line in project["dependencies"]}

@@ -12,9 +12,10 @@ from dcl.cones.semidefinite import smat, svec
 from dcl.program import ConeProgram, dense_structure
 from dcl.solve.backend import Backend
 from dcl.solve.polish import polish
-from dcl.solvers import Clarabel, Schur
+from dcl.solvers import Clarabel, HostProgram, Schur
 from dcl.solvers.base import Claim
 from dcl.solvers.choose import centering, solver_order
+from dcl.solvers.clarabel import _merging
 from dcl.solvers.congruence import Cone, Cones
 from dcl.solvers.schur import is_for
 
@@ -180,11 +181,24 @@ def test_a_large_cone_through_the_layer():
     torch.testing.assert_close(slope, -result.z.detach(), rtol=0.0, atol=1e-7)
 
 
-def test_a_graph_that_clarabel_panics_on(capfd):
-    edges = [(0, 10), (1, 4), (1, 8), (2, 11), (3, 9), (3, 11), (3, 19), (4, 9), (4, 17), (5, 17), (7, 19), (8, 14)]
-    edges += [(9, 12), (10, 12), (12, 17)]
-    q, A, b = (torch.as_tensor(t) for t in max_cut(20, edges))
-    x = dcl.ConeLayer({"s": [20]}, "CLARABEL", on_degenerate="ignore")(None, q, A.to_sparse(), b).x
-    capfd.readouterr()  # the panic's own words
+def test_a_graph_on_which_clarabels_own_merging_of_cliques_panics():
+    edges = [(2, 8), (3, 4), (3, 5), (3, 9), (3, 14), (3, 20), (6, 9), (11, 22), (14, 22), (14, 24), (16, 22), (19, 24)]
+    edges += [(21, 23), (21, 27)]
+    q, A, b = (torch.as_tensor(t) for t in max_cut(28, edges))
+    x = dcl.ConeLayer({"s": [28]}, "CLARABEL", on_degenerate="ignore")(None, q, A.to_sparse(), b).x
     # a forest is bipartite: all its edges are cut
     torch.testing.assert_close(x.sum(), torch.tensor(float(len(edges)), **F64), rtol=1e-7, atol=0.0)
+
+
+def test_the_graphs_of_cones_are_told_connected():
+    """A ball of 3 rows, then two cones of order 3: the chain 0 - 1 - 2, by A and b together, and one that lacks an edge."""
+    cones = (Block("second_order", 3), Block("semidefinite", 3, 2))
+    chain = [0, 1, 2, 4, 5]  # X_00, X_01, X_11, X_12, X_22
+    for second, merging in ((chain, "clique_graph"), ([0, 1, 2, 5], "parent_child")):
+        A, b = np.zeros((15, 1)), np.zeros(15)
+        A[[3 + k for k in chain]] = 1.0
+        A[[9 + k for k in second if k != 1]], b[10] = 1.0, 1.0
+        program = HostProgram(1, 15, 0, 1, np.zeros((1, 1, 1)), np.ones((1, 1)), A[None], b[None], cones=cones)
+        assert _merging(program, sp.csc_matrix(A), b) == merging
+    empty = HostProgram(1, 1, 0, 1, np.zeros((1, 1, 1)), np.ones((1, 1)), np.ones((1, 1, 1)), np.ones((1, 1)))
+    assert _merging(empty, sp.csc_matrix(np.ones((1, 1))), np.ones(1)) == "clique_graph"
