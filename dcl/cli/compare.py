@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from dcl.cli.arguments import PICTURES, add_source, check_drawing, picture, positive, writable
+from dcl.cli.terminal import fitting, width, wrapped
 from dcl.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from dcl.compare.families import draw
     from dcl.compare.gradients import compare_gradients
     from dcl.compare.probes import MUS
+    from dcl.compare.table import text
 
     if args.file is None and args.set:
         raise InputError("--set is for the parameters of a FILE, and none is given", argument="set")
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         layer, tensors = _read(args.file, args.set)
     found = compare_gradients(layer, *tensors, mu=args.mu or MUS, seed=args.seed)
-    print(found)
+    print(wrapped(text(found, lambda lines, order: fitting(lines, order, width()))))
     if args.csv is not None:
         found.to_csv(args.csv)
         print(f"\nrows: {args.csv}")

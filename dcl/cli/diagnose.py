@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dcl.cli.arguments import add_program
+from dcl.cli.terminal import wrapped
 
 _EXAMPLES = """
 examples:
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
     layer = CvxpyLayer(problem, problem.parameters(), problem.variables(), args.solver, mu=args.mu)
     values = [torch.as_tensor(np.array(work.values[leaf.name()], dtype=np.float64)) for leaf in problem.parameters()]
     found = diagnose(layer, *values)
-    print(found)
+    print(wrapped(str(found)))
     return exit_status(int(point.status) for point in found.points)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcl.cli.arguments import add_program, output, positive
+from dcl.cli.terminal import fitting, width, wrapped
+
+if TYPE_CHECKING:
+    from dcl.programs import Sensitivity
+
+# the columns that a narrow terminal leaves out, one after the other
+_LESS = ("|x|, +1 %", "value, +1 %", "moves most", "|d x|")
 
 _EXAMPLES = """
 examples:
@@ -60,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(write.text(found))
         return 0
     print(f"{solution.status.name}  value {solution.value:.8g}\n")
-    print(_ranges(table.text(args.top), rows[: args.top]) if args.range else table.text(args.top))
+    print(_text(table, rows[: args.top], args.range))
     if args.out is not None:
         print(f"\nwritten: {args.out}")
     return 0
@@ -91,24 +98,23 @@ def table_of_ranges(solution: Any) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _ranges(text: str, rows: list[dict[str, Any]]) -> str:
-    """The table with two columns more."""
-    from dcl.programs.text import number
+def _text(found: Sensitivity, rows: list[dict[str, Any]], with_ranges: bool) -> str:
+    """The table of these rows, with two columns more if asked; what is too wide for the terminal is left out, and named."""
+    from dcl.programs.sensitivity import HEAD, cells, foot
+    from dcl.programs.text import number, table
 
-    lines = text.splitlines()
-    cells = [["from", "to"], ["", ""]]
-
-    def cell(end: float | None) -> str:
-        if end is None:
+    def end(at: float | None) -> str:
+        if at is None:
             return "-"
-        return "not unique" if math.isnan(end) else number(end, 4)
+        return "not unique" if math.isnan(at) else number(at, 4)
 
-    cells += [[cell(row[end]) for end in ("low", "high")] for row in rows]
-    widths = [max(len(row[k]) for row in cells) for k in (0, 1)]
-    wide = max(len(line) for line in lines[: len(cells)])
-    for k, (first, second) in enumerate(cells):
-        if k == 1:
-            lines[k] = "-" * (wide + sum(widths) + 4)
-        else:
-            lines[k] = f"{lines[k].ljust(wide)}  {first.rjust(widths[0])}  {second.rjust(widths[1])}"
-    return "\n".join(lines)
+    head = [*HEAD, *(["from", "to"] if with_ranges else [])]
+    lines = cells(found, len(rows))
+    if with_ranges:
+        lines = [[*line, end(row["low"]), end(row["high"])] for line, row in zip(lines, rows, strict=True)]
+    kept = fitting([head, *lines], [head.index(name) for name in _LESS], width())
+    text = [table([head[k] for k in kept], [[line[k] for k in kept] for line in lines])]
+    if len(kept) < len(head):
+        left = "; ".join(name for k, name in enumerate(head) if k not in kept)
+        text.append(f"left out: {left} (--out FILE has all)")
+    return "\n".join([*text, *map(wrapped, foot(found, len(rows)))])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
 from dcl.cli.arguments import add_program, output
+from dcl.cli.terminal import fitting, width
 
 if TYPE_CHECKING:
     from dcl.programs import ProgramSolution
@@ -21,6 +23,7 @@ examples:
 exit status: 0 solved, 2 wrong input, 3 infeasible, 4 unbounded, 5 no answer that passes the check
 """
 _ENTRIES, _ROWS, _COLUMNS = 20, 20, 6
+_ROUNDING = 1e-14
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,15 +149,21 @@ def _many(solution: ProgramSolution, labels: list[str] | None) -> str:
     first = columns.index("status")
     kept = list(range(min(len(columns), first + 2 + _COLUMNS)))
     head = [columns[k] for k in kept] if labels is not None else ["row", *(columns[k] for k in kept)]
-    cells = [
-        ([] if labels is not None else [str(i)]) + [row[k] if isinstance(row[k], str) else number(row[k]) for k in kept]
-        for i, row in enumerate(rows)
-    ]
-    lines = [table(head, cells[:_ROWS], left=2)]
+    # what rounding leaves of entries that are zero
+    numbers = [abs(row[k]) for row in rows for k in kept if not isinstance(row[k], str) and math.isfinite(row[k])]
+    noise = _ROUNDING * max(numbers, default=0.0)
+
+    def cell(value: Any) -> str:
+        return value if isinstance(value, str) else number(0.0 if abs(value) <= noise else value)
+
+    cells = [([] if labels is not None else [str(i)]) + [cell(row[k]) for k in kept] for i, row in enumerate(rows)]
+    shown = fitting([head, *cells[:_ROWS]], reversed(range(head.index("value") + 1, len(head))), width())
+    lines = [table([head[k] for k in shown], [[row[k] for k in shown] for row in cells[:_ROWS]], left=2)]
     if len(rows) > _ROWS:
         lines.append(f"... and {len(rows) - _ROWS} more rows: --out FILE has all")
-    if len(columns) > len(kept):
-        lines.append(f"... and {len(columns) - len(kept)} more columns: --out FILE has all")
+    left = len(columns) - len(kept) + len(head) - len(shown)
+    if left:
+        lines.append(f"... and {left} more column{'s' if left > 1 else ''}: --out FILE has all")
     counts = {one.name: int((solution.known.status == one).sum()) for one in Status}
     lines.append("\n" + ", ".join(f"{count:,} {name}" for name, count in counts.items() if count))
     return "\n".join(lines)

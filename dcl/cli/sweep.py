@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcl.cli.arguments import add_program, check_drawing, output, picture, points, positive
+from dcl.cli.terminal import fitting, width, wrapped
 
 if TYPE_CHECKING:
     from dcl.programs import Sweep
@@ -157,22 +157,15 @@ def _text(found: Sweep, columns: list[str], rows: list[list[Any]]) -> str:
         mark = "*" if any(row in changed for row in range(last + 1, i + 1)) else ""
         cells.append([str(i), *(cell(rows[i][k]) for k in kept), mark])
     head = ["row", *(columns[k] for k in kept)]
-    fitting = _fitting([head, *(row[:-1] for row in cells)], head.index("value") + 1)
-    left += len(head) - fitting
-    lines = [table([*head[:fitting], ""], [[*row[:fitting], row[-1]] for row in cells], left=0)]
+    # the last column, of stars, has no heading
+    least = head.index("value") + 1
+    fit = fitting([head, *cells], reversed(range(least, len(head))), width() - 3)
+    left += len(head) - len(fit)
+    lines = [table([*(head[k] for k in fit), ""], [[*(row[k] for k in fit), row[-1]] for row in cells], left=0)]
     if len(rows) > len(shown):
         lines.append(f"{len(shown)} of {len(rows):,} rows: --out FILE has all")
     if left:
         lines.append(f"{left} more column{'s' if left > 1 else ''}, and multipliers: --out FILE has all")
     if changed:
         lines.append("* other constraints are active than in the row above")
-    return "\n".join([*lines, "", repr(found)])
-
-
-def _fitting(lines: list[list[str]], least: int) -> int:
-    """How many columns fit on the terminal, at least `least`; all of them where the output is no terminal."""
-    if not sys.stdout.isatty():
-        return len(lines[0])
-    widths = [2 + max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    room = shutil.get_terminal_size().columns - 1  # the star
-    return max([least, *(k for k in range(len(widths) + 1) if sum(widths[:k]) <= room)])
+    return "\n".join([*lines, "", wrapped(repr(found))])

@@ -34,8 +34,9 @@ def advise(point: PointDiagnosis, mu: float | None) -> str:
             return f"{names} {'are' if many else 'is'} weakly active: the derivative is one-sided; {smooth}"
         case GradientKind.RANK_DEFICIENT:
             dependent = "some" if point.rank is None else f"{point.rows - point.rank} of {point.rows}"
+            names = f" ({listed(point.dependent)})" if point.dependent else ""
             return (
-                f"{dependent} active rows depend on the others, so multipliers are not unique: "
+                f"{dependent} active rows depend on the others{names}, so multipliers are not unique: "
                 "drop what is redundant if multipliers are used; x has one derivative as long as such rows move together"
             ) + (f"; as long as they do it is {_zero(point, none)}" if point.zero_in else "")
         case GradientKind.NONUNIQUE:

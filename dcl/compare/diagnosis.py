@@ -159,6 +159,7 @@ def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagn
     }
     kinds, margins = solution.gradient_kind.reshape(-1), solution.margin.reshape(-1)
     weakest, conditions = solution._degeneracy.weakest, solution.condition.reshape(-1)
+    dependent = solution._degeneracy.dependent
     points = []
     for i in range(batch):
         good, on_path = bool(ok[i]), bool(paths[i])
@@ -179,6 +180,7 @@ def _points(solution: Solution, context: AbstractCallContext) -> list[PointDiagn
             conflict=_sorted(conflict(context, None if certificate is None else certificate[i])),
             margin=float("inf") if on_path else float(margins[i]),
             weakest=context.describe_row(row) if row >= 0 and not on_path else None,
+            dependent=_named(context, torch.nonzero(dependent[i]).flatten().tolist()) if good else (),
             rows=unique.rows if unique else 0,
             rank=unique.rank if unique else 0,
             condition=float(conditions[i]),

@@ -27,6 +27,7 @@ class PointDiagnosis:
         conflict: of an infeasible instance, the constraints that contradict each other.
         margin: strict complementarity, in the units of `dcl.program.scaling`.
         weakest: the constraint that has the smallest margin.
+        dependent: where the derivative is RANK_DEFICIENT, the constraints whose multipliers are not unique.
         rows, rank: number of active and weakly active rows, and their rank, None where it is not decided.
         condition: of the KKT matrix.
         unique_x, unique_z: are x and the multipliers unique? None where it is not decided.
@@ -55,6 +56,7 @@ class PointDiagnosis:
     conflict: tuple[str, ...]
     margin: float
     weakest: str | None
+    dependent: tuple[str, ...]
     rows: int
     rank: int | None
     condition: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NAN = math.nan
+# the columns that a narrow terminal leaves out, one after the other
+_LESS = ("condition", "residual", "cosine", "forward", "backward")
 _COLUMNS = ("method", "mu", "gap of x", "gradient", "error", "cosine", "residual", "condition", "forward", "backward")
 
 
@@ -107,26 +109,7 @@ class Comparison:
         raise KeyError(f"{method}, mu = {mu}" if mu is not None else method)
 
     def __str__(self) -> str:
-        columns = [name if self.relative or name != "error" else "error (absolute)" for name in _COLUMNS]
-        cells = [columns, *(row.cells() for row in self.rows)]
-        noted = any(row.note and not math.isnan(row.gap) for row in self.rows)
-        widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
-        lines = [self.subject]
-        for number, (line, row) in enumerate(zip(cells, (None, *self.rows), strict=True)):
-            first, rest = line[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
-            if row is not None and row.note and math.isnan(row.gap):
-                lines.append("  ".join([first, rest[0], row.note]))
-            else:
-                note = row.note if row is not None else "note" * noted
-                lines.append("  ".join([first, *rest]) + f"  {note}")
-            if number == 0:
-                lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
-        biased = [row for row in self.rows if row.method == "straight-through"]
-        if biased and self.recommended_mu == 0.0:
-            lines.append(
-                f"straight-through: the exact x with the gradient of x({biased[0].mu:g}); here to compare, not to use"
-            )
-        return "\n".join([*(line.rstrip() for line in lines), "", self.verdict])
+        return text(self)
 
     __repr__ = __str__
 
@@ -155,3 +138,46 @@ class Comparison:
         from dcl.compare.figure import draw
 
         draw(self, Path(path))
+
+
+def text(found: Comparison, fitting: Callable[[list[list[str]], Iterable[int]], list[int]] | None = None) -> str:
+    """The table, remarks, and the verdict.
+
+    fitting: for a narrow terminal, which columns of these lines to keep, given those that may be dropped, in their order; what
+    is dropped is named, and notes stand below the table.
+    """
+    columns = [name if found.relative or name != "error" else "error (absolute)" for name in _COLUMNS]
+    # rows without numbers have a note instead of them
+    full = [row for row in found.rows if not (row.note and math.isnan(row.gap))]
+    cells = {id(row): row.cells() for row in full}
+    heads = [columns, *cells.values()]
+    kept = list(range(len(columns)))
+    if fitting is not None:
+        kept = fitting(heads, [columns.index(name) for name in _LESS])
+    below = len(kept) < len(columns)
+    noted = not below and any(row.note for row in full)
+    names = max(len(line[0]) for line in [columns, *(row.cells() for row in found.rows)])
+    widths = [names, *(max(len(line[k]) for line in heads) for k in kept[1:])]
+
+    def line(of: list[str]) -> str:
+        rest = [of[k].rjust(w) for k, w in zip(kept[1:], widths[1:], strict=True)]
+        return "  ".join([of[0].ljust(names), *rest])
+
+    lines = [found.subject, line(columns) + ("  note" if noted else ""), "-" * (sum(widths) + 2 * (len(widths) - 1))]
+    for row in found.rows:
+        if id(row) in cells:
+            lines.append(line(cells[id(row)]) + (f"  {row.note}" if noted else ""))
+        else:
+            first, mu = row.cells()[:2]
+            lines.append("  ".join([first.ljust(names), mu.rjust(widths[1]), row.note]))
+    if below:
+        lines += [f"{row.method}: {row.note}" for row in full if row.note]
+        lines.append(
+            f"left out: {', '.join(columns[k] for k in range(len(columns)) if k not in kept)} (--csv FILE has all)"
+        )
+    biased = [row for row in found.rows if row.method == "straight-through"]
+    if biased and found.recommended_mu == 0.0:
+        lines.append(
+            f"straight-through: the exact x with the gradient of x({biased[0].mu:g}); here to compare, not to use"
+        )
+    return "\n".join([*(line.rstrip() for line in lines), "", found.verdict])

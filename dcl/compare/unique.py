@@ -24,8 +24,9 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from dcl.kkt import KKT, RANK_TOLERANCE
+from dcl.point.asked import Requested
 from dcl.point.basis import null_space, unit_rows
-from dcl.point.degeneracy import CONDITION_LIMIT, Requested
+from dcl.point.degeneracy import CONDITION_LIMIT
 from dcl.program import ConeProgram
 
 Array = NDArray[np.float64]

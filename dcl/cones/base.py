@@ -63,6 +63,26 @@ class AbstractDerivative(ABC):
         return self.from_eigen(self.d * self.to_eigen(w))
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Revalued(AbstractDerivative):
+    """Q of another derivative with the eigenvalues d (B, dim)."""
+
+    d: Tensor
+    of: AbstractDerivative
+
+    @property
+    def diagonal(self) -> bool:  # type: ignore[override]
+        """Is Q = I?"""
+        return self.of.diagonal
+
+    def to_eigen(self, w: Tensor) -> Tensor:
+        return self.of.to_eigen(w)
+
+    def from_eigen(self, w: Tensor) -> Tensor:
+        return self.of.from_eigen(w)
+
+
 @dataclass(frozen=True)
 class Block:
     """`count` equal cones, one after the other, named so that a solver's file can map them to its own.

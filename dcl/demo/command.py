@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dcl.cli.terminal import width
 
 if TYPE_CHECKING:
     from dcl.demo.dispatch import Outcome
@@ -75,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=total, desc="learning from shipments", unit="step", leave=False, disable=None) as bar:
         for days, seed in runs:
             outcomes[days, seed] = dispatch.experiment(seed, days, args.steps, bar.update)
-    print(table(outcomes))
+    print(table(outcomes, width()))
     print(f"\n{len(runs)} runs in {time.perf_counter() - start:.0f} seconds")
     figure.draw(outcomes, args.output)
     print(f"figure: {args.output}")
@@ -85,17 +88,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def table(outcomes: dict[tuple[int, int], Outcome]) -> str:
-    """Errors on the judged days by method and number of past days: the mean, and the least and largest of the seeds."""
+def table(outcomes: dict[tuple[int, int], Outcome], most: float = math.inf) -> str:
+    """Errors on the judged days by method and number of past days: the mean, and the least and largest of the seeds.
+
+    most: columns of the terminal; where the table is wider, the means alone.
+    """
+    whole = _table(outcomes, with_range=True)
+    return whole if max(map(len, whole.splitlines())) <= most else _table(outcomes, with_range=False)
+
+
+def _table(outcomes: dict[tuple[int, int], Outcome], with_range: bool) -> str:
     seeds = len({seed for _, seed in outcomes})
     by_days = {days: [o for (d, _), o in outcomes.items() if d == days] for days, _ in outcomes}
-    title = f"error of a shipment on held-out days (units), mean of {seeds} seeds (least to largest)"
+    of_each = "(least to largest)" if with_range else "(--csv FILE: each)"
+    title = f"error of a shipment on held-out days (units), mean of {seeds} seeds {of_each}"
     head = ["past days to learn from", *(str(days) for days in by_days)]
     methods = list(next(iter(outcomes.values())).errors)
     rows = [head]
     for method in methods:
         cells = [[outcome.errors[method] for outcome in group] for group in by_days.values()]
-        rows.append([method, *(f"{sum(c) / len(c):.2f} ({min(c):.2f} to {max(c):.2f})" for c in cells)])
+        ranges = [f" ({min(c):.2f} to {max(c):.2f})" if with_range else "" for c in cells]
+        rows.append([method, *(f"{sum(c) / len(c):.2f}{r}" for c, r in zip(cells, ranges, strict=True))])
     floors = [[outcome.floor for outcome in group] for group in by_days.values()]
     rows.append(["rule and digits known", *(f"{sum(c) / len(c):.2f}" for c in floors)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -22,7 +22,7 @@ from dcl.frontends.cone import ConeContext, ConeDict
 from dcl.frontends.matrix import Blocks, MatrixContext
 from dcl.frontends.sparse import Symmetric, check_places, empty, symmetric_of
 from dcl.outcome.messages import AbstractCallContext
-from dcl.point.degeneracy import Moving
+from dcl.point.asked import Moving
 from dcl.program import ConeProgram, Structure
 from dcl.program.affine import take
 from dcl.program.pattern import SparsePattern

@@ -25,8 +25,10 @@ from dcl.implicit.kkt_solve import kkt_solve
 from dcl.implicit.primitive import keep, kept, primitive
 from dcl.implicit.projection import in_mu, project, slope_in_mu
 from dcl.kkt import KKT
-from dcl.outcome.messages import AbstractCallContext, check_barrier, raise_failures, report_degeneracy
-from dcl.point.degeneracy import Degeneracy, Moving, Requested, classify, resolved
+from dcl.outcome.doubts import report_degeneracy
+from dcl.outcome.messages import AbstractCallContext, check_barrier, raise_failures
+from dcl.point.asked import Moving, Requested
+from dcl.point.degeneracy import Degeneracy, classify, resolved
 from dcl.program import ConeProgram, Structure
 from dcl.program.scaling import Units
 from dcl.solve.backend import Backend

@@ -26,7 +26,7 @@ from dcl.layers.lane import AbstractWay
 from dcl.layers.vertex import Linear, watch
 from dcl.outcome.messages import AbstractCallContext, Members
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Moving, Requested
+from dcl.point.asked import Moving, Requested
 from dcl.program import ConeProgram
 from dcl.status import GradientKind, Status
 from dcl.torch_modes import check_no_trace, is_ordinary, is_plain, uncompiled

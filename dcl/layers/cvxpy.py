@@ -28,7 +28,7 @@ from dcl.layers.reduced_lane import Reductions, reduced_way
 from dcl.layers.vertex import Linear
 from dcl.outcome.messages import AbstractCallContext, check_finite
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Moving, Requested
+from dcl.point.asked import Moving, Requested
 from dcl.program import ConeProgram
 from dcl.program.pattern import AbstractPattern
 from dcl.program.reduction.plan import Reduction

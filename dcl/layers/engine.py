@@ -18,7 +18,8 @@ from dcl.layers.barrier import barrier, barrier_tensor, check_mu
 from dcl.layers.verbose import tell
 from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Degeneracy, Moving, Requested
+from dcl.point.asked import Moving, Requested
+from dcl.point.degeneracy import Degeneracy
 from dcl.program import ConeProgram, Structure
 from dcl.program.rows import Rows
 from dcl.program.scaling import in_units

@@ -21,7 +21,7 @@ from dcl.frontends.cvxpy.form import flatten_columns, unflatten_columns
 from dcl.layers import reduced
 from dcl.layers.cvxpy_lane import check, is_direct
 from dcl.layers.lane import AbstractKept, AbstractWay, Ask, Grads
-from dcl.point.degeneracy import Requested
+from dcl.point.asked import Requested
 from dcl.program.affine import take
 from dcl.program.reduction.blocks import Source, matrix_source, source
 from dcl.program.reduction.pivots import choose

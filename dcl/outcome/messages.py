@@ -1,11 +1,10 @@
-"""Messages about bad inputs, failed instances and degenerate points, with the caller's own names.
+"""Messages about bad inputs and failed instances, with the caller's own names. `dcl.outcome.doubts` tells of degenerate points.
 
 A front end describes its program with an `AbstractCallContext`; what happened is decided elsewhere and only told here.
 """
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,26 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcl.cones.base import TIE_TOLERANCE
 from dcl.errors import (
-    DegenerateError,
-    DegenerateWarning,
     InputError,
     SolveError,
     UnsupportedError,
-    level_of_caller,
 )
 from dcl.kkt.inertia import is_semidefinite
 from dcl.point import OPTIMAL_TOLERANCE
-from dcl.point.degeneracy import Degeneracy
 from dcl.program import ConeProgram
 from dcl.program.convexity import PSD_TOLERANCE
 from dcl.program.rows import Rows
-from dcl.status import GradientKind, Status
+from dcl.status import Status
 
 # A row whose weight in a certificate is below this, relative to the largest, takes no part in the conflict.
 _PART = 1e-3
-_SHOWN = 5
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -119,17 +113,17 @@ def conflict(context: AbstractCallContext, weights: Tensor | None) -> list[str]:
     return named(context, order[size > _PART * size[0]].tolist())
 
 
-def _whom(context: AbstractCallContext, preposition: str, those: list[int]) -> str:
+def whom(context: AbstractCallContext, preposition: str, those: list[int]) -> str:
     """As in " for 3 of 8 instances (batch indices (0,), (2,), (5,))"; nothing for an unbatched call."""
     if not context.batch_shape:
         return ""
-    shown = ", ".join(str(context.index(i)) for i in those[:_SHOWN]) + (", ..." if len(those) > _SHOWN else "")
+    shown = ", ".join(str(context.index(i)) for i in those[:SHOWN]) + (", ..." if len(those) > SHOWN else "")
     return f"{preposition}{len(those)} of {context.count} instances (batch indices {shown})"
 
 
-def _subject(context: AbstractCallContext, name: str, those: list[int], all_of_them: list[int]) -> str:
+def subject(context: AbstractCallContext, name: str, those: list[int], all_of_them: list[int]) -> str:
     """The name of an outcome, and whom it concerns if that is not everybody just named."""
-    return name if those == all_of_them else name + _whom(context, " in ", those)
+    return name if those == all_of_them else name + whom(context, " in ", those)
 
 
 def check_psd(context: AbstractCallContext, P: Tensor, argument: str, dtype: torch.dtype) -> None:
@@ -235,7 +229,7 @@ def raise_failures(
         found = f" (relative residual reached: {worst:.1e})" if np.isfinite(worst) else ""
         if kind == Status.PRIMAL_INFEASIBLE and weights is not None:
             names = conflict(context, weights[those[0]])
-            found = "; the conflict lies among: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            found = "; the conflict lies among: " + ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
         in_rows = np.isfinite(worst) and float(residuals[those[0], 0]) > OPTIMAL_TOLERANCE  # not in slopes or gap alone
         if kind in (Status.NUMERICAL_ERROR, Status.INACCURATE) and offending is not None and in_rows:
             found += f"; the row that is violated most: {context.describe_row(int(offending()[those[0]]))}"
@@ -245,10 +239,10 @@ def raise_failures(
             found += f"; your eps={eps:g} was tried first, then dcl's own tolerance"
         if kind != Status.PRIMAL_INFEASIBLE and smallest is not None:
             found += _negative(context, smallest, those)
-        lines.append(f"{_subject(context, kind.name, those, failed)}: {kind.message_of(context.maximize)}{found}")
+        lines.append(f"{subject(context, kind.name, those, failed)}: {kind.message_of(context.maximize)}{found}")
     raise SolveError(
         "no optimal solution"
-        + _whom(context, " for ", failed)
+        + whom(context, " for ", failed)
         + ".\n  "
         + "\n  ".join(lines)
         + others(context, len(failed)),
@@ -280,50 +274,3 @@ def _certificate(row: Tensor) -> Tensor | None:
     """The part of a certificate row (n + m,) that is there."""
     there = ~torch.isnan(row)
     return row[there] if bool(there.any()) else None
-
-
-def _weakest(context: AbstractCallContext, degeneracy: Degeneracy, those: list[int]) -> str:
-    """The rows nearest to a tie in these instances, in words."""
-    rows = dict.fromkeys(int(degeneracy.weakest[i]) for i in those)
-    return ", ".join(context.describe_row(row) for row in list(rows)[:_SHOWN])
-
-
-_SILENCE_LAYER = 'shown once per layer; on_degenerate="ignore" silences it'
-
-
-def report_degeneracy(
-    context: AbstractCallContext, how: str, degeneracy: Degeneracy, status: Tensor, silence: str = _SILENCE_LAYER
-) -> bool:
-    """Warn or raise about optimal instances whose derivative is not EXACT; False if there are none.
-
-    silence: how the caller can silence the warning; the last line of it, in parentheses.
-    """
-    doubtful = torch.nonzero((degeneracy.kind != GradientKind.EXACT) & (status == Status.OPTIMAL)).flatten().tolist()
-    if not doubtful:
-        return False
-    kinds = [GradientKind(int(degeneracy.kind[i])) for i in doubtful]
-    lines = []
-    for kind in dict.fromkeys(kinds):
-        those = [i for i, k in zip(doubtful, kinds, strict=True) if k == kind]
-        line = f"{_subject(context, kind.name, those, doubtful)}: {kind.message}"
-        if kind == GradientKind.WEAKLY_ACTIVE:
-            line += f"; weakly active: {_weakest(context, degeneracy, those)}"
-        tied = [i for i in those if float(degeneracy.margin[i]) <= TIE_TOLERANCE and int(degeneracy.weakest[i]) >= 0]
-        if kind == GradientKind.RANK_DEFICIENT and tied:
-            line += (
-                f"; also weakly active, so x may have only one-sided derivatives: {_weakest(context, degeneracy, tied)}"
-            )
-        if kind == GradientKind.ILL_CONDITIONED:
-            line += f"; condition {max(float(degeneracy.condition[i]) for i in those):.1e}"
-        lines.append(line)
-    message = (
-        "the derivative is not unique or not accurate" + _whom(context, " in ", doubtful) + ".\n  " + "\n  ".join(lines)
-    )
-    if how == "raise":
-        raise DegenerateError(message, indices=[context.index(i) for i in doubtful])
-    warnings.warn(
-        f"{message}\n  ({silence})",
-        DegenerateWarning,
-        stacklevel=level_of_caller(),
-    )
-    return True

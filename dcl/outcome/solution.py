@@ -14,7 +14,8 @@ from torch.utils import _pytree
 from dcl.cones.base import Barrier
 from dcl.errors import InputError, UnsupportedError, warn_deprecated
 from dcl.point import Point, worst
-from dcl.point.degeneracy import Degeneracy, Moving, Requested, classify, resolved
+from dcl.point.asked import Moving, Requested
+from dcl.point.degeneracy import Degeneracy, classify, resolved
 from dcl.program import ConeProgram
 from dcl.program.pattern import DensePattern
 from dcl.status import Status
@@ -210,7 +211,7 @@ _PLAIN = (
 )  # fmt: skip
 _OPTIONAL = ("certificate", "requested", "_columns")
 _DATA = ("P", "q", "A", "b")
-_DEGENERACY = ("kind", "margin", "weakest", "condition")
+_DEGENERACY = ("kind", "margin", "weakest", "condition", "dependent", "barrier_helps")
 
 
 def _flatten(solution: Solution) -> tuple[list[Any], Any]:

@@ -25,30 +25,23 @@ The tolerances are stated in `dcl.point.ties`, `dcl.kkt.RANK_TOLERANCE` and COND
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dcl.cones.by_rows import exact_instances
 from dcl.point import Point
+from dcl.point.asked import Moving, Requested
 from dcl.point.basis import kink_values
+from dcl.point.effects import MOVES, active_rows, effect_of_ties, first_rows
 from dcl.point.sharp import errors
 from dcl.point.ties import tie_width
-from dcl.program import ConeProgram, magnitude
 from dcl.status import GradientKind
 
 CONDITION_LIMIT = 1e10
 ERROR_LIMIT = 1e-6
 # Where S is in its best units.
 SCALED_LIMIT, STEP_LIMIT = 1e9, 1e-9
-# A change of the requested entries below this, relative to all entries, is none.
-_MOVES = 1e-9
-# Above so many ties they are looked at together, by so many random combinations of the requested entries.
-_MANY, _COMBINATIONS = 32, 3
-# Entries of the right-hand sides that are solved for together.
-_AT_ONCE = 1_000_000
 # Newton's next step may change v_i by this factor.
 _SETTLED = 0.5
 # Above this residual it is always asked, else only where |v_i| is below the width of a tie.
@@ -63,12 +56,17 @@ class Degeneracy:
     `dcl.program.scaling`, inf without inequalities.  weakest: the row of A where that minimum is, of a cone that is no orthant
     the first, -1 without inequalities, and where all ties depend on other active rows.
     condition: 2-norm condition of the KKT matrix S (of its nonzero part where singular), estimated.
+    dependent (B, m): the rows of A whose multipliers are not unique, where the kind is RANK_DEFICIENT; of a cone that is no
+    orthant the first.  They are the support of the null space of S in the multipliers, and of A'(dz - e_i) = 0 where a tie i
+    depends on others.  barrier_helps (B,): is one of them an inequality, whose multiplier mu > 0 determines?
     """
 
     kind: Tensor
     margin: Tensor
     weakest: Tensor
     condition: Tensor
+    dependent: Tensor
+    barrier_helps: Tensor
 
 
 def resolved(point: Point) -> Point:
@@ -84,42 +82,6 @@ def resolved(point: Point) -> Point:
         ties[i] = kink_values(one, point.v[i], ties[i], zeros)
     halves = bool((torch.isnan(ties) | (ties == 0.5)).all())
     return point if halves else replace(point, ties=ties, near=None)
-
-
-class Requested(NamedTuple):
-    """Boolean masks: entries of x (n,) and z (m,) that the caller asked for."""
-
-    x: Tensor
-    z: Tensor
-
-
-Entries = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Moving:
-    """The data that need a gradient: entries (i, j) of P and A, entries of q (n,) and of b (m,) by masks."""
-
-    P: Entries
-    q: Tensor
-    A: Entries
-    b: Tensor
-
-    def restricted(self, P: bool, q: bool, A: bool, b: bool) -> Moving:
-        """Only those of P, q, A, b that are true."""
-        none = self.P[0].new_zeros(0), self.P[0].new_zeros(0)
-        return Moving(self.P if P else none, self.q & q, self.A if A else none, self.b & b)
-
-    def rows(self) -> Tensor:
-        """The rows (m,) of A and b that change."""
-        return self.b.index_fill(0, self.A[0], True)
-
-    def columns(self, active: Tensor) -> Tensor:
-        """The entries (B, n) of x that these data multiply, where the rows `active` (B, m) hold."""
-        fixed = self.q.index_fill(0, self.P[0], True).index_fill(0, self.P[1], True)
-        in_A = active[:, self.A[0].to(active.device)].to(torch.float64)
-        count = in_A.new_zeros(len(active), len(fixed)).index_add(1, self.A[1].to(active.device), in_A)
-        return fixed.to(active.device) | (count > 0.0)
 
 
 def classify(
@@ -144,19 +106,21 @@ def classify(
     condition = conditioning.condition
     suspects = ~torch.isnan(at_kink) | _unsettled(point, residual)
     tied, flat, dependent = suspects.any(-1), conditioning.null_a > 0, conditioning.null_y > 0
+    undetermined = kkt.dependence > MOVES if bool(dependent.any()) else torch.zeros_like(suspects)
     if requested is not None and moving is not None and program.structure.cone.is_orthant and bool(dependent.any()):
-        dependent = ((kkt.dependence > _MOVES) & (requested.z | moving.rows().to(v.device))).any(-1)
-    if bool(tied.any()) and kkt.D.diagonal:
-        effect, repeats, doubtful = _effect_of_ties(point, suspects, requested, moving)
+        dependent = (undetermined & (requested.z | moving.rows().to(v.device))).any(-1)
+    if bool(tied.any()):
+        effect, repeats, doubtful, others = effect_of_ties(point, suspects, requested, moving)
         determined = (conditioning.null_a == 0).unsqueeze(-1)
         effect = torch.where(repeats & determined, 0.0, effect)
-        moved = effect.amax(-1) > _MOVES
+        moved = ~(effect.amax(-1) <= MOVES)
         only = (repeats & determined).any(-1) & ~moved
         weakest = torch.where(moved, effect.argmax(-1), torch.where(only, -1, weakest))
         dependent, tied = dependent | (only & (doubtful & determined).any(-1)), moved
+        undetermined = undetermined | others
     if requested is not None and bool(flat.any()):
-        asked = requested.x if moving is None else requested.x | moving.columns(kkt.D.d > 0.0)
-        flat = ((conditioning.spread > _MOVES) & asked).any(-1)
+        asked = requested.x if moving is None else requested.x | moving.columns(active_rows(program, kkt.D.d))
+        flat = ((conditioning.spread > MOVES) & asked).any(-1)
     ill = torch.where(
         conditioning.scaled,
         ~(condition <= SCALED_LIMIT) | ~(errors(point) <= STEP_LIMIT),
@@ -171,18 +135,12 @@ def classify(
         (GradientKind.NONUNIQUE, flat),
     ):
         kind = torch.where(holds, torch.full_like(kind, int(cause)), kind)
-    return Degeneracy(kind, distance, _first_rows(program, weakest), condition)
-
-
-def _first_rows(program: ConeProgram, rows: Tensor) -> Tensor:
-    """The first row of the cone of each of `rows` (B,): an eigenvalue has no row of its own; rows of orthants, and -1, stay."""
-    first: list[int] = []
-    for block in program.structure.cone.blocks:
-        size = 1 if block.is_orthant else block.rows
-        start = len(first)
-        first += [start + k - k % size for k in range(block.rows * block.count)]
-    table = torch.tensor([*first, -1], dtype=torch.int64).to(rows.device)
-    return table[rows]
+    undetermined = undetermined & (kind == GradientKind.RANK_DEFICIENT).unsqueeze(-1)
+    if bool(undetermined.any()):
+        index = first_rows(program, torch.arange(v.shape[-1], device=v.device)).expand_as(v)
+        undetermined = torch.zeros_like(v).scatter_add(-1, index, undetermined.to(v.dtype)) > 0.0
+    helps = undetermined[:, program.structure.cone.zeros :].any(-1)
+    return Degeneracy(kind, distance, first_rows(program, weakest), condition, undetermined, helps)
 
 
 def _unsettled(point: Point, residual: Tensor) -> Tensor:
@@ -197,50 +155,3 @@ def _unsettled(point: Point, residual: Tensor) -> Tensor:
         return nowhere
     _, dv = point.newton()
     return (dv.abs() >= _SETTLED * distance) & exact.to(dv.device).unsqueeze(-1)
-
-
-def _effect_of_ties(
-    point: Point, tied: Tensor, requested: Requested | None, moving: Moving | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """How much D at the rows `tied` changes the requested entries' derivative, relative; does it leave x alone; is it doubtful?
-
-    (B, m) each.  Doubtful: a multiplier was asked for, or a row moves, of those that are dependent, A'(dz - e_i) = 0.
-
-    Another value of D_i adds a multiple of c = (A_i', e_i) e_i' to K, so a linear function E of the solution keeps its
-    derivative E K^-1 if and only if E K^-1 c = 0; if that holds for each tie it holds for all values of D at all of them.
-    Zero and false for rows without a tie.
-    """
-    kkt, (batch, m) = point.kkt, point.v.shape
-    count = int(tied.sum(-1).max())
-    if requested is not None and count > _MANY:
-        effect, none = _effect_of_many(point, requested), torch.zeros_like(tied)
-        return torch.where(tied, effect, 0.0), none, none
-    rows = tied.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :count]
-    effect, repeats, doubtful = torch.zeros_like(point.v), torch.zeros_like(tied), torch.zeros_like(tied)
-    for columns in rows.T.split(max(1, _AT_ONCE // (batch * (m + point.x.shape[-1])))):
-        e = effect.new_zeros(len(columns), batch, m).scatter(-1, columns.unsqueeze(-1), 1.0)
-        dx, dv, _ = kkt.tangent(point.program.ATz(e), e)
-        dz = kkt.D.apply(dv)
-        moved = torch.cat([dx, dz] if requested is None else [dx[..., requested.x], dz[..., requested.z]], -1)
-        size = torch.maximum(magnitude(dx), magnitude(dv)).clamp(min=torch.finfo(e.dtype).tiny)
-        repeat = magnitude(dx) <= _MOVES * size
-        part = dz - e
-        if requested is not None and moving is not None:
-            part = part[..., requested.z | moving.rows().to(part.device)]
-        effect = effect.scatter(-1, columns.T, (magnitude(moved) / size).T)
-        repeats = repeats.scatter(-1, columns.T, repeat.T)
-        doubtful = doubtful.scatter(-1, columns.T, (repeat & (magnitude(part) > _MOVES * size)).T)
-    return torch.where(tied, effect, 0.0), repeats & tied, doubtful & tied
-
-
-def _effect_of_many(point: Point, requested: Requested) -> Tensor:
-    """`_effect_of_ties` of every row at once, (B, m): c' K^-T E'g for random g, which is zero only where E K^-1 c is."""
-    kkt, generator = point.kkt, np.random.default_rng(point.v.shape[-1])
-    gx, gz = (
-        torch.from_numpy(generator.standard_normal((_COMBINATIONS, 1, len(mask)))).to(point.v) * mask.to(point.v)
-        for mask in requested
-    )
-    gx, gz = gx.expand(-1, *point.x.shape), gz.expand(-1, *point.v.shape)
-    ux, uv, _ = kkt.adjoint(gx, kkt.D.apply(gz))
-    size = torch.maximum(magnitude(ux), magnitude(uv)).clamp(min=torch.finfo(ux.dtype).tiny)
-    return ((point.program.Ax(ux) + uv).abs() / size.unsqueeze(-1)).amax(0)

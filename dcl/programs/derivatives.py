@@ -29,7 +29,8 @@ from dcl.implicit.solve import DUAL, GAP, PRIMAL, STATUS
 from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
 from dcl.point import Point
-from dcl.point.degeneracy import Degeneracy, Requested, classify, resolved
+from dcl.point.asked import Requested
+from dcl.point.degeneracy import Degeneracy, classify, resolved
 from dcl.program import ConeProgram
 from dcl.program.scaling import scaled
 from dcl.programs.model import Model

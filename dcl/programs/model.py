@@ -19,7 +19,7 @@ from dcl.frontends.cvxpy.form import CanonicalForm
 from dcl.layers.base import Plan, Stated
 from dcl.layers.cvxpy import CvxpyLayer
 from dcl.layers.engine import Engine
-from dcl.point.degeneracy import Requested
+from dcl.point.asked import Requested
 from dcl.programs.names import Entry, distinct, find
 from dcl.solvers.base import AbstractSolver
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dcl.programs.solution import ProgramSolution
 
+HEAD = ("parameter", "value", "d value", "value, +1 %", "|d x|", "|x|, +1 %", "moves most")
 _SHOWN = 15
 _PERCENT = 0.01
 _ROUNDING = 1e-12
@@ -79,27 +80,7 @@ class Sensitivity:
         """The table, with its first `most` rows; without a solution, why there is none."""
         if self.failed:
             return self.failed
-        head = ["parameter", "value", "d value", "value, +1 %", "|d x|", "|x|, +1 %", "moves most"]
-        # what rounding leaves of a derivative that is zero
-        noise = _ROUNDING * max((effect.solution for effect in self.effects), default=0.0)
-        still = _ROUNDING * max((abs(effect.value_percent) for effect in self.effects), default=0.0)
-        moves = [abs(effect.value_percent) > still and abs(effect.value) > self.floor for effect in self.effects]
-        rows = [
-            [
-                effect.name,
-                number(effect.size, 4),
-                number(effect.value, 4) if value_moves else "0",
-                f"{effect.value_percent:+.2g}" if value_moves else "0",
-                number(effect.solution, 4) if effect.solution > noise else "0",
-                number(effect.solution_percent, 2) if effect.solution > noise else "0",
-                f"{effect.most} {effect.most_moved:+.3g}" if effect.solution > noise else "",
-            ]
-            for effect, value_moves in zip(self.effects[:most], moves, strict=False)
-        ]
-        lines = [table(head, rows)]
-        if most is not None and len(self.effects) > most:
-            lines.append(f"... and {len(self.effects) - most} more entries, which move the solution less")
-        lines.append("binding: " + ("; ".join(self.binding) or "nothing"))
+        lines = [table(HEAD, cells(self, most)), *foot(self, most)]
         return "\n".join(lines)
 
     def to_frame(self) -> pd.DataFrame:
@@ -141,3 +122,30 @@ def table_of(solution: ProgramSolution) -> Sensitivity:
     failed = "" if solution.ok else f"no sensitivities, because there is no solution: {solution.failure}"
     floor = solution.certain.slope if solution.ok else 0.0
     return Sensitivity(tuple(effects), solution.binding, failed, floor)
+
+
+def cells(found: Sensitivity, most: int | None = None) -> list[list[str]]:
+    """The text of the first `most` rows, columns as in HEAD."""
+    # what rounding leaves of a derivative that is zero
+    noise = _ROUNDING * max((effect.solution for effect in found), default=0.0)
+    still = _ROUNDING * max((abs(effect.value_percent) for effect in found), default=0.0)
+    moves = [abs(effect.value_percent) > still and abs(effect.value) > found.floor for effect in found]
+    return [
+        [
+            effect.name,
+            number(effect.size, 4),
+            number(effect.value, 4) if value_moves else "0",
+            f"{effect.value_percent:+.2g}" if value_moves else "0",
+            number(effect.solution, 4) if effect.solution > noise else "0",
+            number(effect.solution_percent, 2) if effect.solution > noise else "0",
+            f"{effect.most} {effect.most_moved:+.3g}" if effect.solution > noise else "",
+        ]
+        for effect, value_moves in zip(found.effects[:most], moves, strict=False)
+    ]
+
+
+def foot(found: Sensitivity, most: int | None = None) -> list[str]:
+    """The lines below the first `most` rows: how many more there are, and what binds."""
+    more = 0 if most is None else max(0, len(found) - most)
+    lines = [f"... and {more} more entries, which move the solution less"] if more else []
+    return [*lines, "binding: " + ("; ".join(found.binding) or "nothing")]

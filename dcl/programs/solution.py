@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from dcl.errors import InputError
-from dcl.outcome.messages import AbstractCallContext, report_degeneracy
+from dcl.outcome.doubts import report_degeneracy
+from dcl.outcome.messages import AbstractCallContext
 from dcl.outcome.solution import Solution
-from dcl.point.degeneracy import Degeneracy, Requested
+from dcl.point.asked import Requested
+from dcl.point.degeneracy import Degeneracy
 from dcl.programs import derivatives
 from dcl.programs.active import active_range, binding, conflicts
 from dcl.programs.conflict import Conflict

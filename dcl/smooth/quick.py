@@ -64,7 +64,8 @@ def degeneracy_of(found: Certified) -> Degeneracy:
     """An exact derivative, without rows that could be weakly active."""
     condition = torch.tensor([found.condition], dtype=torch.float64)
     kind = torch.tensor([int(GradientKind.EXACT)])
-    return Degeneracy(kind, torch.full_like(condition, torch.inf), torch.tensor([-1]), condition)
+    none = torch.zeros(1, 0, dtype=torch.bool)
+    return Degeneracy(kind, torch.full_like(condition, torch.inf), torch.tensor([-1]), condition, none, none.any(-1))
 
 
 def found_of(program: SmoothProgram, found: Certified, theta: Theta) -> Found:

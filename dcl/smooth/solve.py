@@ -26,7 +26,7 @@ from dcl.implicit.primitive import primitive
 from dcl.implicit.projection import project
 from dcl.implicit.solve import STATUS
 from dcl.kkt import KKT, factorize
-from dcl.outcome.messages import report_degeneracy
+from dcl.outcome.doubts import report_degeneracy
 from dcl.point.degeneracy import Degeneracy, classify, resolved
 from dcl.program import ConeProgram
 from dcl.smooth.answer import Found, answer, methods
@@ -259,7 +259,8 @@ def _large(call: SmoothCall, theta: Theta, start: Tensor) -> tuple[Tensor, Tenso
     report = torch.cat([torch.stack(columns, -1), facts.residuals], -1)
     kind = torch.full_like(facts.status, int(GradientKind.EXACT))
     infinite, none = torch.full_like(zero, torch.inf), torch.full_like(facts.status, -1)
-    return found.x, report, Degeneracy(kind, infinite, none, found.condition)
+    rows = none.new_zeros((len(none), 0), dtype=torch.bool)
+    return found.x, report, Degeneracy(kind, infinite, none, found.condition, rows, rows.any(-1))
 
 
 def _pullback(

@@ -201,3 +201,17 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"dcl {dcl.__version__}\n"
+
+
+def test_the_table_fits_a_narrow_terminal() -> None:
+    none = torch.zeros(0)
+    outcomes = {
+        (days, seed): dispatch.Outcome({"network": 1.0 + seed}, 0.25, none, none, none, none, 1.0)
+        for days in command.DAYS
+        for seed in (0, 1)
+    }
+    assert "1.50 (1.00 to 2.00)" in command.table(outcomes)
+    assert command.table(outcomes, 120) == command.table(outcomes)
+    narrow = command.table(outcomes, 80)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert narrow.splitlines()[3].split() == ["network", *["1.50"] * 4]

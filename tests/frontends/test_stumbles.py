@@ -300,7 +300,7 @@ def test_valid_names_are_those_of_solvers() -> None:
     with pytest.raises(dcl.OptionError, match="unknown solver 'GUROBI'; valid names: ") as caught:
         dcl.QPLayer("GUROBI")
     names = str(caught.value).split("valid names: ")[1].split(", or an object")[0].split(", ")
-    assert names == ["DAQP", "PIQP", "OSQP", "CLARABEL", "SCS", "HIGHS"]
+    assert names == ["DAQP", "PIQP", "OSQP", "CLARABEL", "SCS", "HIGHS", "SCHUR"]
     for alias in ("DIFFCP", "moreau", "CUCLARABEL"):  # still understood
         dcl.QPLayer(alias)
 
@@ -398,7 +398,9 @@ def test_the_remedy_for_gamma_quad_form_is_exact() -> None:
 def test_a_column_beside_a_batch_is_told_to_be_a_grid(solver: str | None) -> None:
     layer, _ = layer_of(solver=solver)
     t, s = torch.ones(4, 2, **F64), torch.ones(4, 1, **F64)
-    words = r"s has shape \(4, 1\) and t has shape \(4, 2\)\. .* 4 x 4 programs\. For 4 programs pass s with shape \(4,\)"
+    words = (
+        r"s has shape \(4, 1\) and t has shape \(4, 2\)\. .* 4 x 4 programs\. For 4 programs pass s with shape \(4,\)"
+    )
     with pytest.warns(dcl.ShapeWarning, match=words) as told:
         (x,) = layer(t, s)
     assert [warning.filename for warning in told] == [__file__]

@@ -35,8 +35,8 @@ ORDER = [
     {"compat", "programs"},
     {"compare"},
     {"dcl"},
-    {"demo"},
     {"cli"},
+    {"demo"},
     {"__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

@@ -284,7 +284,7 @@ def test_many_ties_are_seen_together_as_one_by_one(seed, monkeypatch):
     value = torch.tensor(rng.choice([-1.0, 0.0, 1.0], 7), requires_grad=True)
     kinds = []
     for many in (32, 0):
-        monkeypatch.setattr("dcl.point.degeneracy._MANY", many)
+        monkeypatch.setattr("dcl.point.effects._MANY", many)
         _, solution = layer(value, return_solution=True)
         kinds.append(int(solution.gradient_kind))
     assert kinds[0] == kinds[1]

@@ -409,6 +409,64 @@ def test_the_table_of_a_sweep_fits_the_terminal(
     assert max(map(len, out.partition("more columns")[0].splitlines())) <= 80
 
 
+LONG = """
+import cvxpy as cp
+x, t = cp.Variable(3, name="production_of_plants"), cp.Parameter(3, name="target_of_plants", value=[-0.5, 1.0, 2.0])
+problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0, cp.sum(x) == 3])
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        (["sensitivity", "--range"], "left out: value, +1 %; |x|, +1 %; moves most (--out FILE has all)"),
+        (["diagnose"], None),
+        (["compare", "--mu", "0.1"], "left out: residual, condition (--csv FILE has all)"),
+        (["solve", "--data"], "more columns: --out FILE has all"),
+    ],
+    ids=lambda part: part[0] if isinstance(part, list) else "",
+)
+def test_what_is_printed_fits_the_terminal(
+    words: list[str],
+    left_out: str | None,
+    columns: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Tables leave columns out and name them, sentences go on below themselves; nothing is lost of what is kept."""
+    file, rows = tmp_path / "plants.py", tmp_path / "rows.csv"
+    file.write_text(LONG, encoding="utf-8")
+    rows.write_text("target_of_plants[0]\n0.5\n0.25\n", encoding="utf-8")
+    words = [words[0], str(file), *words[1:], *([str(rows)] if "--data" in words else [])]
+    whole = printed(capsys, *words)
+    assert max(map(len, whole.splitlines())) > 80
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = printed(capsys, *words)
+    assert max(map(len, out.splitlines())) <= columns
+    if columns == 80 and left_out is not None:
+        assert left_out in out
+    if left_out is None:
+        assert out.split() == whole.split()
+
+
+def test_a_long_line_goes_on_below_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dcl.cli.terminal import wrapped
+
+    text = "  advice          one two three four\nbinding: one two three\nshort"
+    assert wrapped(text) == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert wrapped(text) == text
+    monkeypatch.setenv("COLUMNS", "38")
+    shallow = "  label  one two three four five six seven eight"
+    assert wrapped(shallow) == "  label  one two three four five six\n         seven eight"
+    monkeypatch.setenv("COLUMNS", "19")
+    assert wrapped("binding: one two three").split("\n") == ["binding: one two", "         three"]
+
+
 def test_sweep_over_a_grid_and_from_a_folder(wyndor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "sweep",
