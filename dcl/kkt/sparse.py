@@ -40,7 +40,7 @@ _EXACTLY = 4e-15
 _ROUGH, _SUSPICIOUS = 1e5, 1e9
 # A vector of size one is solved for if its residual is below this.
 _SOLVED = 1e-6
-_PROBES, _STEPS = 2, 8
+_PROBES = 2
 # The part of a normal vector in a null space of dimension one is 1 / sqrt(N) of it; this much of that is none.
 _NOTHING = 1e-4
 # A residual of a singular system below this, relative, is none.
@@ -49,8 +49,8 @@ _CONSISTENT = 1e-12
 _PROJECTED, _ANY = 1e-8, 1e30
 # Squared: of a normal vector, the least part in a null space that has a dimension.
 _PART = 1e-6
-# Conjugate gradients stop when their residual has fallen by this.
-_ENOUGH = 1e-12
+# Conjugate gradients stop at residuals this small beside what is projected, below which r is not in N, or after so many steps.
+_ENOUGH, _MOST_STEPS = 1e-12, 100
 # So many random vectors, at most, span what `flat_directions` returns; its singular values below the second are zero.
 _MOST_DIRECTIONS, _DIRECTION = 256, 1e-8
 
@@ -136,19 +136,21 @@ class SparseFactor(AbstractFactor):
         if (norms(again - factor * r) <= _ENOUGH * norms(again)).all():
             return np.asarray(E * r / _safe(factor))
         w, p, size = np.zeros_like(r), r, norms(r)
-        enough = _ENOUGH * size
-        for _ in range(_STEPS):
+        best, least, enough = w, size, _ENOUGH * norms(E * y)
+        for _ in range(_MOST_STEPS):
             if not (size > enough).any():
                 break
             q = self._scaled.null_part(E * E * p)[0]
             curvature = np.einsum("bnc,bnc->bc", p, q)[:, None]
-            step = np.where((size > enough) & (curvature > 0.0), size * size / _safe(curvature), 0.0)
-            r = r - step * q
-            size, last = norms(r), size
-            w = np.where(size < last, w + step * p, w)
+            goes = (size > enough) & (curvature > 0.0)
+            step = np.where(goes, size * size / _safe(curvature), 0.0)
+            w, r = w + step * p, r - step * q
+            size, last = np.where(goes, norms(r), 0.0), size
             p = r + (size / _safe(last)) ** 2 * p
-            size = np.where(size < last, size, 0.0)  # the rest is rounding
-        return np.asarray(E * w)
+            # residuals of conjugate gradients rise on their way down
+            better = goes & (size < least)
+            best, least = np.where(better, w, best), np.where(better, size, least)
+        return np.asarray(E * best)
 
     def _solve(self, r: Array) -> tuple[Array, Array]:
         """x = S^+ r for r (B, N, c), zero where not `_held`, and r - S x without the part of r that is not in the range."""

@@ -140,6 +140,26 @@ def test_small_singular_systems_without_a_spectrum(make, null_a, null_y, consist
     np.testing.assert_allclose(x, expected, rtol=0.0, atol=1e-7 * max(1.0, np.abs(expected).max()))
 
 
+@pytest.mark.parametrize("consistent", [True, False])
+def test_minimum_norm_solutions_where_units_differ_along_the_null_space(consistent):
+    # of dimension 20 + 60, rows and columns of sizes 2^-4 to 2^4: more than a few projections tell apart
+    rng = np.random.default_rng(0)
+    B = rng.standard_normal((1, 100, 40)) @ rng.standard_normal((1, 40, 60))
+    B = np.exp2(rng.uniform(-4.0, 4.0, (1, 100, 1))) * B * np.exp2(rng.uniform(-4.0, 4.0, (1, 1, 60)))
+    H, T = np.zeros((1, 60, 60)), np.zeros((1, 100))
+    S = np.block([[H, B.swapaxes(1, 2)], [B, np.zeros((1, 100, 100))]])
+    r = rng.standard_normal((1, 160))
+    r = (S @ r[..., None])[..., 0] if consistent else r
+    f = factor_of("sparse", H, B, T)
+    x, accuracy = solved(f, r[:, :60], r[:, 60:])
+    expected = np.linalg.pinv(S[0], rcond=1e-11, hermitian=True) @ r[0]
+    # a residual of up to 1e-8 times the condition; without the directions that are missing, 5e-2
+    np.testing.assert_allclose(x[0], expected, rtol=0.0, atol=1e-5 * np.abs(expected).max())
+    assert accuracy.max() <= 1e-6  # else users are warned
+    largest = np.linalg.svd(B[0], compute_uv=False)
+    assert 0.01 < float(f.conditioning.condition) * largest[39] / largest[0] <= 1.001  # an estimate from below
+
+
 @each_case
 def test_without_the_core_the_numbers_are_the_same(change, monkeypatch):
     H, B, T = change(*sparse_matrices(2))
