@@ -351,9 +351,9 @@ HEAD = """# CVXPY's atoms in dcl
 Written by `python benchmarks/atoms.py --write`; what is measured, and on which problems, is said at the top of that file.
 `tests/frontends/test_atoms.py` asserts these tables: point to 1e-9, gradient to 1e-5.
 
-Not EXACT, with the right gradient: `log_normcdf` (its pieces have slack and multiplier zero by construction),
-`eye_minus_inv` (condition above the limit). `partial_optimize` as a term of an objective is missing: CVXPY
-1.9.3 itself fails on it ('Minimize' object has no attribute 'is_constant').
+Not EXACT, with the right gradient: `eye_minus_inv` (condition above the limit).
+`partial_optimize` as a term of an objective is missing: CVXPY 1.9.3 itself fails on it
+('Minimize' object has no attribute 'is_constant').
 
 """
 

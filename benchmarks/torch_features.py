@@ -486,7 +486,9 @@ FEATURES = (
     Feature("`DataLoader`, fork", f"{_P}::test_forked_workers", forked_workers),
     Feature("`DataLoader`, spawn", f"{_P}::test_spawned_workers", spawned_workers),
     Feature("`DistributedDataParallel`", f"{_P}::test_distributed_data_parallel", distributed),
-    Feature("several batch dimensions", "tests/autograd/test_batches.py::test_a_batch_is_a_loop", several_batch_dimensions),
+    Feature(
+        "several batch dimensions", "tests/autograd/test_batches.py::test_a_batch_is_a_loop", several_batch_dimensions
+    ),
     Feature("empty batch", "tests/autograd/test_batches.py::test_empty_batches", empty_batch),
     Feature("float32 in, float32 out", f"{_L}::test_the_layer_has_no_dtype", single_precision),
     Feature(
