@@ -21,9 +21,10 @@ from dcl.layers.reduced_lane import Lifted, ReducedWay
 
 # What the fixed cost of a reduction is worth, in the operations of `dcl.program.reduction.plan`: 0.5 ms.
 _FIXED = 3e6
-# So many times as much with smooth terms: they are certified by tensor operations too, and cone programs are mostly zeros. One
-# entropy with n = 50 (4e7) is faster as it is; two of them, or one logistic regression on 50 x 10 (3e8), are faster reduced.
-_WITH_TERMS = 20.0
+# With smooth terms, batch * saved^(2/3) below this: they are certified by tensor operations too, and cone programs are mostly
+# zeros, so that their time grows like the square of n.  Entropies with n = 10, 20, 50 are faster as they are up to batches of 32,
+# 12, 2, and a logistic regression on 50 x 10 never.
+_WITH_TERMS = 2e5
 # Where the reduced program is at fault. Ties and dependent rows are those of the program as given.  Newton's method on smooth
 # terms may fail too where the path of the cone program does not.
 _NUMERICAL = (Code.RESIDUAL, Code.CONDITION)
@@ -65,7 +66,9 @@ class EitherWay(AbstractWay):
 def either(reduced: ReducedWay, direct: AbstractWay, batch: int) -> EitherWay:
     """Both ways, for a batch of this size."""
     reduction = reduced.reduction
-    fixed = _FIXED if reduction.terms is None else _WITH_TERMS * _FIXED
-    is_small = batch * reduction.saved < fixed
+    if reduction.terms is None:
+        is_small = batch * reduction.saved < _FIXED
+    else:
+        is_small = batch * reduction.saved ** (2.0 / 3.0) < _WITH_TERMS
     # a redundant row is not certified as it is
     return EitherWay(reduced, direct, is_small and not len(reduction.elimination.partition.D))
